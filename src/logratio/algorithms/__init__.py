@@ -1,0 +1,1 @@
+"""One function an algorithm; its body reads like the pseudo-code."""

@@ -1,0 +1,113 @@
+"""The door: finds the command, parses its flags, prints a fault in three lines."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import warnings
+
+from logratio import __version__
+from logratio.errors import BadConfig, LogratioError
+
+COMMANDS = {
+    "quickstart": ("logratio.cli.quickstart", "the whole way on the embedded model, into runs/quickstart"),
+    "sample": ("logratio.cli.sample", "answers to prompts, with their exact log-probabilities"),
+    "label": ("logratio.cli.label", "answers into comparisons, by a reward"),
+    "check": ("logratio.cli.check", "what is wrong with a file of comparisons, row by row"),
+    "train sft": ("logratio.cli.train_sft", "supervised fine-tuning on the preferred answers"),
+    "train dpo": ("logratio.cli.train_dpo", "direct preference optimisation"),
+    "evaluate": ("logratio.cli.evaluate", "policy against reference on held-out prompts"),
+    "report": ("logratio.cli.report", "report.html and report.json from a run directory"),
+    "chat": ("logratio.cli.chat", "talk to a model, or to two side by side"),
+}
+"""Every command: its module, imported only when it is called, and what it does."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 2 for a named fault, 1 where the command says so."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except LogratioError as fault:
+        if debug:
+            traceback.print_exc()
+        print(fault, file=sys.stderr)
+        return fault.exit_status
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone: nothing is wrong, and nobody is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(
+            f"{type(error).__name__}: {error}\n"
+            "  do:    this is a fault of logratio's own; run again with --debug and report what it prints",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"logratio {__version__}")
+        return 0
+    name, rest = _split_command(words)
+    module = importlib.import_module(COMMANDS[name][0])
+    import tyro
+
+    if "-h" not in rest and "--help" not in rest:
+        _quiet_libraries()
+    try:
+        parsed = tyro.cli(
+            module.Arguments, args=rest, prog=f"logratio {name}", description=module.__doc__
+        )
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return int(module.run(parsed) or 0)
+
+
+def _split_command(words: list[str]) -> tuple[str, list[str]]:
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return name, words[length:]
+    import difflib
+
+    name = " ".join(words[:2]) if any(key.startswith(words[0] + " ") for key in COMMANDS) else words[0]
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+    hint = f"perhaps you meant `logratio {near[0]}`" if near else "`logratio --help` lists the commands"
+    raise BadConfig(f"there is no command {name!r}", action=hint)
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  logratio {name:<11} {what}" for name, (_, what) in COMMANDS.items())
+    return (
+        f"logratio {__version__}: from comparisons or a reward to a better language model, and a report\n"
+        f"that shows how much better and why to believe it.\n\n{rows}\n\n"
+        "  logratio COMMAND --help explains its flags. --debug adds a traceback to an error.\n"
+        "  Begin with `logratio quickstart`."
+    )
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and advice out of the output; our own faults are named."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Preference data: reading, checking, splitting. Imports neither torch nor transformers."""

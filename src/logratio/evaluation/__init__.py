@@ -1,0 +1,1 @@
+"""How much better, and why to believe it."""

@@ -1,0 +1,1 @@
+"""Loading and saving, tokenisation, packing, and log-probabilities over the vocabulary."""

@@ -1,0 +1,1 @@
+"""Policies: sample() draws actions, evaluate() gives their log-probabilities."""

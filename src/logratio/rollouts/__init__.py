@@ -1,0 +1,1 @@
+"""Answers from a model and rewards for them."""

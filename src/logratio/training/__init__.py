@@ -1,0 +1,1 @@
+"""What the algorithms share: laws, checkpoints, optimisation, the order of data."""

@@ -1,0 +1,61 @@
+"""Models and tokenizers small enough to build in a test."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+END, BEGIN = "<|im_end|>", "<|im_start|>"
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CORPUS = ["the cat sat on the mat and the dog ran after the ball", "a good day, a bad day", "I like this. I hate that."]
+
+
+def tiny_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of fewer than 300 tokens: every text has an encoding and comes back."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=290,
+        special_tokens=[AddedToken(END, special=True), AddedToken(BEGIN, special=True)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, pad_token=END)
+    if chat:
+        tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def tiny_llama(
+    vocab_size: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    hidden: int = 32,
+    layers: int = 2,
+    tied: bool = True,
+    spread: float = 0.3,
+) -> LlamaForCausalLM:
+    """A Llama with random weights, wide enough spread that its distributions are far from uniform."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        initializer_range=spread,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).to(dtype).eval()
