@@ -35,7 +35,7 @@ def disk_faults(path: Path) -> Iterator[None]:
             raise DiskFull(
                 f"no room left to write {path.name}",
                 where=str(path),
-                action="free some space and run the same command again with --resume; what was there is intact",
+                action="free some space and run again with --resume; what was there is intact",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise NotWritable(

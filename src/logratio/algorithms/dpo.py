@@ -1,0 +1,241 @@
+"""Direct preference optimisation: the policy as its own reward model (Rafailov et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from logratio.batches import AnswerGroup, PackedRow
+from logratio.errors import BadConfig
+from logratio.objectives import dpo
+from logratio.policies.language import LanguagePolicy, answer_lengths
+from logratio.runs import RunDirectory
+from logratio.training import laws
+from logratio.training.checkpoints import hash_weights
+from logratio.training.reference import hash_tensor, reference_logprobs
+from logratio.training.session import Session, memory_fault
+from logratio.training.settings import TrainingConfig, check_not_negative, check_positive, check_range
+from logratio.training.start import settle_layout
+
+Loss = Literal[
+    "dpo",
+    "robust",
+    "ipo",
+    "ipo-mean",
+    "hinge",
+    "length-normalised",
+    "simpo",
+    "orpo",
+    "dpop",
+    "dpo-nll",
+    "apo-zero",
+]
+SMOOTHED = ("dpo", "robust")
+WEIGHTED = {"simpo": "the margin γ", "orpo": "λ", "dpop": "λ", "dpo-nll": "α"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DPOConfig(TrainingConfig):
+    """Settings of direct preference optimisation."""
+
+    loss: Loss = "dpo"
+    """Which loss of the pair: see the page on DPO. `simpo` and `orpo` do not look at the reference."""
+    beta: float = 0.1
+    """Strength of the pull to the reference; τ of IPO. Losses that divide by length want 2 and more."""
+    label_smoothing: float = 0.0
+    """Share of labels taken to be wrong: conservative DPO with `dpo`, the unbiased form with `robust`."""
+    loss_weight: float = 0.0
+    """The further constant of a loss: γ of `simpo`, λ of `orpo` and `dpop`, α of `dpo-nll`."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check_positive(self, "beta")
+        check_not_negative(self, "loss_weight")
+        check_range(self, "label_smoothing", 0.0, 0.49)
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            raise BadConfig(
+                f"label_smoothing has no meaning for the loss {self.loss!r}",
+                where="--label-smoothing",
+                action=f"leave it out, or take one of {', '.join(SMOOTHED)}",
+            )
+        if bool(self.loss_weight) != (self.loss in WEIGHTED):
+            needed = WEIGHTED.get(self.loss)
+            raise BadConfig(
+                f"the loss {self.loss!r} needs {needed}"
+                if needed
+                else f"the loss {self.loss!r} has no loss_weight",
+                where="--loss-weight",
+                action="give it a value above 0" if needed else "leave it out",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PairLogprobs:
+    """Log-probabilities and lengths of a batch's pairs, `[pairs]` each."""
+
+    chosen: Tensor
+    rejected: Tensor
+    reference_chosen: Tensor
+    reference_rejected: Tensor
+    chosen_lengths: Tensor
+    rejected_lengths: Tensor
+
+
+def train_dpo(
+    policy: LanguagePolicy, groups: Sequence[AnswerGroup], config: DPOConfig, run: RunDirectory
+) -> dict[str, Any]:
+    """Raise the log-ratio to the reference of chosen answers over that of rejected ones.
+
+    `L = −log σ(β·(log π(y_w|x)/π_ref(y_w|x) − log π(y_l|x)/π_ref(y_l|x)))`, arXiv 2305.18290 equation 7,
+    averaged over the batch. The reference is the policy as it comes in: its log-probabilities are computed
+    before the first update and kept, so there is no second model and no doubt which one it is.
+
+    Args:
+        policy: changed in place; what it is now is the reference.
+        groups: prompts with two answers each, chosen first.
+        config: settings.
+        run: the run directory, which holds checkpoints to go on from where there are any.
+
+    Returns:
+        The run's summary.
+
+    Raises:
+        LawBroken: the loss before the first update is not what it must be, among others.
+        NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
+        Interrupted: on a signal, after a checkpoint.
+        OutOfMemory: with the next smaller setting.
+    """
+    policy.model.eval()
+    layout_law = settle_layout(policy, groups, batch_size=config.batch_size)
+    model_hash = hash_weights(policy.model)
+    reference = reference_logprobs(
+        policy, groups, run.path, model_hash=model_hash, row_tokens=config.row_tokens
+    )
+    reference_hash = hash_tensor(reference)
+    longest = max(group.num_tokens for group in groups)
+    with Session(policy.model, config, run, stage="dpo", num_examples=len(groups), unit="pairs") as session:
+        session.held(layout_law)
+        for step in session.steps():
+            examples = session.batch(step)
+            batch = [groups[index] for index in examples]
+            order, pairs, shares = [], [], []
+            with memory_fault(step=step, config=config, longest=longest):
+                for part, rows in policy.rows(batch, max_tokens=config.row_tokens):
+                    logprobs = policy.sequence_logprobs(rows)
+                    numbers = [examples[place] for place in part]
+                    pair = gather_pairs(logprobs, reference[numbers], rows)
+                    share = pair_losses(pair, config).sum() / len(batch)
+                    share.backward()
+                    order += numbers
+                    pairs.append(pair)
+                    shares.append(float(share))
+            whole = concatenate(pairs)
+            losses = pair_losses(whole, config)
+            check_batch(session, losses, whole, shares, order, step=step, config=config)
+            session.update(step, order, summarise(losses, whole, config))
+        session.held(laws.reference_is_unchanged(reference_hash, hash_tensor(reference), step=session.step))
+        return session.finish() | {"model_hash": model_hash}
+
+
+def gather_pairs(logprobs: Tensor, reference: Tensor, rows: Sequence[PackedRow]) -> PairLogprobs:
+    """Lay `[2·pairs]` log-probabilities, chosen and rejected in turn, beside the reference's `[pairs, 2]`."""
+    policy = logprobs.reshape(-1, 2)
+    before = reference.to(policy)
+    lengths = answer_lengths(rows).reshape(-1, 2)
+    return PairLogprobs(policy[:, 0], policy[:, 1], before[:, 0], before[:, 1], lengths[:, 0], lengths[:, 1])
+
+
+def concatenate(pairs: Sequence[PairLogprobs]) -> PairLogprobs:
+    """The parts of a batch as one, without their graphs."""
+    return PairLogprobs(
+        *(torch.cat([getattr(pair, field.name).detach() for pair in pairs]) for field in fields(PairLogprobs))
+    )
+
+
+def pair_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:  # noqa: C901 - a table of losses
+    """The configured loss of every pair: `[pairs]`."""
+    policy = (pair.chosen, pair.rejected)
+    four = (*policy, pair.reference_chosen, pair.reference_rejected)
+    lengths = {"chosen_lengths": pair.chosen_lengths, "rejected_lengths": pair.rejected_lengths}
+    beta, weight, smoothing = config.beta, config.loss_weight, config.label_smoothing
+    match config.loss:
+        case "dpo":
+            return dpo.dpo_loss(*four, beta=beta, label_smoothing=smoothing)
+        case "robust":
+            return dpo.robust_dpo_loss(*four, beta=beta, label_smoothing=smoothing)
+        case "ipo":
+            return dpo.ipo_loss(*four, tau=beta, normalise="sum")
+        case "ipo-mean":
+            return dpo.ipo_loss(*four, tau=beta, normalise="mean", **lengths)
+        case "hinge":
+            return dpo.hinge_loss(*four, beta=beta)
+        case "length-normalised":
+            return dpo.length_normalised_dpo_loss(*four, **lengths, beta=beta)
+        case "simpo":
+            return dpo.simpo_loss(*policy, **lengths, beta=beta, gamma=weight)
+        case "orpo":
+            return dpo.orpo_loss(*policy, **lengths, lam=weight)
+        case "dpop":
+            return dpo.dpop_loss(*four, beta=beta, lam=weight)
+        case "dpo-nll":
+            return dpo.dpo_nll_loss(*four, chosen_lengths=pair.chosen_lengths, beta=beta, alpha=weight)
+        case "apo-zero":
+            return dpo.apo_zero_loss(*four, beta=beta)
+
+
+def loss_at_reference(config: DPOConfig) -> float | None:
+    """What every pair's loss is while policy and reference are one; `None` where that depends on the pair."""
+    match config.loss:
+        case "dpo" | "robust" | "length-normalised" | "dpop":
+            return math.log(2.0)
+        case "ipo" | "ipo-mean":
+            return 1.0 / (4.0 * config.beta**2)
+        case "hinge" | "apo-zero":
+            return 1.0
+        case "simpo" | "orpo" | "dpo-nll":
+            return None
+
+
+def check_batch(
+    session: Session,
+    losses: Tensor,
+    pair: PairLogprobs,
+    shares: Sequence[float],
+    examples: Sequence[int],
+    *,
+    step: int,
+    config: DPOConfig,
+) -> None:
+    """The laws of an update, between its gradients and its step."""
+    laws.loss_is_finite(losses, examples, step=step)
+    session.held(laws.accumulation_equals_batch(shares, losses, step=step))
+    if step == 0:
+        expected = loss_at_reference(config)
+        rewards = torch.cat([pair.chosen - pair.reference_chosen, pair.rejected - pair.reference_rejected])
+        session.held(laws.implicit_rewards_are_zero(config.beta * rewards, step=step))
+        if expected is not None:
+            session.held(laws.step_zero_loss_is(expected, losses, step=step))
+
+
+def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str, float]:
+    """The metrics of an update: means over its pairs, with ties as half an agreement."""
+    chosen = dpo.implicit_rewards(pair.chosen, pair.reference_chosen, beta=config.beta)
+    rejected = dpo.implicit_rewards(pair.rejected, pair.reference_rejected, beta=config.beta)
+    margin = chosen - rejected
+    values = {
+        "loss": losses,
+        "margin": margin,
+        "chosen_reward": chosen,
+        "rejected_reward": rejected,
+        "accuracy": (margin.sign() + 1.0) / 2.0,
+        "gradient_weight": torch.sigmoid(-margin),
+        "chosen_logprob": pair.chosen,
+        "rejected_logprob": pair.rejected,
+    }
+    means = {name: float(value.double().mean()) for name, value in values.items()}
+    return means | {"tokens": float((pair.chosen_lengths + pair.rejected_lengths).sum())}

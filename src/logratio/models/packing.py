@@ -1,0 +1,103 @@
+"""Rows without padding in which a prompt is read once for all its answers.
+
+A row lays groups side by side: prompt, answer, answer, …, prompt, answer, …. Positions restart at every
+prompt, and each answer's positions go on from its prompt's, so that a token's position is that of the same
+sequence alone. The mask keeps answers and groups apart. What the model computes for an answer is therefore
+what it computes for prompt and answer alone, up to rounding, for any model whose only path between tokens
+is masked attention with positions from `position_ids`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from logratio.batches import AnswerGroup, PackedRow
+
+Layout = Literal["shared", "apart"]
+
+
+def assign_rows(lengths: Sequence[int], *, capacity: int) -> list[list[int]]:
+    """Put items of `lengths` tokens into rows of at most `capacity`, first fit in order of falling length.
+
+    An item longer than `capacity` has a row to itself. The result depends on the lengths alone.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        place = next((row for row, free in enumerate(room) if free >= lengths[item]), None)
+        if place is None:
+            rows.append([item])
+            room.append(capacity - lengths[item])
+        else:
+            rows[place].append(item)
+            room[place] -= lengths[item]
+    return [sorted(row) for row in rows]
+
+
+def pack(groups: Sequence[AnswerGroup], *, device: torch.device | str = "cpu") -> PackedRow:
+    """Lay `groups` in one row, each prompt once.
+
+    Returns:
+        A row whose answers are counted group by group: those of `groups[0]` first.
+    """
+    tokens: list[int] = []
+    positions: list[int] = []
+    spans: list[
+        tuple[int, int, int, int]
+    ] = []  # first token and end of a prompt, first token and end of a part
+    sources: list[int] = []
+    targets: list[int] = []
+    answer_index: list[int] = []
+    num_answers = 0
+    for group in groups:
+        start, split = len(tokens), len(tokens) + len(group.prompt)
+        tokens += group.prompt
+        positions += range(len(group.prompt))
+        spans.append((start, start, start, split))
+        for answer in group.answers:
+            first = len(tokens)
+            tokens += answer[:-1]
+            positions += range(len(group.prompt), len(group.prompt) + len(answer) - 1)
+            spans.append((start, split, first, len(tokens)))
+            sources += [split - 1, *range(first, len(tokens))]
+            targets += answer
+            answer_index += [num_answers] * len(answer)
+            num_answers += 1
+    return PackedRow(
+        input_ids=torch.tensor([tokens], device=device),
+        position_ids=torch.tensor([positions], device=device),
+        attention_mask=segment_mask(spans, len(tokens)).to(device),
+        sources=torch.tensor(sources, device=device),
+        targets=torch.tensor(targets, device=device),
+        answer_index=torch.tensor(answer_index, device=device),
+        num_answers=num_answers,
+    )
+
+
+def segment_mask(spans: Sequence[tuple[int, int, int, int]], num_tokens: int) -> Tensor:
+    """`[1, 1, T, T]`: for each `(a, b, c, d)`, `[c, d)` sees the prompt `[a, b)` and, causally, itself."""
+    mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
+    for prompt_start, prompt_end, start, end in spans:
+        mask[start:end, prompt_start:prompt_end] = True
+        mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+    return mask[None, None]
+
+
+def lay_apart(
+    prompt: Sequence[int], answer: Sequence[int], *, device: torch.device | str = "cpu"
+) -> PackedRow:
+    """One prompt and one answer as a plain sequence, with no mask but the model's own causal one."""
+    tokens = [*prompt, *answer[:-1]]
+    return PackedRow(
+        input_ids=torch.tensor([tokens], device=device),
+        position_ids=torch.arange(len(tokens), device=device)[None],
+        attention_mask=None,
+        sources=torch.arange(len(prompt) - 1, len(tokens), device=device),
+        targets=torch.tensor(answer, device=device),
+        answer_index=torch.zeros(len(answer), dtype=torch.long, device=device),
+        num_answers=1,
+    )

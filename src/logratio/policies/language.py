@@ -1,0 +1,84 @@
+"""A language model as a policy: it answers prompts, and says how probable an answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logratio.batches import AnswerGroup, PackedRow
+from logratio.models.packing import Layout, assign_rows, lay_apart, pack
+from logratio.models.vocabulary import token_logprobs
+
+
+class LanguagePolicy:
+    """A causal language model with the layout in which it computes log-probabilities.
+
+    Args:
+        model: a transformers model for causal language modelling.
+        tokenizer: its tokenizer.
+        layout: `shared` reads a prompt once for all its answers; `apart` computes each answer as a plain
+            sequence through the model's own forward pass, for architectures that mix tokens otherwise.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, layout: Layout = "shared") -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.layout: Layout = layout
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
+    def rows(
+        self, groups: Sequence[AnswerGroup], *, max_tokens: int
+    ) -> list[tuple[list[int], list[PackedRow]]]:
+        """Divide `groups` into parts that are computed at a time.
+
+        Returns:
+            Pairs of the indices of the groups in a part and the rows that hold exactly their answers, in
+            order: one packed row in the shared layout, a row for each answer in the other.
+        """
+        parts = assign_rows([group.num_tokens for group in groups], capacity=max_tokens)
+        return [(part, self.lay([groups[index] for index in part])) for part in parts]
+
+    def lay(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
+        """The rows of `groups` in this policy's layout."""
+        if self.layout == "shared":
+            return [pack(groups, device=self.device)]
+        return [
+            lay_apart(group.prompt, answer, device=self.device)
+            for group in groups
+            for answer in group.answers
+        ]
+
+    def evaluate(self, row: PackedRow) -> Tensor:
+        """Log-probability of every answer token at temperature 1: `[N]` nats, differentiable."""
+        if row.attention_mask is None:
+            logits = self.model(input_ids=row.input_ids).logits[0, row.sources]
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            return logits.to(dtype).log_softmax(-1).gather(-1, row.targets[:, None])[:, 0]
+        hidden = self.model.base_model(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            attention_mask=row.attention_mask,
+            use_cache=False,
+        ).last_hidden_state[0]
+        return token_logprobs(hidden[row.sources], self.model.get_output_embeddings().weight, row.targets)
+
+    def sequence_logprobs(self, rows: Sequence[PackedRow]) -> Tensor:
+        """Log-probability of every answer, the sum over its tokens: `[answers]` nats, differentiable."""
+        return torch.cat([sum_by_answer(self.evaluate(row), row) for row in rows])
+
+
+def sum_by_answer(values: Tensor, row: PackedRow) -> Tensor:
+    """Sum `[N]` values of tokens to `[answers]`."""
+    return values.new_zeros(row.num_answers).index_add(0, row.answer_index, values)
+
+
+def answer_lengths(rows: Sequence[PackedRow]) -> Tensor:
+    """Number of tokens of every answer: `[answers]`, as long."""
+    return torch.cat([torch.bincount(row.answer_index, minlength=row.num_answers) for row in rows])

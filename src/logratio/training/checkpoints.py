@@ -1,0 +1,151 @@
+"""Checkpoints that are whole or not there: weights, optimiser and random state, with a checksum each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from logratio.errors import CheckpointCorrupt, UnknownFormatVersion
+from logratio.runs import atomic_directory, hash_file
+
+FORMAT_VERSION = 1
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+def save_checkpoint(
+    directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
+) -> Path:
+    """Save the state after `step` updates and delete the oldest checkpoints past `keep`.
+
+    The checkpoint's directory appears under its name only when everything in it is on the disk.
+    """
+    path = directory / f"step-{step:06d}"
+    with atomic_directory(path) as temporary:
+        save_file(trainable_weights(model), temporary / WEIGHTS)
+        save_file(optimizer_tensors(optimizer), temporary / OPTIMIZER)
+        state = {
+            "format": FORMAT_VERSION,
+            "step": step,
+            "sha256": {name: hash_file(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
+        }
+        (temporary / STATE).write_text(json.dumps(state, indent=2))
+    for older in list_checkpoints(directory)[:-keep]:
+        shutil.rmtree(older)
+    return path
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints from the oldest to the newest, without what a killed process left half-written."""
+    return sorted(path for path in directory.glob("step-*") if (path / STATE).is_file())
+
+
+def restore_latest(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[str]]:
+    """Load the newest checkpoint that has its checksums.
+
+    Returns:
+        The number of updates done, 0 where there is no checkpoint; and a sentence for each damaged
+        checkpoint that was passed over.
+
+    Raises:
+        CheckpointCorrupt: there are checkpoints and all of them are damaged.
+        UnknownFormatVersion: the newest was written in another format.
+    """
+    passed_over: list[str] = []
+    for path in reversed(list_checkpoints(directory)):
+        try:
+            return restore(path, model, optimizer), passed_over
+        except CheckpointCorrupt as fault:
+            passed_over.append(f"{path.name} is damaged ({fault.what}): going back to the one before")
+    if passed_over:
+        raise CheckpointCorrupt(
+            "all checkpoints of this run are damaged",
+            where=str(directory),
+            action="check the disk, then begin anew in another --out",
+        )
+    return 0, passed_over
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load one checkpoint after checking its sums; returns the number of updates it was saved after."""
+    try:
+        state = json.loads((path / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointCorrupt(f"{STATE} cannot be read: {error}", where=str(path)) from error
+    if state.get("format") != FORMAT_VERSION:
+        raise UnknownFormatVersion(
+            f"the checkpoint has format {state.get('format')}, this version reads {FORMAT_VERSION}",
+            where=str(path),
+            action="resume with the version that wrote it",
+        )
+    for name, expected in state["sha256"].items():
+        file = path / name
+        if not file.is_file() or hash_file(file) != expected:
+            raise CheckpointCorrupt(f"{name} does not have the checksum it was saved with", where=str(path))
+    restore_weights(model, load_file(path / WEIGHTS))
+    restore_optimizer(optimizer, load_file(path / OPTIMIZER))
+    return int(state["step"])
+
+
+def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that training moves, each once even where it is tied to another."""
+    return {
+        name: parameter.detach().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def restore_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy `weights` into the parameters of the same names, in place."""
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    if parameters.keys() != weights.keys():
+        differing = sorted(parameters.keys() ^ weights.keys())
+        raise CheckpointCorrupt(f"its weights are not this model's: {', '.join(differing[:3])}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as `number/name` tensors, numbered as in its parameter groups."""
+    return {
+        f"{number}/{name}": torch.as_tensor(value).detach().clone()
+        if name == "step"
+        else value.detach().contiguous()
+        for number, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        number, name = key.split("/", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def hash_weights(model: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of all parameters, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        raw = parameter.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def checkpoint_bytes(model: nn.Module, *, keep: int) -> int:
+    """Bytes that a run's checkpoints and its finished model take: weights and two moments a checkpoint."""
+    weights = sum(value.numel() * value.element_size() for value in model.parameters())
+    return weights * (3 * (keep + 1) + 1)

@@ -1,0 +1,210 @@
+"""What must hold in a run, each law by name.
+
+A law is a function that returns what it measured, or raises `LawBroken` with its name, the value and the
+place. Trainers call them at step 0 and while running; nothing here computes a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from logratio.batches import AnswerGroup
+from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
+
+FLOAT32_LOGPROB_TOLERANCE = 1e-3
+"""Nats a token: different orders of the same float32 sums differ by less; a wrong mask, position or
+temperature differs by far more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawHeld:
+    """A law that was checked and held, for the report."""
+
+    law: str
+    """Its name."""
+    value: float
+    """What was measured."""
+    limit: float
+    """What it was held against."""
+    step: int
+    """At which update."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {"name": self.law, "value": self.value, "limit": self.limit, "step": self.step}
+
+
+def step_zero_loss_is(expected: float, losses: Tensor, *, step: int, tolerance: float = 1e-4) -> LawHeld:
+    """Before the first update policy and reference are one model, so every loss is the loss at log-ratio 0.
+
+    For DPO that is ln 2 for every pair. A wrong reference, dropout, or two ways of computing the same
+    log-probability show here first.
+    """
+    deviation = (losses.detach() - expected).abs()
+    worst = int(deviation.argmax())
+    value = float(losses[worst])
+    if not float(deviation[worst]) <= tolerance:
+        raise LawBroken(
+            "step_zero_loss",
+            value,
+            f"the loss before the first update is {value:.6f} and must be {expected:.6f} ± {tolerance:g}",
+            where=f"step {step}, pair {worst} of the batch",
+            action="the reference is not the model training starts from, or the model is not deterministic",
+        )
+    return LawHeld(law="step_zero_loss", value=value, limit=expected, step=step)
+
+
+def implicit_rewards_are_zero(rewards: Tensor, *, step: int, tolerance: float = 1e-3) -> LawHeld:
+    """Before the first update every implicit reward `β·log(π/π_ref)` is 0."""
+    worst = int(rewards.detach().abs().argmax())
+    value = float(rewards[worst])
+    if not abs(value) <= tolerance:
+        raise LawBroken(
+            "step_zero_rewards",
+            value,
+            f"an implicit reward before the first update is {value:.6f} and must be 0 ± {tolerance:g}",
+            where=f"step {step}, answer {worst} of the batch",
+            action="the reference is not the model that training starts from",
+        )
+    return LawHeld(law="step_zero_rewards", value=value, limit=0.0, step=step)
+
+
+def layouts_agree(
+    packed: Tensor, apart: Tensor, lengths: Tensor, *, step: int, tolerance: float = FLOAT32_LOGPROB_TOLERANCE
+) -> LawHeld:
+    """A packed batch equals its rows one by one: `[answers]` log-probabilities, compared per token."""
+    deviation = (packed.detach() - apart.detach()).abs() / lengths
+    worst = int(deviation.argmax())
+    value = float(deviation[worst])
+    if not value <= tolerance:
+        raise LawBroken(
+            "packed_equals_apart",
+            value,
+            f"packed and single log-probabilities differ by {value:.2e} nats a token (limit {tolerance:g})",
+            where=f"step {step}, answer {worst} of the batch",
+            action="this architecture mixes tokens outside masked attention: use layout `apart`",
+        )
+    return LawHeld(law="packed_equals_apart", value=value, limit=tolerance, step=step)
+
+
+def sampled_logprobs_are_recomputed(
+    recorded: Sequence[Sequence[float]],
+    recomputed: Sequence[Sequence[float]],
+    *,
+    tolerance: float = FLOAT32_LOGPROB_TOLERANCE,
+) -> LawHeld:
+    """Log-probabilities recorded while sampling equal those that training computes, token by token."""
+    worst, place = 0.0, (0, 0)
+    for answer, (before, now) in enumerate(zip(recorded, recomputed, strict=True)):
+        for token, (left, right) in enumerate(zip(before, now, strict=True)):
+            if not abs(left - right) <= worst:
+                worst, place = abs(left - right), (answer, token)
+    if not worst <= tolerance:
+        raise LawBroken(
+            "sampled_equals_recomputed",
+            worst,
+            f"a token's log-probability was recorded {worst:.2e} nats away from what training computes",
+            where=f"answer {place[0]}, token {place[1]}",
+            action="the answers come from another model, another template or another precision",
+        )
+    return LawHeld(law="sampled_equals_recomputed", value=worst, limit=tolerance, step=0)
+
+
+def end_token_carries_loss(
+    groups: Sequence[AnswerGroup], finished: Sequence[Sequence[bool]], stop_ids: Collection[int]
+) -> LawHeld:
+    """The last predicted token of every finished answer is an end token, and there is only one."""
+    for number, (group, flags) in enumerate(zip(groups, finished, strict=True)):
+        for answer, is_finished in zip(group.answers, flags, strict=True):
+            count = sum(token in stop_ids for token in answer)
+            if is_finished and (answer[-1] not in stop_ids or count != 1):
+                raise LawBroken(
+                    "end_token_carries_loss",
+                    float(count),
+                    f"a finished answer has {count} end tokens and ends in token {answer[-1]}",
+                    where=f"example {number}",
+                    action="the model would not learn to stop; check the tokenizer's end token and template",
+                )
+    num_finished = sum(flag for flags in finished for flag in flags)
+    return LawHeld(law="end_token_carries_loss", value=float(num_finished), limit=float(num_finished), step=0)
+
+
+def accumulation_equals_batch(shares: Sequence[float], losses: Tensor, *, step: int) -> LawHeld:
+    """The parts that were accumulated add up to the loss of the batch as a whole."""
+    whole = float(losses.detach().double().mean())
+    value = abs(sum(shares) - whole)
+    limit = 1e-5 * max(1.0, abs(whole))
+    if not value <= limit:
+        raise LawBroken(
+            "accumulation_equals_batch",
+            value,
+            f"the accumulated parts of the loss differ from the batch's mean by {value:.2e}",
+            where=f"step {step}",
+            action="a part was divided by its own count instead of the batch's; report this",
+        )
+    return LawHeld(law="accumulation_equals_batch", value=value, limit=limit, step=step)
+
+
+def loss_is_finite(losses: Tensor, examples: Sequence[int], *, step: int) -> None:
+    """No loss is NaN or infinite; `examples` are the numbers of the batch's examples in the data."""
+    for place, value in enumerate(losses.detach().tolist()):
+        if not math.isfinite(value):
+            raise NonFiniteLoss(
+                f"the loss is {value}",
+                where=f"step {step}, example {examples[place]}",
+                action="the weights are as they were; look at this example, or lower --learning-rate",
+            )
+
+
+def gradient_is_finite(norm: float, examples: Sequence[int], *, step: int) -> None:
+    """The gradient's norm is finite; otherwise the optimiser must not step."""
+    if not math.isfinite(norm):
+        raise NonFiniteGradient(
+            f"the gradient's norm is {norm} though the loss is finite",
+            where=f"step {step}, examples {', '.join(map(str, examples))}",
+            action="the weights are as they were; lower --learning-rate or look at these examples",
+        )
+
+
+def exact_kl_is_not_negative(kl: Sequence[float], *, tolerance: float = 1e-4) -> LawHeld:
+    """A KL divergence summed over the full vocabulary is never negative, up to rounding."""
+    value = min(kl)
+    if not value >= -tolerance:
+        raise LawBroken(
+            "exact_kl_not_negative",
+            value,
+            f"an exact KL divergence is {value:.2e}",
+            where=f"sequence {list(kl).index(value)}",
+            action="the two distributions are not normalised alike; report this",
+        )
+    return LawHeld(law="exact_kl_not_negative", value=value, limit=-tolerance, step=0)
+
+
+def reference_is_unchanged(before: str, now: str, *, step: int) -> LawHeld:
+    """What stands for the reference has the same hash as before the first update."""
+    if before != now:
+        raise LawBroken(
+            "reference_unchanged",
+            float("nan"),
+            "the reference changed while the policy was trained",
+            where=f"step {step}",
+            action="policy and reference share storage; give the reference weights of its own",
+        )
+    return LawHeld(law="reference_unchanged", value=0.0, limit=0.0, step=step)
+
+
+def reference_is_separate(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
+    """No tensor of the policy shares its storage with one of the reference."""
+    storages = {tensor.untyped_storage().data_ptr(): name for name, tensor in reference.items()}
+    for name, tensor in policy.items():
+        other = storages.get(tensor.untyped_storage().data_ptr())
+        if other is not None:
+            raise ReferenceAliased(
+                f"the policy's {name} and the reference's {other} are one tensor",
+                action="load the reference anew or copy its weights",
+            )

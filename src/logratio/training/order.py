@@ -1,0 +1,28 @@
+"""The order of the data: a function of seed and step, with no state to save or lose."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def num_updates(num_examples: int, *, batch_size: int, epochs: float) -> int:
+    """Updates in `epochs` passes; the last batch of a pass may be smaller, and none is left out."""
+    return max(1, round(epochs * math.ceil(num_examples / batch_size)))
+
+
+def batch_indices(
+    step: int, *, num_examples: int, batch_size: int, seed: int, shuffle: bool = True
+) -> list[int]:
+    """The examples of update `step`, counted from 0.
+
+    Every pass is a permutation of its own, drawn from (seed, pass), so that any step's batch is known
+    without the steps before it.
+    """
+    per_epoch = math.ceil(num_examples / batch_size)
+    epoch, place = divmod(step, per_epoch)
+    order = np.arange(num_examples)
+    if shuffle:
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
+    return [int(index) for index in order[place * batch_size : (place + 1) * batch_size]]

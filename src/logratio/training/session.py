@@ -1,0 +1,216 @@
+"""One training run: its updates in order, from the last checkpoint on, each guarded, logged and saved.
+
+A session owns what every trainer needs and no algorithm should repeat: the optimiser, the learning rate, the
+order of the data, checkpoints, the laws' record and the orderly stop on a signal. The loss is the trainer's.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from logratio.errors import Interrupted, OutOfMemory
+from logratio.progress import Progress
+from logratio.runs import RunDirectory, ensure_space, write_json
+from logratio.training import laws
+from logratio.training.checkpoints import checkpoint_bytes, restore_latest, save_checkpoint
+from logratio.training.memory import peak_memory_bytes
+from logratio.training.optimisation import build_optimizer, clip_gradient, learning_rate_at
+from logratio.training.order import batch_indices, num_updates
+from logratio.training.settings import TrainingConfig
+
+LAWS = "laws.json"
+
+
+class Session:
+    """The updates of one training run.
+
+    Args:
+        model: what is trained; the session leaves it in evaluation mode, so that no dropout stands between
+            the policy and its reference.
+        config: the trainer's settings.
+        run: where metrics and checkpoints go.
+        stage: the algorithm's name, as in the metrics.
+        num_examples: how many examples the data has.
+        unit: what an example is, for the progress line.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        run: RunDirectory,
+        *,
+        stage: str,
+        num_examples: int,
+        unit: str,
+    ) -> None:
+        self.model, self.config, self.run, self.stage = model, config, run, stage
+        self.num_examples, self.unit = num_examples, unit
+        self.num_steps = num_updates(num_examples, batch_size=config.batch_size, epochs=config.epochs)
+        self.optimizer = build_optimizer(model, config)
+        self.step = 0
+        self._laws: dict[str, dict[str, Any]] = {}
+        self._stop_signal: int | None = None
+        self._checkpoint_at = -1
+        self._started = self._step_started = time.monotonic()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Session:
+        self.model.eval()
+        self.step, notes = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
+        for note in notes:
+            print(note, file=sys.stderr)
+        self._checkpoint_at = self.step
+        self.run.forget_after(self.step)
+        if self.step and (self.run.path / LAWS).exists():
+            self._laws = {law["name"]: law for law in json.loads((self.run.path / LAWS).read_text())}
+        if self.step == 0:
+            size = checkpoint_bytes(self.model, keep=self.config.keep_checkpoints)
+            ensure_space(self.run.path, size)
+        self._handlers = (
+            {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+            if _in_main_thread()
+            else {}
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_signal is not None:
+            raise KeyboardInterrupt
+        self._stop_signal = number
+        print("\nstopping after this update; once more to stop at once", file=sys.stderr)
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the updates still to do; between them, checkpoints and the orderly stop."""
+        with Progress(self.stage, self.num_steps, unit="updates", done=self.step) as self._progress:
+            while self.step < self.num_steps:
+                self._step_started = time.monotonic()
+                yield self.step
+                self.step += 1
+                every = self.config.checkpoint_every
+                if self._stop_signal is not None:
+                    self.checkpoint()
+                    raise Interrupted(
+                        self._stop_signal,
+                        where=f"{self.stage}, after update {self.step} of {self.num_steps}",
+                        action="go on with --resume",
+                    )
+                if self.step == self.num_steps or (every and self.step % every == 0):
+                    self.checkpoint()
+
+    def batch(self, step: int) -> list[int]:
+        """The examples of update `step`."""
+        return batch_indices(
+            step,
+            num_examples=self.num_examples,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            shuffle=self.config.shuffle,
+        )
+
+    def update(self, step: int, examples: Sequence[int], metrics: Mapping[str, float]) -> None:
+        """Move the weights along the gradients that stand, if they are finite, and log the update."""
+        norm = clip_gradient(self.model.parameters(), max_norm=self.config.max_gradient_norm)
+        laws.gradient_is_finite(norm, examples, step=step)
+        rate = learning_rate_at(step, num_steps=self.num_steps, config=self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.monotonic() - self._step_started
+        row: dict[str, Any] = {
+            "stage": self.stage,
+            "step": step + 1,
+            "epoch": (step + 1) * self.config.batch_size / self.num_examples,
+            **metrics,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            f"{self.unit}_per_second": len(examples) / seconds,
+            "tokens_per_second": metrics.get("tokens", 0) / seconds,
+            "seconds": seconds,
+        }
+        self.run.log(row)
+        if self._progress is not None:
+            shown = {
+                name: row[name] for name in ("loss", "accuracy", f"{self.unit}_per_second") if name in row
+            }
+            self._progress.advance(**shown)
+
+    def held(self, law: laws.LawHeld) -> None:
+        """Record that a law was checked and held; the last check of each law is what the report shows."""
+        self._laws[law.law] = law.to_json()
+
+    def checkpoint(self) -> None:
+        """Save what stands, unless it is saved already."""
+        if self._checkpoint_at == self.step:
+            return
+        write_json(self.run.path / LAWS, list(self._laws.values()))
+        save_checkpoint(
+            self.run.checkpoints_path,
+            self.step,
+            self.model,
+            self.optimizer,
+            keep=self.config.keep_checkpoints,
+        )
+        self._checkpoint_at = self.step
+
+    def finish(self) -> dict[str, Any]:
+        """Write the laws that held and return the run's summary."""
+        write_json(self.run.path / LAWS, list(self._laws.values()))
+        return {
+            "stage": self.stage,
+            "updates": self.num_steps,
+            "examples": self.num_examples,
+            "seconds": sum(row.get("seconds", 0.0) for row in self.run.metrics),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def memory_fault(*, step: int, config: TrainingConfig, longest: int) -> Iterator[None]:
+    """Name running out of memory, with the next smaller setting."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(step, config, longest) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise _out_of_memory(step, config, longest) from error
+        raise
+
+
+def _out_of_memory(step: int, config: TrainingConfig, longest: int) -> OutOfMemory:
+    smaller = max(longest, config.row_tokens // 2)
+    action = (
+        f"run again with --resume --row-tokens {smaller}"
+        if smaller < config.row_tokens
+        else "shorten the answers (--max-length), or use a smaller model"
+    )
+    return OutOfMemory(
+        f"no memory left for rows of {config.row_tokens} tokens, the longest example has {longest}; "
+        f"the peak so far was {peak_memory_bytes() / 1e9:.1f} GB",
+        where=f"step {step}, batch of {config.batch_size}",
+        action=action + "; the last checkpoint is intact",
+    )

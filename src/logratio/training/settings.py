@@ -1,0 +1,87 @@
+"""The settings that every trainer has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from logratio.errors import BadConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How the weights are moved; what they are moved towards is the algorithm's own."""
+
+    learning_rate: float = 1e-5
+    """Peak learning rate of AdamW."""
+    epochs: float = 1.0
+    """Passes over the data; 1.5 is allowed."""
+    batch_size: int = 8
+    """Examples an update."""
+    warmup: float = 0.1
+    """Share of the updates in which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """What the learning rate does after that: stays, or falls to zero."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay; norms, biases and embeddings are never decayed."""
+    adam_beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    adam_beta2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    adam_epsilon: float = 1e-8
+    """Added to the square root of the second moment after its bias correction."""
+    max_gradient_norm: float = 1.0
+    """The gradient's norm is cut to this; 0 turns clipping off."""
+    row_tokens: int = 512
+    """Tokens computed at a time: more takes more memory, and is faster up to a point; same result."""
+    shuffle: bool = True
+    """Draw a new order each epoch, a function of seed and epoch alone; otherwise the file's order."""
+    seed: int = 0
+    """Seed of the data's order."""
+    checkpoint_every: int = 50
+    """Updates between checkpoints; 0 saves none but the last."""
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept; the older ones are deleted after a newer one is verified."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "learning_rate", "epochs", "batch_size", "adam_epsilon", "row_tokens")
+        check_not_negative(self, "weight_decay", "max_gradient_norm", "checkpoint_every")
+        check_range(self, "warmup", 0.0, 1.0)
+        check_range(self, "adam_beta1", 0.0, 1.0)
+        check_range(self, "adam_beta2", 0.0, 1.0)
+        if self.keep_checkpoints < 1:
+            raise bad_setting("keep_checkpoints", self.keep_checkpoints, "at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings by name."""
+        return asdict(self)
+
+
+def bad_setting(name: str, value: Any, wanted: str) -> BadConfig:
+    """The fault of one setting."""
+    flag = "--" + name.replace("_", "-")
+    return BadConfig(f"{name} is {value}, it must be {wanted}", where=flag, action=f"change {flag}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raise `BadConfig` where a setting is not a positive number."""
+    for name in names:
+        value = getattr(config, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise bad_setting(name, value, "above 0")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Raise `BadConfig` where a setting is negative or not a number."""
+    for name in names:
+        value = getattr(config, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise bad_setting(name, value, "0 or more")
+
+
+def check_range(config: Any, name: str, low: float, high: float) -> None:
+    """Raise `BadConfig` where a setting is outside `[low, high]`."""
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise bad_setting(name, value, f"from {low:g} to {high:g}")

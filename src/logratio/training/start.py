@@ -1,0 +1,38 @@
+"""What is settled before the first update."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from logratio.batches import AnswerGroup
+from logratio.errors import LawBroken
+from logratio.policies.language import LanguagePolicy, answer_lengths
+from logratio.training import laws
+
+
+@torch.no_grad()
+def settle_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup], *, batch_size: int) -> laws.LawHeld:
+    """Compare packed log-probabilities with the model's own forward pass; compute apart where they differ.
+
+    A model whose only path between tokens is masked attention gives the same numbers in both layouts. Others
+    (recurrence, convolutions, a window shorter than the sequence, a head that is more than a matrix) do not;
+    they are told apart by their numbers on the first examples and the longest one, not by a list of names.
+    """
+    probe = [*groups[: min(batch_size, 4)], max(groups, key=lambda group: group.num_tokens)]
+    apart = LanguagePolicy(policy.model, policy.tokenizer, layout="apart")
+    alone = apart.sequence_logprobs(apart.lay(probe))
+    try:
+        rows = policy.lay(probe)
+        return laws.layouts_agree(policy.sequence_logprobs(rows), alone, answer_lengths(rows), step=0)
+    except (LawBroken, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = error.what if isinstance(error, LawBroken) else f"{type(error).__name__}: {error}"
+        print(
+            f"this architecture cannot share a prompt between answers ({reason}); they are computed apart, "
+            "which is slower and as exact",
+            file=sys.stderr,
+        )
+        policy.layout = "apart"
+        return laws.LawHeld(law="packed_equals_apart", value=0.0, limit=0.0, step=0)
