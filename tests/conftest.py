@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+
 from tiny import tiny_llama, tiny_tokenizer
 
 torch.set_num_threads(1)

@@ -6,12 +6,18 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from logratio.batches import AnswerGroup
+
 END, BEGIN = "<|im_end|>", "<|im_start|>"
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-CORPUS = ["the cat sat on the mat and the dog ran after the ball", "a good day, a bad day", "I like this. I hate that."]
+CORPUS = [
+    "the cat sat on the mat and the dog ran after the ball",
+    "a good day, a bad day",
+    "I like this. I hate that.",
+]
 
 
 def tiny_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
@@ -59,3 +65,28 @@ def tiny_llama(
     )
     torch.manual_seed(seed)
     return LlamaForCausalLM(config).to(dtype).eval()
+
+
+def exact_llama(vocab_size: int, *, seed: int = 0, tied: bool = True) -> LlamaForCausalLM:
+    """A Llama that computes in float64 throughout: its own RMSNorm would round to float32."""
+    model = tiny_llama(vocab_size, dtype=torch.float64, seed=seed, tied=tied)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child).__name__ == "LlamaRMSNorm":
+                norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+    return model
+
+
+def random_groups(num: int, *, vocab_size: int, num_answers: int = 2, seed: int = 0) -> list[AnswerGroup]:
+    """Groups of random tokens with many different lengths, end token 0 last in every answer."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> tuple[int, ...]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return tuple(torch.randint(2, vocab_size, (length,), generator=generator).tolist())
+
+    return [
+        AnswerGroup(draw(1, 12), tuple((*draw(0, 14), 0) for _ in range(num_answers))) for _ in range(num)
+    ]

@@ -179,6 +179,10 @@ class NonFiniteGradient(LogratioError):
     """The gradient is NaN or infinite; the weights were not changed."""
 
 
+class NonFiniteLogits(LogratioError):
+    """The model's logits are NaN or infinite; no token can be drawn from them."""
+
+
 class OutOfMemory(LogratioError):
     """The machine has no memory left for this batch."""
 

@@ -273,9 +273,25 @@ class RunDirectory:
                 action="go on with it (--resume), or give another --out",
             )
         if before:
-            check_identity(before.get("identity", {}), config.get("identity", {}), where=str(self.path))
+            now = config.get("identity", {})
+            # What a run settled after it began (the model's hash) is not known yet.
+            began_with = {name: value for name, value in before.get("identity", {}).items() if name in now}
+            check_identity(began_with, now, where=str(self.path))
         else:
             write_json(self.config_path, config)
+
+    def settle(self, **identity: Any) -> None:
+        """Add what is known only later, such as the model's hash, to the run's identity.
+
+        Raises:
+            ResumeMismatch: the run was begun with another value.
+        """
+        config = self.config
+        before = {name: value for name, value in config["identity"].items() if name in identity}
+        if before:
+            check_identity(before, identity, where=str(self.path))
+        else:
+            write_json(self.config_path, config | {"identity": config["identity"] | identity})
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to `metrics.jsonl`; it is on its way to the disk when this returns."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow
 from logratio.errors import BadConfig
+from logratio.models.pretrained import fingerprint
 from logratio.objectives import dpo
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.runs import RunDirectory
 from logratio.training import laws
-from logratio.training.checkpoints import hash_weights
 from logratio.training.reference import hash_tensor, reference_logprobs
 from logratio.training.session import Session, memory_fault
 from logratio.training.settings import TrainingConfig, check_not_negative, check_positive, check_range
@@ -112,7 +112,7 @@ def train_dpo(
     """
     policy.model.eval()
     layout_law = settle_layout(policy, groups, batch_size=config.batch_size)
-    model_hash = hash_weights(policy.model)
+    model_hash = fingerprint(policy.model)
     reference = reference_logprobs(
         policy, groups, run.path, model_hash=model_hash, row_tokens=config.row_tokens
     )
@@ -133,13 +133,13 @@ def train_dpo(
                     share.backward()
                     order += numbers
                     pairs.append(pair)
-                    shares.append(float(share))
+                    shares.append(float(share.detach()))
             whole = concatenate(pairs)
             losses = pair_losses(whole, config)
             check_batch(session, losses, whole, shares, order, step=step, config=config)
             session.update(step, order, summarise(losses, whole, config))
         session.held(laws.reference_is_unchanged(reference_hash, hash_tensor(reference), step=session.step))
-        return session.finish() | {"model_hash": model_hash}
+        return session.finish()
 
 
 def gather_pairs(logprobs: Tensor, reference: Tensor, rows: Sequence[PackedRow]) -> PairLogprobs:
@@ -177,13 +177,13 @@ def pair_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:  # noqa: C901 
         case "length-normalised":
             return dpo.length_normalised_dpo_loss(*four, **lengths, beta=beta)
         case "simpo":
-            return dpo.simpo_loss(*policy, **lengths, beta=beta, gamma=weight)
+            return dpo.simpo_loss(*policy, **lengths, beta=beta, margin=weight)
         case "orpo":
             return dpo.orpo_loss(*policy, **lengths, lam=weight)
         case "dpop":
             return dpo.dpop_loss(*four, beta=beta, lam=weight)
         case "dpo-nll":
-            return dpo.dpo_nll_loss(*four, chosen_lengths=pair.chosen_lengths, beta=beta, alpha=weight)
+            return dpo.dpo_nll_loss(*four, chosen_lengths=pair.chosen_lengths, beta=beta, nll_weight=weight)
         case "apo-zero":
             return dpo.apo_zero_loss(*four, beta=beta)
 

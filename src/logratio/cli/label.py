@@ -1,0 +1,113 @@
+"""Turn answers into comparisons, by a reward.
+
+    logratio label --completions completions.jsonl --reward my_rewards:brevity --out comparisons.jsonl
+
+reads the answers that `logratio sample` wrote, scores each with the function `brevity` of my_rewards.py in
+this directory, and writes pairs of answers to the same prompt, the preferred one first. The function has
+the signature of TRL's reward functions:
+
+    def brevity(completions, **kwargs):
+        return [-float(len(completion)) for completion in completions]
+
+A function, given as module:function, is what --reward takes now. A reward that comes with logratio is
+logratio.rollouts.sentiment:sentiment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from logratio.data.reading import read_samples
+from logratio.errors import BadConfig, RewardDegenerate, TooFewLabels
+from logratio.rollouts.labelling import LabelCounts, LabelledPair, Pairing, check_settings, label_pairs
+from logratio.rollouts.rewards import load_reward
+from logratio.runs import write_json_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Flags of `logratio label`."""
+
+    completions: Path
+    """The answers: a file written by `logratio sample`."""
+    reward: str
+    """What judges them: module:function, found in this directory or among the installed packages."""
+    out: Path
+    """The comparisons: JSON Lines with prompt, chosen, rejected, chosen_reward, rejected_reward."""
+    pairs: Pairing = "best-worst"
+    """Which pairs of a prompt's answers are labelled: the best against the worst, all, the neighbours in
+    order of reward (adjacent), or some drawn at random."""
+    pairs_per_prompt: int = 2
+    """How many pairs of a prompt's answers --pairs random draws."""
+    temperature: float = 0.0
+    """Noise of the labels, in units of the reward: a is preferred to b with probability
+    sigmoid((reward of a - reward of b) / temperature). At 0 the higher reward wins and ties are left out."""
+    seed: int = 0
+    """Seed of the noise; the same prompt and answers get the same label whatever else the file holds."""
+
+
+def run(arguments: Arguments) -> int:
+    """Label, write the comparisons and print what became of every pair."""
+    check_settings(arguments.pairs, arguments.temperature, arguments.pairs_per_prompt)
+    reward = load_reward(arguments.reward)
+    if arguments.out.resolve() == arguments.completions.resolve():
+        raise BadConfig(
+            "--out is the file of completions itself", where=str(arguments.out), action="give another"
+        )
+    samples = read_samples(arguments.completions)
+    rewards = reward(samples)
+    pairs, counts = label_pairs(
+        samples,
+        rewards,
+        how=arguments.pairs,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+        pairs_per_prompt=arguments.pairs_per_prompt,
+    )
+    ensure_labels(pairs, counts, rewards, where=str(arguments.completions))
+    write_json_lines(arguments.out, [pair.to_json() for pair in pairs])
+    print(describe(counts))
+    print(f"judged by {reward.name} at temperature {arguments.temperature:g}; written to {arguments.out}")
+    return 0
+
+
+def ensure_labels(
+    pairs: list[LabelledPair], counts: LabelCounts, rewards: list[list[float]], *, where: str
+) -> None:
+    """Refuse to write a file that nothing could be learned from.
+
+    Raises:
+        RewardDegenerate: every answer has the same reward.
+        TooFewLabels: no pair could be labelled.
+    """
+    distinct = {value for values in rewards for value in values}
+    if len(distinct) == 1 and counts.pairs_considered:
+        raise RewardDegenerate(
+            f"all {counts.num_answers} answers have the reward {distinct.pop():g}",
+            where=where,
+            action="look at the reward function: it must tell some answers from others",
+        )
+    if not pairs:
+        raise TooFewLabels(
+            f"no pair could be labelled. {describe(counts)}",
+            where=where,
+            action="sample more answers for each prompt, or raise the sampling temperature",
+        )
+
+
+def describe(counts: LabelCounts) -> str:
+    """What became of every pair, in lines whose numbers add up."""
+    lines = [
+        f"{counts.num_prompts} prompts, {counts.num_answers} answers, {counts.pairs_considered} pairs",
+        f"{counts.labelled} labelled + {counts.identical} of identical answers + {counts.ties} ties"
+        f" + {counts.empty} with an empty answer = {counts.pairs_considered}",
+    ]
+    if counts.prompts_without_pair:
+        lines.append(f"{counts.prompts_without_pair} prompts have fewer than two answers and gave no pair")
+    if counts.labelled:
+        lines.append(
+            f"labels against the reward: {counts.against_reward} ({counts.label_noise:.1%});"
+            f" expected {counts.expected_against_reward:.1f} ({counts.expected_label_noise:.1%})"
+        )
+    return "\n".join(lines)

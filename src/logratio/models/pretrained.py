@@ -1,0 +1,268 @@
+"""Loading and saving models: one `load` for a directory, a run, a hub id or a GGUF file."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from logratio.errors import BadConfig, ModelNotFound, SpecialTokenTrouble
+from logratio.models.gguf import embedded_model_path
+from logratio.models.sources import local_directory
+from logratio.runs import atomic_directory, write_json
+
+__all__ = ["LoadedModel", "embedded_model_path", "fingerprint", "load", "load_tokenizer", "save"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer."""
+
+    model: Any
+    """A transformers model for causal language modelling; its dropout is 0."""
+    tokenizer: Any
+    """Its tokenizer; it has an end token and a padding token."""
+    source: str
+    """What was asked for."""
+    directory: Path
+    """The local directory it was opened from."""
+    fingerprint: str
+    """The first 16 hexadecimal digits of the sha256 of the weights."""
+    notes: tuple[str, ...] = ()
+    """What loading changed, in sentences worth showing."""
+
+
+def load(
+    source: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Open a model: a transformers directory, a run directory, a hub id, or a `.gguf` file.
+
+    Weights come from safetensors only. Dropout is set to 0, since sampled and recomputed
+    log-probabilities could not agree otherwise.
+
+    Raises:
+        ModelNotFound: `source` leads to nothing that can be loaded.
+        UnsafeArtifact: it holds only pickles, or needs code that was not asked for at a pinned commit.
+        SpecialTokenTrouble: its tokenizer has no end token.
+        BadConfig: the device is not there, the dtype is not known, or tokenizer and model do not fit.
+    """
+    checked_device, checked_dtype = check_device(device), check_dtype(dtype)
+    directory = local_directory(source, revision=revision, trust_remote_code=trust_remote_code)
+    code = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    tokenizer, notes = _open_tokenizer(directory, source, code)
+    model, more = _open_model(directory, source, checked_dtype, code)
+    _check_vocabulary(model, tokenizer, source=source)
+    return LoadedModel(
+        model=model.to(checked_device).eval(),
+        tokenizer=tokenizer,
+        source=source,
+        directory=directory,
+        fingerprint=fingerprint(model),
+        notes=(*notes, *more),
+    )
+
+
+def load_tokenizer(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Open the tokenizer of what `load` opens, and none of its weights.
+
+    Raises:
+        ModelNotFound: `source` leads to nothing that can be loaded.
+        UnsafeArtifact: as for `load`.
+        SpecialTokenTrouble: it has no end token.
+    """
+    directory = local_directory(source, revision=revision, trust_remote_code=trust_remote_code)
+    code = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    return _open_tokenizer(directory, source, code)[0]
+
+
+def save(model: Any, tokenizer: Any, path: Path | str) -> None:
+    """Write model and tokenizer to the directory `path`, whole or not at all, in float32 safetensors.
+
+    `AutoModelForCausalLM.from_pretrained` opens it and gives the same logits; a bfloat16 model is widened,
+    which loses nothing.
+
+    Raises:
+        DiskFull: no room; what stood at `path` is intact.
+        NotWritable: `path` cannot be written to.
+    """
+    plain = model
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        plain = copy.deepcopy(model).float()
+    generation_config = model.generation_config
+    plain.generation_config = _valid_generation_config(generation_config)
+    try:
+        with atomic_directory(Path(path)) as temporary:
+            _write(plain, tokenizer, temporary)
+    finally:
+        model.generation_config = generation_config
+
+
+def fingerprint(model: Any) -> str:
+    """The first 16 hexadecimal digits of the sha256 of the weights: names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    # A tied weight is one parameter under its first name.
+    for name, parameter in sorted(model.named_parameters()):
+        weights = parameter.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}\n".encode())
+        digest.update(memoryview(weights.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()[:16]
+
+
+def check_device(name: str) -> torch.device:
+    """The device called `name`, or `BadConfig` where this machine does not have it."""
+    try:
+        device = torch.device(name)
+        if device.type != "meta":
+            torch.empty(0, device=device)
+            return device
+        reason = "it holds no numbers"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+    found = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    raise BadConfig(
+        f"the device {name!r} cannot be used: {reason}",
+        where="--device",
+        action=f"this machine has: {', '.join(found)}",
+    )
+
+
+def check_dtype(name: str) -> torch.dtype:
+    """The dtype called `name`, or `BadConfig`."""
+    if name not in DTYPES:
+        raise BadConfig(
+            f"the dtype {name!r} is not known", where="--dtype", action=f"one of {', '.join(DTYPES)}"
+        )
+    return DTYPES[name]
+
+
+def _open_tokenizer(directory: Path, source: str, code: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **code)
+    except Exception as error:
+        raise ModelNotFound(
+            f"the tokenizer cannot be loaded: {_first_line(error)}",
+            where=source,
+            action="the directory needs tokenizer.json and tokenizer_config.json beside the weights",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _end_token_of_config(directory, tokenizer, source=source)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        # Masks say what is padding, never the token: an end token that is sampled keeps its loss.
+        return tokenizer, (f"the tokenizer has no padding token: {tokenizer.eos_token!r} pads",)
+    return tokenizer, ()
+
+
+def _end_token_of_config(directory: Path, tokenizer: Any, *, source: str) -> str:
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+        first = value[0] if isinstance(value, list) and value else value
+        if isinstance(first, int) and 0 <= first < len(tokenizer):
+            return tokenizer.convert_ids_to_tokens(first)
+    raise SpecialTokenTrouble(
+        "the tokenizer has no end token, so that no answer could ever end",
+        where=source,
+        action="set eos_token in tokenizer_config.json, or eos_token_id in generation_config.json",
+    )
+
+
+def _open_model(
+    directory: Path, source: str, dtype: torch.dtype, code: dict[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    try:
+        config = AutoConfig.from_pretrained(str(directory), **code)
+        notes = _remove_dropout(config)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(directory), config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **code
+        )
+    except Exception as error:
+        raise ModelNotFound(
+            f"the model cannot be loaded: {_first_line(error)}",
+            where=source,
+            action="it must be a decoder (causal) language model that transformers knows, with whole files",
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # transformers would fill these with random numbers and go on.
+        raise ModelNotFound(
+            f"{len(missing)} weights are not in its files, {missing[0]} among them",
+            where=source,
+            action="download or save it again: a file is missing, or it is the model of another task",
+        )
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model, notes
+
+
+def _remove_dropout(config: Any) -> tuple[str, ...]:
+    active = {
+        name: value
+        for name, value in config.to_dict().items()
+        if ("drop" in name) and isinstance(value, float) and value > 0
+    }
+    for name in active:
+        setattr(config, name, 0.0)
+    return tuple(f"{name} was {value} and is now 0" for name, value in active.items())
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, *, source: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise BadConfig(
+            f"the tokenizer has {len(tokenizer)} tokens and the model has embeddings for {rows}",
+            where=source,
+            action="the tokenizer belongs to another model: put the right one beside the weights",
+        )
+
+
+def _valid_generation_config(config: Any) -> Any:
+    """What transformers agrees to write: sampling flags beside `do_sample=False` are refused by it."""
+    repaired = copy.deepcopy(config)
+    for attempt in ({}, {"do_sample": True}):
+        for name, value in attempt.items():
+            setattr(repaired, name, value)
+        try:
+            repaired.validate(strict=True)
+        except ValueError:
+            continue
+        return repaired
+    tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return GenerationConfig(**tokens)
+
+
+def _write(model: Any, tokenizer: Any, directory: Path) -> None:
+    try:
+        model.save_pretrained(directory)
+    except SafetensorError as error:
+        # It wraps the operating system's errors in its own; a full disk has a name here.
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, "no space left on device") from error
+        raise
+    tokenizer.save_pretrained(directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    write_json(path, config)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

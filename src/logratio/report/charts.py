@@ -1,0 +1,277 @@
+"""Small charts as inline SVG: lines, points with error bars, histograms.
+
+Colours and line widths are the style sheet's, by class, so the same chart serves light, dark and print.
+Every chart has a name for readers that do not see it, and every point says its numbers on hover.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from logratio.report.digits import MINUS, number
+from logratio.report.markup import Html, element, join
+
+WIDTH, HEIGHT = 380, 232
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 14, 40
+MAX_DRAWN_POINTS = 400
+MAX_HOVER_POINTS = 80
+LABEL_HEIGHT = 13.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line of a line chart."""
+
+    label: str
+    """Its name, in the legend and on hover."""
+    xs: Sequence[float]
+    """Horizontal positions, rising."""
+    ys: Sequence[float]
+    """Values."""
+    style: str = "a"
+    """The style sheet's class of its colour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """A horizontal line that the values are to be seen against."""
+
+    value: float
+    """Where it lies."""
+    label: str
+    """What it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A point with error bars."""
+
+    label: str
+    """Its name."""
+    x: float
+    """Horizontal position."""
+    y: float
+    """Vertical position."""
+    x_interval: Sequence[float] | None = None
+    """Low and high of x."""
+    y_interval: Sequence[float] | None = None
+    """Low and high of y."""
+    style: str = "a"
+    """The style sheet's class of its colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A linear map from values to positions, with the values that get a tick."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: tuple[float, ...]
+
+    def __call__(self, value: float) -> float:
+        """The position of `value`."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def nice_ticks(low: float, high: float, *, count: int = 5) -> tuple[float, ...]:
+    """About `count` round values (1, 2 or 5 times a power of ten) inside `[low, high]`."""
+    rough = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999) * magnitude
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(index * step for index in range(first, last + 1))
+
+
+def linear_scale(
+    values: Sequence[float], start: float, end: float, *, padding: float = 0.06, count: int = 5
+) -> Scale:
+    """A scale that holds all `values`, with some room at both ends."""
+    low, high = min(values), max(values)
+    room = (high - low) * padding
+    if high == low:
+        room = padding * (abs(high) or 1.0)
+    if room > 0:
+        low, high = low - room, high + room
+    elif high == low:
+        high = low + 1.0
+    return Scale(low, high, start, end, nice_ticks(low, high, count=count))
+
+
+def tick_label(value: float, ticks: Sequence[float]) -> str:
+    """A tick's value with just the decimals that its axis needs."""
+    step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else abs(value) or 1.0
+    if step < 1e-3 or max(map(abs, ticks)) >= 1e6:
+        return "0" if abs(value) < step / 2 else number(value, digits=2)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    text = f"{value:,.{decimals}f}"
+    return (text.lstrip("-") if not text.strip("-0.,") else text).replace("-", MINUS)
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    name: str,
+    x_label: str = "update",
+    levels: Sequence[Level] = (),
+    smooth: int = 1,
+) -> Html:
+    """Lines over a common axis: each value thin, the mean over `smooth` neighbours thick.
+
+    Args:
+        series: the lines; their values must be finite.
+        name: what the chart shows, for readers that do not see it.
+        x_label: the horizontal axis.
+        levels: horizontal lines, such as a loss of ln 2.
+        smooth: how many neighbouring values the thick line is a mean of; 1 draws the values alone.
+    """
+    x = linear_scale([v for one in series for v in one.xs], LEFT, WIDTH - RIGHT, padding=0.0)
+    values = [v for one in series for v in one.ys] + [level.value for level in levels]
+    y = linear_scale(values, HEIGHT - BOTTOM, TOP)
+    body: list[Html] = [_axes(x, y, x_label=x_label)]
+    body += [_level(level, x, y) for level in levels]
+    for one in series:
+        body.append(_line(one, x, y, smooth=smooth))
+    return _chart(body, name)
+
+
+def scatter_chart(
+    points: Sequence[Point], *, name: str, x_label: str, y_label: str, levels: Sequence[Level] = ()
+) -> Html:
+    """Points with error bars, joined in their order by a thin line."""
+    xs = [v for one in points for v in (one.x, *(one.x_interval or ()))]
+    ys = [v for one in points for v in (one.y, *(one.y_interval or ()))] + [one.value for one in levels]
+    x = linear_scale(xs, LEFT, WIDTH - RIGHT, padding=0.1)
+    y = linear_scale(ys, HEIGHT - BOTTOM, TOP + LABEL_HEIGHT, padding=0.1)
+    path = " ".join(f"{x(one.x):.1f},{y(one.y):.1f}" for one in points)
+    body = [_axes(x, y, x_label=x_label, y_label=y_label), *(_level(level, x, y) for level in levels)]
+    body.append(element("polyline", points=path, class_="trail"))
+    body += [_point(one, x, y, x_label, y_label) for one in points]
+    return _chart(body, name)
+
+
+def histogram(
+    values: Sequence[float], *, name: str, x_label: str, num_bins: int = 24, split: float | None = None
+) -> Html:
+    """How many values fall into each of equal bins; bins below `split` are drawn in another colour.
+
+    A bin never straddles `split`: the bins are laid out from it.
+    """
+    low, high = min(values), max(values)
+    width = (high - low) / num_bins or 1.0
+    origin = low if split is None else split
+    counts: dict[int, int] = {}
+    for value in values:
+        counts[math.floor((value - origin) / width)] = counts.get(math.floor((value - origin) / width), 0) + 1
+    edges = [origin + index * width for index in (min(counts), max(counts) + 1)]
+    x = linear_scale(edges, LEFT, WIDTH - RIGHT, padding=0.02)
+    y = linear_scale([0, max(counts.values())], HEIGHT - BOTTOM, TOP, padding=0.0)
+    body = [_axes(x, y, x_label=x_label)]
+    for index, count in sorted(counts.items()):
+        left, right = (x(origin + (index + side) * width) for side in (0, 1))
+        note = f"{number(origin + index * width)} to {number(origin + (index + 1) * width)}: {count}"
+        body.append(
+            element(
+                "rect",
+                element("title", note),
+                x=f"{left + 0.5:.1f}",
+                y=f"{y(count):.1f}",
+                width=f"{max(right - left - 1, 0.5):.1f}",
+                height=f"{y(0) - y(count):.1f}",
+                class_="bin below" if split is not None and index < 0 else "bin",
+            )
+        )
+    return _chart(body, name)
+
+
+def moving_mean(values: Sequence[float], width: int) -> list[float]:
+    """The mean of each value and its neighbours, `width` in all; fewer at both ends, always as many."""
+    half = width // 2
+    means = []
+    for index in range(len(values)):
+        reach = min(half, index, len(values) - 1 - index)
+        window = values[index - reach : index + reach + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def thin_out(xs: Sequence[float], ys: Sequence[float], limit: int) -> tuple[list[float], list[float]]:
+    """At most `limit` points: the means of equal runs of neighbours."""
+    if len(xs) <= limit:
+        return list(xs), list(ys)
+    edges = [round(index * len(xs) / limit) for index in range(limit + 1)]
+    runs = [slice(left, right) for left, right in zip(edges, edges[1:], strict=False)]
+    mean: Callable[[Sequence[float]], float] = lambda part: sum(part) / len(part)  # noqa: E731
+    return [mean(xs[run]) for run in runs], [mean(ys[run]) for run in runs]
+
+
+def _chart(body: Sequence[Html], name: str) -> Html:
+    return element(
+        "svg", *body, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img", aria_label=name
+    )
+
+
+def _axes(x: Scale, y: Scale, *, x_label: str, y_label: str | None = None) -> Html:
+    parts = []
+    for tick in y.ticks:
+        height = f"{y(tick):.1f}"
+        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=height, y2=height, class_="grid"))
+        parts.append(_text(LEFT - 7, y(tick) + 4, tick_label(tick, y.ticks), "tick end"))
+    for tick in x.ticks:
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 16, tick_label(tick, x.ticks), "tick middle"))
+    base = HEIGHT - BOTTOM
+    parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label, "label middle"))
+    if y_label:
+        parts.append(_text(LEFT, TOP - 2, y_label, "label"))
+    return element("g", *parts)
+
+
+def _text(x: float, y: float, text: str, style: str) -> Html:
+    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", class_=style)
+
+
+def _level(level: Level, x: Scale, y: Scale) -> Html:
+    height = y(level.value)
+    line = element("line", x1=x.start, x2=x.end, y1=f"{height:.1f}", y2=f"{height:.1f}", class_="level")
+    above = height - 4 if height - 4 - LABEL_HEIGHT > 0 else height + LABEL_HEIGHT
+    return join([line, _text(x.end, above, level.label, "level-label end")])
+
+
+def _line(series: Series, x: Scale, y: Scale, *, smooth: int) -> Html:
+    xs, ys = thin_out(series.xs, series.ys, MAX_DRAWN_POINTS)
+    parts = [_path(xs, ys, x, y, f"line {series.style}" + (" raw" if smooth > 1 else ""))]
+    if smooth > 1:
+        means = moving_mean(series.ys, smooth)
+        parts.append(_path(*thin_out(series.xs, means, MAX_DRAWN_POINTS), x, y, f"line {series.style}"))
+    stride = max(1, math.ceil(len(series.xs) / MAX_HOVER_POINTS))
+    for at, value in list(zip(series.xs, series.ys, strict=True))[::stride]:
+        note = element("title", f"{number(at)}: {series.label} {number(value, digits=4)}")
+        parts.append(element("circle", note, cx=f"{x(at):.1f}", cy=f"{y(value):.1f}", r=5, class_="hover"))
+    return element("g", *parts)
+
+
+def _path(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale, style: str) -> Html:
+    if len(xs) == 1:
+        return element("circle", cx=f"{x(xs[0]):.1f}", cy=f"{y(ys[0]):.1f}", r=2.5, class_=f"dot {style}")
+    places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
+    return element("polyline", points=places, class_=style)
+
+
+def _point(point: Point, x: Scale, y: Scale, x_label: str, y_label: str) -> Html:
+    across, up = x(point.x), y(point.y)
+    bars = []
+    if point.x_interval:
+        low, high = (f"{x(bound):.1f}" for bound in point.x_interval)
+        bars.append(element("line", x1=low, x2=high, y1=f"{up:.1f}", y2=f"{up:.1f}", class_="error"))
+    if point.y_interval:
+        low, high = (f"{y(bound):.1f}" for bound in point.y_interval)
+        bars.append(element("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=low, y2=high, class_="error"))
+    note = f"{point.label}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
+    dot = element("circle", element("title", note), cx=f"{across:.1f}", cy=f"{up:.1f}", r=5, class_="dot")
+    near_right = across > WIDTH - RIGHT - 70
+    label = _text(across + (-9 if near_right else 9), up - 8, point.label, "point-label" + " end" * near_right)
+    return element("g", *bars, dot, label, class_=f"point {point.style}")

@@ -1,0 +1,231 @@
+"""Every number that a run directory holds, as one dictionary: what `report.json` is and the page shows.
+
+A run directory may be a quickstart's (with a run for each stage inside), a lone training run's or an
+evaluation's; what is not there is named, and the rest is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from logratio import __version__
+from logratio.errors import FileNotReadable
+from logratio.report.stages import stage_rows
+from logratio.report.warnings import findings
+from logratio.runs import CONFIG, METRICS, REPORT, SAMPLES, describe_machine, read_json_lines
+
+STAGE_ORDER = ("sft", "reward", "dpo", "reinforce", "ppo")
+EVALUATION = "evaluation"
+NOT_CURVES = frozenset({"stage", "step", "epoch"})
+
+
+def collect(run_path: Path | str) -> dict[str, Any]:
+    """Read a run directory.
+
+    Args:
+        run_path: the directory of a quickstart, of one training run or of an evaluation.
+
+    Returns:
+        What `report.json` holds: all that the evaluation wrote, with `training`, `stages`, `data`, `checks`,
+        `warnings`, `missing` and `provenance` beside it.
+
+    Raises:
+        FileNotReadable: there is no such directory, it holds no run, or a file in it is not JSON.
+    """
+    path = Path(run_path)
+    directories = training_directories(path)
+    written = merge(read_object(path / REPORT), read_object(path / EVALUATION / REPORT))
+    if not directories and not written:
+        raise no_run(path)
+    training = {name: read_training(directory) for name, directory in directories.items()}
+    report = merge(written, {"training": training} if training else {})
+    if "samples" not in report:
+        report = merge(report, side_by_side(path))
+    report["data"] = merge(file_counts(path), report.get("data") or {})
+    report["stages"] = stage_rows(report)
+    report["provenance"] = merge(report.get("provenance") or {}, {"logratio": __version__})
+    report["provenance"].setdefault("machine", describe_machine())
+    if (path / CONFIG).exists() and "settings" not in report["provenance"]:
+        report["provenance"]["settings"] = read_object(path / CONFIG)
+    report["missing"] = what_is_missing(report, directories)
+    report = scrub(report)
+    return judge(report)
+
+
+def judge(report: dict[str, Any]) -> dict[str, Any]:
+    """Add every check of the numbers, and the warnings: those raised here and those the evaluation raised."""
+    checks = findings(report)
+    names = {check.name for check in checks}
+    others = [
+        warning
+        for warning in report.get("warnings") or []
+        if not isinstance(warning, Mapping) or warning.get("name") not in names | stale(report)
+    ]
+    raised = [check.to_json() for check in checks if check.raised]
+    return report | {"checks": [check.to_json() for check in checks], "warnings": raised + others}
+
+
+def stale(report: Mapping[str, Any]) -> set[str]:
+    """Names of the checks that an earlier report of this directory made."""
+    return {check.get("name", "") for check in report.get("checks") or []}
+
+
+def training_directories(path: Path) -> dict[str, Path]:
+    """The training runs in a directory by name: itself, or those right inside it, in the order of training."""
+    if not path.is_dir():
+        return {}
+    found = sorted(child for child in path.iterdir() if child.is_dir() and (child / METRICS).exists())
+    names = {stage_name(directory): directory for directory in found}
+    if (path / METRICS).exists():
+        names = {stage_name(path): path, **names}
+    place = {name: number for number, name in enumerate(STAGE_ORDER)}
+    return {name: names[name] for name in sorted(names, key=lambda name: place.get(name, len(place)))}
+
+
+def stage_name(directory: Path) -> str:
+    """What the first metrics row calls the stage, else the directory's name."""
+    with open(directory / METRICS, encoding="utf-8", errors="replace") as stream:
+        try:
+            row = json.loads(stream.readline())
+        except json.JSONDecodeError:
+            return directory.name
+    return str(row.get("stage", directory.name)) if isinstance(row, Mapping) else directory.name
+
+
+def read_training(directory: Path) -> dict[str, Any]:
+    """Curves, summary, settings and laws of one training run."""
+    rows = read_json_lines(directory / METRICS)
+    summary = read_object(directory / "summary.json")
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    training: dict[str, Any] = {
+        "curves": curves(rows),
+        "updates": len(rows),
+        "finished": bool(summary),
+        "settings": read_object(directory / CONFIG),
+        "laws": read_laws(directory / "laws.json"),
+    }
+    if seconds:
+        training["seconds"] = sum(seconds)
+    return training | summary
+
+
+def curves(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """The metrics by name: `step` and, for each number logged, its values; `None` where a row lacks it."""
+    names = {name for row in rows for name, value in row.items() if isinstance(value, (int, float))}
+    ordered = ["step", *sorted(names - NOT_CURVES)]
+    return {name: [row.get(name) for row in rows] for name in ordered} if rows else {}
+
+
+def read_laws(path: Path) -> list[dict[str, Any]]:
+    """The laws that were checked and held; none where there is no such file."""
+    value = read_json(path)
+    return [law for law in value if isinstance(law, dict)] if isinstance(value, list) else []
+
+
+def side_by_side(path: Path) -> dict[str, Any]:
+    """The answers of `samples.jsonl`, where the report itself has none."""
+    for file in (path / EVALUATION / SAMPLES, path / SAMPLES):
+        if file.exists():
+            return {"samples": read_json_lines(file)}
+    return {}
+
+
+def file_counts(path: Path) -> dict[str, Any]:
+    """Lines of the files that the stages passed on."""
+    files = {name: path / f"{name}.jsonl" for name in ("prompts", "completions", "comparisons")}
+    counts = {f"{name}.jsonl": count_lines(file) for name, file in files.items() if file.exists()}
+    return {"lines": counts} if counts else {}
+
+
+def count_lines(path: Path) -> int:
+    """Lines that are not empty."""
+    with open(path, "rb") as stream:
+        return sum(bool(line.strip()) for line in stream)
+
+
+def what_is_missing(report: Mapping[str, Any], directories: Mapping[str, Path]) -> list[str]:
+    """What a whole report would have and this one has not, each with what to do."""
+    missing = []
+    if "verdict" not in report and "win_rate" not in report:
+        missing.append(
+            "No evaluation: there is no verdict, no win rate, no KL and no answers. `logratio evaluate` makes one."
+        )
+    if not directories and not report.get("training"):
+        missing.append("No training run: there are no curves and no laws. Give the directory of the whole run.")
+    for name, training in (report.get("training") or {}).items():
+        if isinstance(training, Mapping) and training.get("finished") is False:
+            missing.append(
+                f"{name} has not finished: {training.get('updates', 0)} updates are logged. "
+                "Go on with --resume; the numbers here are of the part that ran."
+            )
+    return missing
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value; `None` where there is no such file.
+
+    Raises:
+        FileNotReadable: it is not JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileNotReadable(
+            f"{path.name} is not JSON: {error}",
+            where=str(path),
+            action="remove it and run the command that wrote it again",
+        ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is no such file."""
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, mapping by mapping; where both have a value that is no mapping, the one of `now`."""
+    merged = dict(before)
+    for name, value in now.items():
+        old = merged.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def scrub(value: Any) -> Any:
+    """The same value, fit for strict JSON in UTF-8: NaN and infinity become null, lone surrogates U+FFFD."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return re.sub(r"[\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, Mapping):
+        return {scrub(str(name)): scrub(item) for name, item in value.items()}
+    return [scrub(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def no_run(path: Path) -> FileNotReadable:
+    """The fault of a directory that is not there or holds no run, with the runs that are near."""
+    near = nearby_runs(path)
+    action = f"perhaps one of: {', '.join(near)}" if near else "give the --out of a training run or a quickstart"
+    if not path.exists():
+        return FileNotReadable("there is no such run", where=str(path), action=action)
+    if not path.is_dir():
+        return FileNotReadable("this is a file, not a run directory", where=str(path), action=action)
+    what = f"this directory holds no run: neither {METRICS} nor {REPORT} is in it"
+    return FileNotReadable(what, where=str(path), action=action)
+
+
+def nearby_runs(path: Path) -> list[str]:
+    """Run directories in `path`, beside it, and under `runs/`."""
+    places = [path, path.parent, Path("runs")]
+    candidates = [path.parent, *(child for place in places if place.is_dir() for child in sorted(place.iterdir()))]
+    runs = [one for one in candidates if (one / METRICS).is_file() or (one / REPORT).is_file()]
+    return list(dict.fromkeys(map(str, runs)))[:5]

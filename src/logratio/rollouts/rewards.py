@@ -1,0 +1,267 @@
+"""Reward functions: found by name, called as TRL calls them, and not believed before they are checked.
+
+A function written for TRL's trainers works as it stands: it is called once, with a row for each answer, as
+`f(prompts=[…], completions=[…], **columns)`, and returns one number a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import math
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, SupportsFloat
+
+from logratio.errors import BadReward, LogratioError
+from logratio.records import Completion, Prompt, Sample
+
+RewardFunction = Callable[..., Any]
+
+FORM = "write module:function, such as logratio.rollouts.sentiment:sentiment"
+GIVEN_BY_US = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+NOT_PASSED_ON = ("prompt", "completion")
+
+
+class Reward:
+    """A reward function with a name; calling it with samples gives one checked number for each answer.
+
+    Args:
+        name: what reports call it, such as `module:function`.
+        function: plain, `async`, or any callable with TRL's signature.
+    """
+
+    def __init__(self, name: str, function: RewardFunction) -> None:
+        self.name = name
+        self.function = function
+
+    def __call__(self, samples: Sequence[Sample]) -> list[list[float]]:
+        """The reward of every answer of every sample, in their order.
+
+        Text prompts come with texts as completions; message prompts come as lists of messages, each
+        completion being a list of one assistant message. Further columns of a prompt's row are repeated for
+        each of its answers; None stands where a row lacks a column that another has. `completion_ids` is
+        given where the tokens of all answers are known. `trainer_state` is None, since nothing is trained.
+
+        Raises:
+            BadReward: the function raised, or did not return one finite number a row.
+        """
+        rows = [(sample, answer) for sample in samples for answer in sample.completions]
+        values = checked_rewards(self._call(samples, rows), samples, name=self.name) if rows else []
+        numbers = iter(values)
+        return [list(islice(numbers, len(sample.completions))) for sample in samples]
+
+    def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
+        arguments = _accepted(self.function, reward_arguments(rows, name=self.name))
+        try:
+            returned = self.function(**arguments)
+            return asyncio.run(returned) if inspect.iscoroutine(returned) else returned
+        except LogratioError:
+            raise
+        except Exception as error:
+            called = f"called with prompts 1 to {len(samples)} ({len(rows)} answers)"
+            raise BadReward(
+                f"{self.name} raised {type(error).__name__}: {error}",
+                where=f"{_last_line(error)}, {called}",
+                action="call the function on these rows by itself; --debug prints its traceback",
+            ) from error
+
+
+def reward_arguments(rows: Sequence[tuple[Sample, Completion]], *, name: str) -> dict[str, Any]:
+    """The keyword arguments that TRL gives a reward function, one entry for each of `rows`.
+
+    Raises:
+        BadReward: a column has the name of one of TRL's own arguments.
+    """
+    columns = dict.fromkeys(key for sample, _ in rows for key in sample.columns if key not in NOT_PASSED_ON)
+    taken = sorted(set(columns) & set(GIVEN_BY_US))
+    if taken:
+        raise BadReward(
+            f"{name} cannot be given the column {taken[0]!r}: reward functions have an argument of that name",
+            action="rename the column in the file of prompts",
+        )
+    arguments: dict[str, Any] = {
+        "prompts": [sample.prompt.to_json() for sample, _ in rows],
+        "completions": [_as_completion(sample.prompt, answer) for sample, answer in rows],
+        "trainer_state": None,
+        "log_extra": _ignore,
+        "log_metric": _ignore,
+    }
+    token_ids = [list(answer.token_ids) for _, answer in rows if answer.token_ids is not None]
+    if len(token_ids) == len(rows):
+        arguments["completion_ids"] = token_ids
+    return arguments | {key: [sample.columns.get(key) for sample, _ in rows] for key in columns}
+
+
+def _as_completion(prompt: Prompt, answer: Completion) -> str | list[dict[str, str]]:
+    if isinstance(prompt.content, str):
+        return answer.text
+    return [{"role": "assistant", "content": answer.text}]
+
+
+def _ignore(*_values: Any) -> None:
+    """Stand in for TRL's hooks that log from within a reward function."""
+
+
+def _accepted(function: RewardFunction, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a function without `**kwargs` does not name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a callable of another language has no signature to read
+        return arguments
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return arguments
+    return {key: value for key, value in arguments.items() if key in parameters}
+
+
+def checked_rewards(returned: Any, samples: Sequence[Sample], *, name: str) -> list[float]:
+    """One finite number for each answer, exactly as returned.
+
+    Raises:
+        BadReward: not a list, of another length, or with a value that is not a finite number; `where` names
+            the prompt, the answer and how the prompt begins.
+    """
+    places = [
+        (number, index) for number, sample in enumerate(samples) for index in range(len(sample.completions))
+    ]
+    try:
+        values = list(returned)
+    except TypeError as error:
+        raise BadReward(
+            f"{name} returned {type(returned).__name__}, not a list of numbers",
+            action="return a list with one number for each completion",
+        ) from error
+    if len(values) != len(places):
+        where = _place(samples, *places[len(values)]) if len(values) < len(places) else ""
+        raise BadReward(
+            f"{name} returned {len(values)} numbers for {len(places)} answers",
+            where=f"the first answer without one is {where}" if where else "",
+            action="return exactly one number for each completion, in their order",
+        )
+    return [_number(value, samples, place, name) for value, place in zip(values, places, strict=True)]
+
+
+def _number(value: Any, samples: Sequence[Sample], place: tuple[int, int], name: str) -> float:
+    number = None
+    if isinstance(value, SupportsFloat):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            number = None
+    if number is not None and math.isfinite(number):
+        return number
+    raise BadReward(
+        f"{name} returned {value!r}, which is not a finite number",
+        where=_place(samples, *place),
+        action="return a finite number for every answer; leave out prompts that the reward does not suit",
+    )
+
+
+def _place(samples: Sequence[Sample], sample_index: int, answer_index: int) -> str:
+    beginning = " ".join(samples[sample_index].prompt.messages[-1].content.split())
+    shown = beginning if len(beginning) <= 60 else beginning[:59] + "…"
+    return f"prompt {sample_index + 1}, answer {answer_index + 1} (“{shown}”)"
+
+
+def load_reward(spec: str) -> Reward:
+    """Find the reward function that `spec` names; the current directory counts as a place for modules.
+
+    Args:
+        spec: `module:function`, the module's name with dots.
+
+    Raises:
+        BadReward: not of that form, no such module or function (with the nearest names), a module that
+            fails when it is imported, or something that cannot be called.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if Path(spec).is_dir():
+        raise BadReward(
+            "a directory is not a reward: only functions can be one", where=f"--reward {spec}", action=FORM
+        )
+    if not module_name or not attribute or "/" in module_name or module_name.endswith(".py"):
+        raise BadReward(
+            f"{spec!r} does not name a reward function", where="--reward", action=_suggest_form(spec)
+        )
+    module = _import(module_name, spec)
+    found = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise BadReward(
+                f"{module_name} has no function {attribute!r}",
+                where=f"--reward {spec}, in {getattr(module, '__file__', None) or module_name}",
+                action=_nearest(part, _public_callables(found), "it has"),
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise BadReward(f"{spec} is a {type(found).__name__}, not a function", where="--reward", action=FORM)
+    return Reward(spec, found)
+
+
+def _suggest_form(spec: str) -> str:
+    path, _, attribute = spec.partition(":")
+    if not path.endswith(".py"):
+        return FORM
+    return (
+        f"write {Path(path).stem}:{attribute or 'function'}, from the directory that {Path(path).name} is in"
+    )
+
+
+def _import(module_name: str, spec: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module_name)
+    except LogratioError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _import_failed(module_name, spec, error) from error
+        parent, _, leaf = error.name.rpartition(".")
+        raise BadReward(
+            f"there is no module {error.name!r}",
+            where=f"--reward {spec}; looked in {here} and in the installed packages",
+            action=_nearest(leaf, _module_names(parent), "there is"),
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise _import_failed(module_name, spec, error) from error
+
+
+def _import_failed(module_name: str, spec: str, error: BaseException) -> BadReward:
+    at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else _last_line(error)
+    return BadReward(
+        f"the module {module_name} cannot be imported: {type(error).__name__}: {error}",
+        where=f"{at}, by --reward {spec}",
+        action=f"make `python -c 'import {module_name}'` work first",
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    """Where an error was raised, the import system's own lines aside."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}"
+
+
+def _module_names(parent: str) -> list[str]:
+    # A module that is no package has no path, and nothing in it to propose.
+    paths = list(getattr(importlib.import_module(parent), "__path__", ())) if parent else None
+    return [module.name for module in pkgutil.iter_modules(paths)]
+
+
+def _public_callables(holder: Any) -> list[str]:
+    return [
+        name for name in dir(holder) if not name.startswith("_") and callable(getattr(holder, name, None))
+    ]
+
+
+def _nearest(name: str, candidates: Sequence[str], begin: str) -> str:
+    near = get_close_matches(name, candidates, n=3, cutoff=0.5)
+    return f"{begin} {', '.join(near)}; {FORM}" if near else FORM

@@ -1,0 +1,135 @@
+"""Answers to prompts, with the tokens and log-probabilities they were drawn with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from logratio.errors import BadConfig, SpecialTokenTrouble
+from logratio.models import tokenisation
+from logratio.policies.decoding import Answered, Decoded, SamplingConfig, sample_tokens
+from logratio.progress import Progress
+from logratio.records import Completion, Prompt, Sample
+
+SEED_BITS = 53
+"""Seeds stay below 2^53, so that every reader of JSON gets them back whole."""
+
+
+class Placed(NamedTuple):
+    """An answer with the number of its prompt and its number among the prompt's answers."""
+
+    prompt: int
+    answer: int
+    completion: Completion
+
+
+def sample(
+    policy_model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    num_samples: int,
+    seed: int,
+    config: SamplingConfig,
+    columns: Sequence[Mapping[str, Any]] | None = None,
+    progress: Progress | None = None,
+    known: Mapping[tuple[int, int], Completion] | None = None,
+    on_batch: Callable[[list[Placed]], None] | None = None,
+) -> list[Sample]:
+    """Draw `num_samples` answers to each prompt.
+
+    Answer j to a prompt depends on the model, the prompt, `seed` and j: not on batches, on the order of the
+    prompts, or on which other prompts there are. The same prompt given twice gets the same answers.
+
+    Args:
+        policy_model: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        prompts: what is answered.
+        num_samples: answers to each prompt.
+        seed: any whole number.
+        config: how answers are drawn.
+        columns: further columns of each prompt's row, kept in its sample.
+        progress: advanced by the number of answers after each batch.
+        known: answers that are there already, by (prompt, answer); they are not drawn again.
+        on_batch: called with the answers of each batch as soon as they are there.
+
+    Raises:
+        BadConfig: `num_samples` below 1, or what `sample_tokens` raises.
+        SpecialTokenTrouble: the tokenizer has no token that ends an answer.
+    """
+    if num_samples < 1:
+        raise BadConfig(f"num samples is {num_samples}", where="--num-samples", action="give 1 or more")
+    found = dict(known or {})
+    stop_ids = stop_tokens(policy_model, tokenizer)
+    wanted = [
+        [answer for answer in range(num_samples) if (row, answer) not in found] for row in range(len(prompts))
+    ]
+    seeds = [
+        [answer_seed(seed, prompt, answer) for answer in own]
+        for prompt, own in zip(prompts, wanted, strict=True)
+    ]
+
+    def receive(batch: list[Answered]) -> None:
+        placed = [
+            Placed(
+                row, wanted[row][index], to_completion(tokenizer, decoded, seed=seeds[row][index])
+            )
+            for row, index, decoded in batch
+        ]
+        found.update({(row, answer): completion for row, answer, completion in placed})
+        if on_batch is not None:
+            on_batch(placed)
+        if progress is not None:
+            progress.advance(len(placed), tokens=sum(len(answered.decoded.token_ids) for answered in batch))
+
+    encoded = [tokenisation.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    sample_tokens(
+        policy_model, encoded, seeds, stop_ids, padding_token(tokenizer, stop_ids), config, on_batch=receive
+    )
+    return [
+        Sample(
+            prompt=prompt,
+            completions=tuple(found[row, answer] for answer in range(num_samples)),
+            columns=columns[row] if columns is not None else {},
+        )
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+def answer_seed(seed: int, prompt: Prompt, answer: int) -> int:
+    """The seed of an answer: a hash of the run's seed, the prompt and the answer's number."""
+    digest = hashlib.sha256(f"{seed}:{prompt.key}:{answer}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
+
+
+def stop_tokens(policy_model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer of this model.
+
+    Raises:
+        SpecialTokenTrouble: there is none.
+    """
+    stop_ids = tokenisation.stop_token_ids(tokenizer, policy_model.generation_config)
+    if not stop_ids:
+        raise SpecialTokenTrouble(
+            "the tokenizer has no end token, so that no answer could ever end",
+            action="set eos_token in tokenizer_config.json, or eos_token_id in generation_config.json",
+        )
+    return stop_ids
+
+
+def padding_token(tokenizer: Any, stop_ids: frozenset[int]) -> int:
+    """A token to pad with; it is masked, so that any will do."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stop_ids)
+
+
+def to_completion(tokenizer: Any, decoded: Decoded, *, seed: int) -> Completion:
+    """The record of a decoded answer."""
+    return Completion(
+        text=tokenisation.decode(tokenizer, decoded.token_ids),
+        token_ids=decoded.token_ids,
+        logprobs=decoded.logprobs,
+        model_logprobs=decoded.model_logprobs,
+        finish_reason=decoded.finish_reason,
+        seed=seed,
+    )

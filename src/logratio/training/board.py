@@ -1,0 +1,60 @@
+"""Metrics for TensorBoard, beside `metrics.jsonl`, which stays the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from logratio.errors import MissingExtra
+
+
+class Board(Protocol):
+    """Where numbers are drawn."""
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        """Draw one row of metrics at its step."""
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+
+
+class NoBoard:
+    """Draws nothing."""
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        """Nothing to draw on."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class TensorBoard:
+    """Event files that `tensorboard --logdir` reads."""
+
+    def __init__(self, directory: Path, *, purge_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtra(
+                "TensorBoard is not installed",
+                where="--tensorboard",
+                action="pip install 'logratio[tensorboard]', or leave the flag out",
+            ) from error
+        # A resumed run draws its repeated steps again: what an earlier process drew past them is hidden.
+        self._writer = SummaryWriter(str(directory), purge_step=purge_step)
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        """Draw every number of the row as `stage/name`."""
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(f"{row['stage']}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self._writer.close()
+
+
+def open_board(directory: Path, *, wanted: bool, step: int) -> Board:
+    """The board asked for, drawing on from `step`."""
+    return TensorBoard(directory, purge_step=step + 1) if wanted else NoBoard()

@@ -1,0 +1,188 @@
+"""Each law broken on purpose: the run stops with its name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from logratio.algorithms import dpo
+from logratio.algorithms.dpo import DPOConfig, train_dpo
+from logratio.algorithms.sft import SFTConfig, train_sft
+from logratio.batches import AnswerGroup
+from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
+from logratio.models import packing
+from logratio.policies.language import LanguagePolicy
+from logratio.runs import RunDirectory
+from logratio.training import laws, session
+from logratio.training.start import recompute_sampled, settle_layout
+from tiny import random_groups, tiny_llama
+
+VOCABULARY = 50
+
+
+@pytest.fixture
+def policy():
+    return LanguagePolicy(tiny_llama(VOCABULARY), None)
+
+
+@pytest.fixture
+def groups():
+    return random_groups(12, vocab_size=VOCABULARY)
+
+
+def run_dpo(policy, groups, path, **settings):
+    config = DPOConfig(batch_size=4, learning_rate=1e-3, **settings)
+    with RunDirectory.begin(path, {"identity": config.identity()}) as run:
+        train_dpo(policy, groups, config, run)
+    return run
+
+
+def weights(policy):
+    return {name: value.detach().clone() for name, value in policy.model.named_parameters()}
+
+
+def test_an_unbroken_run_records_the_laws_that_held(policy, groups, tmp_path):
+    run = run_dpo(policy, groups, tmp_path / "run")
+    held = (run.path / "laws.json").read_text()
+    for law in (
+        "packed_equals_apart",
+        "step_zero_loss",
+        "step_zero_rewards",
+        "accumulation_equals_batch",
+        "reference_unchanged",
+    ):
+        assert law in held
+    assert run.metrics[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_a_wrong_reference_stops_before_the_first_update(policy, groups, tmp_path, monkeypatch):
+    other = LanguagePolicy(tiny_llama(VOCABULARY, seed=1), None)
+    honest = dpo.reference_logprobs
+    monkeypatch.setattr(dpo, "reference_logprobs", lambda policy, *rest, **more: honest(other, *rest, **more))
+    before = weights(policy)
+    with pytest.raises(LawBroken, match="step_zero_rewards") as caught:
+        run_dpo(policy, groups, tmp_path / "run")
+    assert "step 0" in caught.value.where
+    assert all(torch.equal(value, before[name]) for name, value in weights(policy).items())
+
+
+def test_a_wrong_loss_stops_before_the_first_update(policy, groups, tmp_path, monkeypatch):
+    honest = dpo.pair_losses
+    monkeypatch.setattr(dpo, "pair_losses", lambda pair, config: honest(pair, config) + 0.01)
+    with pytest.raises(LawBroken, match="step_zero_loss"):
+        run_dpo(policy, groups, tmp_path / "run")
+
+
+def test_a_part_divided_by_its_own_count(policy, groups, tmp_path, monkeypatch):
+    honest = dpo.pair_losses
+
+    def by_own_count(pair, config):
+        losses = honest(pair, config)
+        return losses * (4 / len(losses)) if losses.requires_grad else losses
+
+    monkeypatch.setattr(dpo, "pair_losses", by_own_count)
+    with pytest.raises(LawBroken, match="accumulation_equals_batch"):
+        run_dpo(policy, groups, tmp_path / "run", row_tokens=1)
+
+
+def test_a_reference_that_moves(policy, groups, tmp_path, monkeypatch):
+    honest = dpo.reference_logprobs
+    kept = []
+
+    def keep(*arguments, **settings):
+        kept.append(honest(*arguments, **settings))
+        return kept[0]
+
+    update = session.Session.update
+
+    def move_both(self, step, examples, metrics):
+        update(self, step, examples, metrics)
+        kept[0] += 0.01
+
+    monkeypatch.setattr(dpo, "reference_logprobs", keep)
+    monkeypatch.setattr(session.Session, "update", move_both)
+    with pytest.raises(LawBroken, match="reference_unchanged"):
+        run_dpo(policy, groups, tmp_path / "run")
+
+
+def test_shared_storage_is_found(policy):
+    state = policy.model.state_dict()
+    with pytest.raises(ReferenceAliased):
+        laws.reference_is_separate(state, policy.model.state_dict())
+    laws.reference_is_separate(state, {name: value.clone() for name, value in state.items()})
+
+
+def test_a_mask_that_leaks_is_noticed_and_answers_are_computed_apart(policy, groups, monkeypatch, capsys):
+    exact = LanguagePolicy(policy.model, None, layout="apart")
+    expected = exact.sequence_logprobs(exact.lay(groups)).detach()
+
+    def causal(spans, num_tokens):
+        return torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril()[None, None]
+
+    monkeypatch.setattr(packing, "segment_mask", causal)
+    rows = policy.lay(groups)
+    leaked = policy.sequence_logprobs(rows).detach()
+    lengths = torch.ones_like(leaked)
+    with pytest.raises(LawBroken, match="packed_equals_apart"):
+        laws.layouts_agree(leaked, expected, lengths, step=0)
+    settle_layout(policy, groups, batch_size=4)
+    assert policy.layout == "apart"
+    assert "computed apart" in capsys.readouterr().err
+    assert torch.allclose(policy.sequence_logprobs(policy.lay(groups)), expected, atol=1e-5)
+
+
+def test_logprobs_recorded_at_another_temperature(policy):
+    group = AnswerGroup((3, 4, 5), ((6, 7, 0),))
+    logits = policy.model(input_ids=torch.tensor([[3, 4, 5, 6, 7, 0]])).logits[0, 2:5].detach()
+    targets = torch.tensor([6, 7, 0])[:, None]
+    honest = logits.log_softmax(-1).gather(-1, targets)[:, 0].tolist()
+    assert recompute_sampled(policy, [group], [honest]).value < 1e-5
+    cooled = (logits / 0.7).log_softmax(-1).gather(-1, targets)[:, 0].tolist()
+    with pytest.raises(LawBroken, match="sampled_equals_recomputed"):
+        recompute_sampled(policy, [group], [cooled])
+
+
+@pytest.mark.parametrize(
+    ("answer", "finished", "holds"),
+    [((5, 0), True, True), ((5, 6), True, False), ((0, 5, 0), True, False), ((5, 6), False, True)],
+)
+def test_a_finished_answer_ends_in_one_end_token(answer, finished, holds):
+    group = AnswerGroup((3,), (answer,))
+    if holds:
+        laws.end_token_carries_loss([group], [[finished]], {0})
+    else:
+        with pytest.raises(LawBroken, match="end_token_carries_loss"):
+            laws.end_token_carries_loss([group], [[finished]], {0})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_update(policy, groups, tmp_path, bad):
+    with torch.no_grad():
+        policy.model.model.norm.weight[0] = bad
+    before = weights(policy)
+    config = SFTConfig(batch_size=4)
+    single = [replace(group, answers=group.answers[:1]) for group in groups]
+    with (
+        RunDirectory.begin(tmp_path / "run", {"identity": config.identity()}) as run,
+        pytest.raises(NonFiniteLoss) as caught,
+    ):
+        train_sft(policy, single, config, run)
+    assert "step 0, example" in caught.value.where
+    assert all(
+        torch.equal(value.nan_to_num(7.0), before[name].nan_to_num(7.0))
+        for name, value in weights(policy).items()
+    )
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(policy, groups, tmp_path):
+    policy.model.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(policy)
+    with pytest.raises(NonFiniteGradient):
+        run_dpo(policy, groups, tmp_path / "run")
+    assert all(torch.equal(value, before[name]) for name, value in weights(policy).items())
+
+
+def test_a_negative_exact_kl():
+    assert laws.exact_kl_is_not_negative([0.0, 1e-3]).value == 0.0
+    with pytest.raises(LawBroken, match="exact_kl_not_negative"):
+        laws.exact_kl_is_not_negative([0.5, -0.01])

@@ -1,0 +1,68 @@
+"""Log-probabilities in chunks against the whole softmax."""
+
+import pytest
+import torch
+
+from logratio.models.vocabulary import token_logprobs
+
+VOCABULARY, WIDTH, TOKENS = 37, 6, 11
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(VOCABULARY, WIDTH, dtype=torch.float64, generator=generator, requires_grad=True)
+    targets = torch.randint(0, VOCABULARY, (TOKENS,), generator=generator)
+    return hidden, weight, targets
+
+
+def whole(hidden, weight, targets):
+    return (hidden @ weight.T).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 36, 37, 38, 8192])
+def test_every_chunk_size_gives_the_whole_softmax_and_its_gradient(inputs, chunk):
+    hidden, weight, targets = inputs
+    outer = torch.linspace(-2, 3, TOKENS, dtype=torch.float64)
+    ours = token_logprobs(hidden, weight, targets, chunk=chunk)
+    theirs = whole(hidden, weight, targets)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    for left, right in zip(
+        torch.autograd.grad(ours, (hidden, weight), outer),
+        torch.autograd.grad(theirs, (hidden, weight), outer),
+        strict=True,
+    ):
+        assert torch.allclose(left, right, rtol=0, atol=1e-12)
+
+
+def test_gradcheck(inputs):
+    hidden, weight, targets = inputs
+    assert torch.autograd.gradcheck(lambda h, w: token_logprobs(h, w, targets, chunk=10), (hidden, weight))
+
+
+@pytest.mark.parametrize("scale", [30.0, 1e4])
+def test_finite_at_large_logits(inputs, scale):
+    hidden, weight, targets = (value.detach() for value in inputs)
+    hidden = (hidden * scale).float().requires_grad_()
+    weight = weight.float().requires_grad_()
+    logprobs = token_logprobs(hidden, weight, targets, chunk=10)
+    logprobs.sum().backward()
+    assert torch.isfinite(logprobs).all()
+    assert torch.isfinite(hidden.grad).all()
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_bfloat16_states_give_float32_logprobs(inputs):
+    hidden, weight, targets = (value.detach() for value in inputs)
+    result = token_logprobs(hidden.bfloat16(), weight.bfloat16(), targets)
+    assert result.dtype == torch.float32
+    assert torch.allclose(result.double(), whole(hidden, weight, targets), atol=0.1)
+
+
+def test_a_frozen_head_gets_no_gradient(inputs):
+    hidden, weight, targets = inputs
+    frozen = weight.detach()
+    token_logprobs(hidden, frozen, targets).sum().backward()
+    assert hidden.grad is not None
+    assert frozen.grad is None

@@ -1,0 +1,231 @@
+"""What the project promises about itself: its pages, its commands, its sizes and what starts at once."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from logratio import __version__
+from logratio.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "src" / "logratio").rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+
+# Written in parts, so that this file does not hold what it looks for.
+FORBIDDEN = re.compile(
+    "|".join(
+        [
+            r"(?<![\w.~$}])/(?:" + "work|root|home" + r")/\w",
+            "/opt/" + "pypi",
+            "bash_" + "jobs",
+            "pypi" + r"\.org",
+            "python" + "hosted",
+            "npm" + r"js\.org",
+            "deb\\." + "debian",
+        ]
+    )
+)
+
+
+def tracked_files() -> list[Path]:
+    """The files that a clone has, and those about to be added."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone: there is no list of tracked files")
+    listed = subprocess.run(
+        [
+            "git",
+            "-c",
+            f"safe.directory={ROOT}",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout.decode()
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def code_blocks(text: str, language: str = "") -> list[str]:
+    """The fenced blocks of a page in one language; none by default, which is what shell lines have."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for name, block in fences if name == language]
+
+
+def shell_lines(text: str) -> list[str]:
+    """The commands in a text: whole lines that begin with `logratio`, continuation lines joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [
+        line.split("#")[0].strip() for line in joined.splitlines() if re.match(r"\s*logratio [a-z]", line)
+    ]
+
+
+def page_commands() -> list[tuple[str, str]]:
+    lines = []
+    for page in PAGES:
+        for block in code_blocks(page.read_text(encoding="utf-8")):
+            lines += [(page.name, line) for line in shell_lines(block)]
+    return lines
+
+
+def parse(line: str) -> object:
+    """Parse a command line as the door would, without running it."""
+    words = shlex.split(line)[1:]
+    name = next(name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS)
+    module = importlib.import_module(COMMANDS[name][0])
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(errors):
+            return tyro.cli(module.Arguments, args=words[len(name.split()) :])
+    except SystemExit:
+        pytest.fail(f"{line!r} does not parse:\n{errors.getvalue()}")
+
+
+def test_the_changelog_begins_with_this_version():
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert first is not None
+    assert first.group(1) == __version__
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_an_example(name, capsys):
+    module = importlib.import_module(COMMANDS[name][0])
+    assert callable(module.run)
+    examples = shell_lines(module.__doc__)
+    assert any(f"{line} ".startswith(f"logratio {name} ") for line in examples), "no example in the docstring"
+    for line in examples:
+        parse(line)
+    assert main([*name.split(), "--help"]) == 0
+    shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert " ".join(module.__doc__.strip().splitlines()[0].split()) in shown
+
+
+def test_the_overview_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"logratio {name}" in shown for name in COMMANDS)
+
+
+def test_the_readme_has_exactly_two_commands_to_set_up():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [block.strip() for block in code_blocks(readme) if re.match(r"(make|pip|python|apt)", block)]
+    assert commands == ["make quickstart", "make test"]
+
+
+def test_every_make_target_in_the_pages_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = set(re.findall(r"`make ([a-z]+)`", text))
+        for block in code_blocks(text):
+            named |= set(re.findall(r"^make ([a-z]+)", block, flags=re.MULTILINE))
+        assert named <= targets, page.name
+
+
+def test_the_pages_have_commands_to_parse():
+    assert len(page_commands()) >= 7
+
+
+@pytest.mark.parametrize(("page", "line"), page_commands())
+def test_every_command_in_the_pages_parses(page, line):
+    parse(line)
+
+
+def test_the_readme_s_reward_function_is_one():
+    (block,) = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    names: dict[str, object] = {}
+    exec(block, names)
+    rewards = names["short_and_polite"](prompts=["Ask me.", "Ask me."], completions=["Please do.", "No."])
+    assert rewards[0] > rewards[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_law_in_the_readme_is_one():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    laws = (ROOT / "src/logratio/training/laws.py").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \|", readme, flags=re.MULTILINE)
+    assert len(named) >= 6
+    assert [name for name in named if f'"{name}"' not in laws] == []
+
+
+def test_continuous_integration_runs_the_two_commands_and_nothing_else():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    assert lines[0] == "set -euo pipefail"
+    assert [line for line in lines if "make" in line] == ["make quickstart", "make test"]
+    assert lines[-1] == "make test"
+
+
+def test_no_tracked_file_names_a_machine_or_a_registry():
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN.finditer(text)]
+    assert found == []
+
+
+def test_the_words_that_are_looked_for_would_be_found():
+    assert FORBIDDEN.search("see /" + "home/someone/x")
+    assert FORBIDDEN.search("from files.python" + "hosted")
+    assert not FORBIDDEN.search("https://example.com/home/page")
+
+
+TORCH_FREE = ("records", "data", "runs", "report", "errors", "progress", "models.tokenisation", "cli.main")
+
+
+def test_data_and_report_start_without_torch():
+    program = f"""
+import importlib, pkgutil, sys
+for name in {TORCH_FREE!r}:
+    module = importlib.import_module("logratio." + name)
+    for found in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
+        importlib.import_module(found.name)
+    heavy = sorted({{"torch", "transformers"}} & set(sys.modules))
+    if heavy:
+        sys.exit(f"{{name}} imports {{heavy}}")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_files_and_functions_keep_their_size(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    limit = 120 if path.parent.name == "algorithms" else 60
+    long = [
+        node.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.end_lineno - node.lineno + 1 > limit
+    ]
+    assert long == []
+
+
+def test_the_law_of_the_house_fits_its_page():
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 150
