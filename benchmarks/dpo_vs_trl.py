@@ -137,7 +137,7 @@ def compare_speed(arguments: Arguments, model: str, work: Path, console: Console
     both = {"on": [True], "off": [False], "both": [True, False]}[arguments.trl_gradient_checkpointing]
     jobs = {"logratio": job_of(arguments, "logratio", model, data, pairs=arguments.pairs)}
     for checkpointing in both:
-        label = f"TRL, gradient checkpointing {'on (its default)' if checkpointing else 'off'}"
+        label = "TRL as it comes" if checkpointing else "TRL without gradient checkpointing"
         jobs[label] = job_of(
             arguments, "trl", model, data, pairs=arguments.pairs, gradient_checkpointing=checkpointing
         )
@@ -147,7 +147,7 @@ def compare_speed(arguments: Arguments, model: str, work: Path, console: Console
             measured[label].append(run_job(job, work))
             last = measured[label][-1]
             console.print(
-                f"run {repeat + 1} of {arguments.repeats}  {label:<42} {last['seconds']:7.1f} s  "
+                f"run {repeat + 1} of {arguments.repeats}  {label:<34} {last['seconds']:7.1f} s  "
                 f"{last['peak_memory_bytes'] / 1e9:5.2f} GB",
                 highlight=False,
             )
@@ -214,7 +214,7 @@ def summarise(label: str, ours: Sequence[dict[str, Any]], theirs: Sequence[dict[
     rate = statistics.median(run["matmul_flops_per_second"] for run in (*ours, *theirs))
     useful = ours[0]["useful_flops"]
     return {
-        "name": f"DPO, {pairs} pairs, float32: {label}",
+        "name": f"DPO, {pairs} pairs, {label}",
         "peer": f"trl {theirs[0]['versions']['trl']}",
         "unit": "pairs/s",
         "ours": pairs / seconds["ours"],

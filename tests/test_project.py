@@ -213,6 +213,14 @@ for name in {TORCH_FREE!r}:
     assert done.returncode == 0, done.stderr
 
 
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    docstring = first.end_lineno - first.lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
 def test_files_and_functions_keep_their_size(path):
     text = path.read_text(encoding="utf-8")
@@ -221,8 +229,7 @@ def test_files_and_functions_keep_their_size(path):
     long = [
         node.name
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and node.end_lineno - node.lineno + 1 > limit
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and lines_of_code(node) > limit
     ]
     assert long == []
 

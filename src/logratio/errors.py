@@ -78,7 +78,7 @@ class IdenticalPair(DataFault):
 
 
 class ContradictoryLabels(DataFault):
-    """A over B and B over A with no majority, or a cycle A over B over C over A."""
+    """A over B and B over A, with no majority for either."""
 
 
 class PromptNotShared(DataFault):
@@ -99,6 +99,10 @@ class ChatTemplateMismatch(DataFault):
 
 class BoundaryMismatch(DataFault):
     """The tokens of the prompt are not the beginning of the tokens of prompt and answer."""
+
+
+class ForeignTokens(DataFault):
+    """The tokens recorded with an answer are not those of its text under this tokenizer."""
 
 
 class SpecialTokenTrouble(DataFault):

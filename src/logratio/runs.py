@@ -101,6 +101,18 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sweep(path: Path) -> None:
+    """Put away what a killed process left half-written below `path`; only for the holder of its lock."""
+    for leftover in [*path.rglob(".*.old"), *path.rglob(".*.tmp")]:
+        target = leftover.with_name(leftover.name[1:].rsplit(".", 2)[0])
+        if leftover.suffix == ".old" and not target.exists():
+            os.replace(leftover, target)
+        elif leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN and infinity are refused, since no other tool would read them."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -233,6 +245,7 @@ class RunDirectory:
         run = cls(path)
         run._acquire()
         try:
+            sweep(run.path)
             run._settle_config(dict(config), resume=resume)
         except BaseException:
             run.close()

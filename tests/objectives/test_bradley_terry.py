@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
+
 from logratio.objectives import bradley_terry
 
 FLOATS = st.floats(-50, 50)

@@ -163,10 +163,15 @@ def test_ties_are_left_out_at_temperature_zero_only():
 
 
 def test_identical_and_empty_answers_are_left_out():
-    samples = [sample("p", "same", " same\n"), sample("q", "text", " \n"), sample("r", "", "  ")]
-    pairs, counts = label(samples, [[0.0, 1.0]] * 3, how="all")
+    samples = [
+        sample("p", "same", " same\n"),
+        sample("q", "text", " \n"),
+        sample("r", "", "  "),
+        sample("s", "caf\u00e9", "cafe\u0301"),
+    ]
+    pairs, counts = label(samples, [[0.0, 1.0]] * 4, how="all")
     assert pairs == []
-    assert (counts.identical, counts.empty, counts.pairs_considered) == (1, 2, 3)
+    assert (counts.identical, counts.empty, counts.pairs_considered) == (2, 2, 4)
 
 
 def test_an_empty_answer_does_not_cost_best_worst_its_pair():

@@ -69,9 +69,7 @@ def _dispatch(words: list[str]) -> int:
     if "-h" not in rest and "--help" not in rest:
         _quiet_libraries()
     try:
-        parsed = tyro.cli(
-            module.Arguments, args=rest, prog=f"logratio {name}", description=module.__doc__
-        )
+        parsed = tyro.cli(module.Arguments, args=rest, prog=f"logratio {name}", description=module.__doc__)
     except SystemExit as leaving:
         return int(leaving.code or 0)
     return int(module.run(parsed) or 0)

@@ -67,14 +67,14 @@ def load(
     code = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer, notes = _open_tokenizer(directory, source, code)
     model, more = _open_model(directory, source, checked_dtype, code)
-    _check_vocabulary(model, tokenizer, source=source)
+    fitted = _fit_tokenizer(model, tokenizer, source=source)
     return LoadedModel(
         model=model.to(checked_device).eval(),
         tokenizer=tokenizer,
         source=source,
         directory=directory,
         fingerprint=fingerprint(model),
-        notes=(*notes, *more),
+        notes=(*notes, *more, *fitted),
     )
 
 
@@ -223,14 +223,21 @@ def _remove_dropout(config: Any) -> tuple[str, ...]:
     return tuple(f"{name} was {value} and is now 0" for name, value in active.items())
 
 
-def _check_vocabulary(model: Any, tokenizer: Any, *, source: str) -> None:
+def _fit_tokenizer(model: Any, tokenizer: Any, *, source: str) -> tuple[str, ...]:
+    """Raise where the tokenizer is another model's; pad with the end token where the other has no row."""
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    if max(tokenizer.vocab_size, tokenizer.eos_token_id + 1) > rows:
         raise BadConfig(
             f"the tokenizer has {len(tokenizer)} tokens and the model has embeddings for {rows}",
             where=source,
             action="the tokenizer belongs to another model: put the right one beside the weights",
         )
+    if tokenizer.pad_token_id < rows:
+        return ()
+    # A padding token that somebody added without widening the model.
+    note = f"the padding token {tokenizer.pad_token!r} has no embedding: {tokenizer.eos_token!r} pads"
+    tokenizer.pad_token = tokenizer.eos_token
+    return (note,)
 
 
 def _valid_generation_config(config: Any) -> Any:

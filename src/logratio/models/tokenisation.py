@@ -1,8 +1,8 @@
 """The one way from text to tokens, shared by sampling, training and scoring.
 
-A sequence is the prompt's tokens followed by the answer's: the prompt is tokenised alone, exactly as it is for
-sampling, and the answer as it stands behind the prompt. A finished answer ends in the end token, once; an
-answer that was cut off has none. Tokens that were sampled are never tokenised again.
+A sequence is the prompt's tokens followed by the answer's: the prompt is tokenised alone, exactly as it is
+for sampling, and the answer as it stands behind the prompt. A finished answer ends in the end token, once;
+an answer that was cut off has none. Tokens that were sampled are never tokenised again.
 
 Nothing here looks at the padding token: a tokenizer that pads with its end token loses nothing.
 """
@@ -39,7 +39,6 @@ class Tokenizer(Protocol):
     @property
     def added_tokens_decoder(self) -> Mapping[int, Any]: ...  # noqa: D102
     def __call__(self, text: str, *, add_special_tokens: bool) -> Any: ...  # noqa: D102
-    def __len__(self) -> int: ...  # noqa: D105
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...  # noqa: D102
     def convert_ids_to_tokens(self, ids: int) -> Any: ...  # noqa: D102
     def decode(self, token_ids: Any, **options: Any) -> Any: ...  # noqa: D102
@@ -117,10 +116,12 @@ def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> str:
     """
     if has_chat_template(tokenizer):
         return _apply_template(tokenizer, prompt.messages, answer_follows=True)
-    if isinstance(prompt.content, str):
-        return prompt.content
-    turns = (HEADERS.get(turn.role, "") + _spaced(turn) for turn in prompt.content)
-    return "".join(turns) + HEADERS["assistant"]
+    return prompt.content if isinstance(prompt.content, str) else render_transcript(prompt.content)
+
+
+def render_transcript(turns: Iterable[Message]) -> str:
+    """Turns in the form of HH transcripts, up to and with the header of the answer."""
+    return "".join(HEADERS.get(turn.role, "") + _spaced(turn) for turn in turns) + HEADERS["assistant"]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
@@ -261,7 +262,7 @@ def _answer_text(tokenizer: Tokenizer, prompt: Prompt, completion: Completion) -
         raise ChatTemplateMismatch(
             "the chat template writes the prompt differently when an answer follows: "
             f"{_first_difference(rendered, full)}",
-            action="use a chat template whose prompt with add_generation_prompt begins its whole conversation",
+            action="use a chat template whose prompt with add_generation_prompt begins the conversation",
         )
     body = full[len(rendered) : len(full) - len(closing)]
     if completion.finish_reason == "length":

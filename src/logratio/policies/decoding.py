@@ -156,12 +156,18 @@ def stream_tokens(
             yield Step(int(drawn.tokens), float(drawn.logprobs), float(drawn.model_logprobs))
 
 
-def check_prompts(model: Any, prompts: Sequence[Sequence[int]], config: SamplingConfig) -> None:
-    """Raise where a prompt cannot be answered by `model`."""
+def check_prompts(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    *,
+    places: Sequence[str] | None = None,
+) -> None:
+    """Raise where a prompt cannot be answered by `model`; `places` are where the prompts come from."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     positions = getattr(model.config, "max_position_embeddings", None)
-    for number, prompt in enumerate(prompts, start=1):
-        where = f"prompt {number}"
+    for number, prompt in enumerate(prompts):
+        where = places[number] if places is not None else f"prompt {number + 1}"
         if not prompt:
             raise BadConfig("the prompt has no tokens", where=where, action="give at least one word")
         if not 0 <= min(prompt) <= max(prompt) < vocabulary:

@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from logratio.report.digits import percent, percent_interval
 from logratio.report.markup import Html, element
 
-WIDTH, CELL_WIDTH, CELL_HEIGHT = 640, 96, 12
+CELL_WIDTH, CELL_HEIGHT = 96, 12
 
 
 def interval_bar(value: float, low: float, high: float, *, name: str, baseline: float = 0.5) -> Html:
     """A share on a track from 0 to 1, its interval as a band, against a baseline."""
-    track = element("rect", x=0, y=22, width=WIDTH, height=12, rx=6, class_="track")
-    band = element(
-        "rect", x=_at(low), y=22, width=f"{(high - low) * WIDTH:.1f}", height=12, rx=6, class_="band"
-    )
-    middle = element("line", x1=_at(baseline), x2=_at(baseline), y1=14, y2=42, class_="baseline")
-    dot = element("circle", cx=_at(value), cy=28, r=8, class_="dot")
     note = f"{name}: {percent(value)}, interval {percent_interval(low, high)}"
-    body = [element("title", note), track, band, middle, dot]
-    return element("svg", *body, viewBox=f"-9 12 {WIDTH + 18} 32", class_="wide", role="img", aria_label=note)
+    parts = [
+        element("span", class_="band", style=f"left:{_at(low)};width:{_at(high - low)}"),
+        element("span", class_="baseline", style=f"left:{_at(baseline)}"),
+        element("span", class_="dot", style=f"left:{_at(value)}"),
+    ]
+    return element("div", *parts, class_="interval-bar", role="img", aria_label=note, title=note)
 
 
 def share_bar(parts: Sequence[tuple[str, float, str]], *, name: str) -> Html:
@@ -44,11 +42,18 @@ def cell_bar(value: float, largest: float, *, style: str) -> Html:
     """A thin bar under a table's number: its length says how the rows compare."""
     share = min(1.0, max(0.0, value / largest)) if largest > 0 else 0.0
     filled = element("rect", x=0, y=4, width=f"{share * CELL_WIDTH:.1f}", height=4, rx=2, class_="fill")
-    return _cell(element("rect", x=0, y=4, width=CELL_WIDTH, height=4, rx=2, class_="track"), filled, style=style)
+    return _cell(
+        element("rect", x=0, y=4, width=CELL_WIDTH, height=4, rx=2, class_="track"), filled, style=style
+    )
 
 
 def cell_interval(
-    value: float, bounds: Sequence[float] | None, span: tuple[float, float], *, style: str, mark: float | None = None
+    value: float,
+    bounds: Sequence[float] | None,
+    span: tuple[float, float],
+    *,
+    style: str,
+    mark: float | None = None,
 ) -> Html:
     """A dot with its interval on the axis that all rows of the column share; `mark` is a line on it."""
     low, high = span
@@ -72,4 +77,4 @@ def _cell(*parts: Html, style: str) -> Html:
 
 
 def _at(share: float) -> str:
-    return f"{share * WIDTH:.1f}"
+    return f"{100 * share:.2f}%"

@@ -7,17 +7,39 @@ Every chart has a name for readers that do not see it, and every point says its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 
 from logratio.report.digits import MINUS, number
-from logratio.report.markup import Html, element, join
+from logratio.report.markup import Html, element
 
-WIDTH, HEIGHT = 380, 232
-LEFT, RIGHT, TOP, BOTTOM = 50, 14, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 38
 MAX_DRAWN_POINTS = 400
 MAX_HOVER_POINTS = 80
 LABEL_HEIGHT = 13.0
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Size of a chart in units of its text, which is drawn 12 high."""
+
+    width: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        """Where the horizontal axis ends."""
+        return self.width - RIGHT
+
+    @property
+    def base(self) -> int:
+        """Where the horizontal axis lies."""
+        return self.height - BOTTOM
+
+
+SMALL, LARGE = Frame(320, 204), Frame(440, 264)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +103,7 @@ def nice_ticks(low: float, high: float, *, count: int = 5) -> tuple[float, ...]:
     """About `count` round values (1, 2 or 5 times a power of ten) inside `[low, high]`."""
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999) * magnitude
+    step = next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.75) * magnitude
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return tuple(index * step for index in range(first, last + 1))
 
@@ -128,29 +150,26 @@ def line_chart(
         levels: horizontal lines, such as a loss of ln 2.
         smooth: how many neighbouring values the thick line is a mean of; 1 draws the values alone.
     """
-    x = linear_scale([v for one in series for v in one.xs], LEFT, WIDTH - RIGHT, padding=0.0)
+    x = linear_scale([v for one in series for v in one.xs], LEFT, SMALL.right, padding=0.0)
     values = [v for one in series for v in one.ys] + [level.value for level in levels]
-    y = linear_scale(values, HEIGHT - BOTTOM, TOP)
-    body: list[Html] = [_axes(x, y, x_label=x_label)]
-    body += [_level(level, x, y) for level in levels]
-    for one in series:
-        body.append(_line(one, x, y, smooth=smooth))
-    return _chart(body, name)
+    y = linear_scale(values, SMALL.base, TOP)
+    body = [_axes(x, y, SMALL, x_label=x_label), *(_level_line(level, x, y) for level in levels)]
+    body += [_line(one, x, y, smooth=smooth) for one in series]
+    body += [_level_label(level, x, y) for level in levels]
+    return _chart(body, name, SMALL)
 
 
-def scatter_chart(
-    points: Sequence[Point], *, name: str, x_label: str, y_label: str, levels: Sequence[Level] = ()
-) -> Html:
+def scatter_chart(points: Sequence[Point], *, name: str, x_label: str, y_label: str) -> Html:
     """Points with error bars, joined in their order by a thin line."""
     xs = [v for one in points for v in (one.x, *(one.x_interval or ()))]
-    ys = [v for one in points for v in (one.y, *(one.y_interval or ()))] + [one.value for one in levels]
-    x = linear_scale(xs, LEFT, WIDTH - RIGHT, padding=0.1)
-    y = linear_scale(ys, HEIGHT - BOTTOM, TOP + LABEL_HEIGHT, padding=0.1)
+    ys = [v for one in points for v in (one.y, *(one.y_interval or ()))]
+    x = linear_scale(xs, LEFT, LARGE.right, padding=0.1)
+    y = linear_scale(ys, LARGE.base, TOP + LABEL_HEIGHT, padding=0.1)
     path = " ".join(f"{x(one.x):.1f},{y(one.y):.1f}" for one in points)
-    body = [_axes(x, y, x_label=x_label, y_label=y_label), *(_level(level, x, y) for level in levels)]
+    body = [_axes(x, y, LARGE, x_label=x_label, y_label=y_label)]
     body.append(element("polyline", points=path, class_="trail"))
     body += [_point(one, x, y, x_label, y_label) for one in points]
-    return _chart(body, name)
+    return _chart(body, name, LARGE)
 
 
 def histogram(
@@ -167,9 +186,9 @@ def histogram(
     for value in values:
         counts[math.floor((value - origin) / width)] = counts.get(math.floor((value - origin) / width), 0) + 1
     edges = [origin + index * width for index in (min(counts), max(counts) + 1)]
-    x = linear_scale(edges, LEFT, WIDTH - RIGHT, padding=0.02)
-    y = linear_scale([0, max(counts.values())], HEIGHT - BOTTOM, TOP, padding=0.0)
-    body = [_axes(x, y, x_label=x_label)]
+    x = linear_scale(edges, LEFT, LARGE.right, padding=0.02)
+    y = linear_scale([0, max(counts.values())], LARGE.base, TOP, padding=0.0)
+    body = [_axes(x, y, LARGE, x_label=x_label)]
     for index, count in sorted(counts.items()):
         left, right = (x(origin + (index + side) * width) for side in (0, 1))
         note = f"{number(origin + index * width)} to {number(origin + (index + 1) * width)}: {count}"
@@ -184,18 +203,14 @@ def histogram(
                 class_="bin below" if split is not None and index < 0 else "bin",
             )
         )
-    return _chart(body, name)
+    return _chart(body, name, LARGE)
 
 
 def moving_mean(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and its neighbours, `width` in all; fewer at both ends, always as many."""
+    """The mean of each value and its neighbours, `width` in all; at both ends of those that are there."""
     half = width // 2
-    means = []
-    for index in range(len(values)):
-        reach = min(half, index, len(values) - 1 - index)
-        window = values[index - reach : index + reach + 1]
-        means.append(sum(window) / len(window))
-    return means
+    windows = [values[max(0, index - half) : index + half + 1] for index in range(len(values))]
+    return [fmean(window) for window in windows]
 
 
 def thin_out(xs: Sequence[float], ys: Sequence[float], limit: int) -> tuple[list[float], list[float]]:
@@ -203,28 +218,25 @@ def thin_out(xs: Sequence[float], ys: Sequence[float], limit: int) -> tuple[list
     if len(xs) <= limit:
         return list(xs), list(ys)
     edges = [round(index * len(xs) / limit) for index in range(limit + 1)]
-    runs = [slice(left, right) for left, right in zip(edges, edges[1:], strict=False)]
-    mean: Callable[[Sequence[float]], float] = lambda part: sum(part) / len(part)  # noqa: E731
-    return [mean(xs[run]) for run in runs], [mean(ys[run]) for run in runs]
+    runs = [slice(*pair) for pair in pairwise(edges)]
+    return [fmean(xs[run]) for run in runs], [fmean(ys[run]) for run in runs]
 
 
-def _chart(body: Sequence[Html], name: str) -> Html:
-    return element(
-        "svg", *body, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img", aria_label=name
-    )
+def _chart(body: Sequence[Html], name: str, frame: Frame) -> Html:
+    box = f"0 0 {frame.width} {frame.height}"
+    return element("svg", *body, viewBox=box, class_="chart", role="img", aria_label=name)
 
 
-def _axes(x: Scale, y: Scale, *, x_label: str, y_label: str | None = None) -> Html:
+def _axes(x: Scale, y: Scale, frame: Frame, *, x_label: str, y_label: str | None = None) -> Html:
     parts = []
     for tick in y.ticks:
         height = f"{y(tick):.1f}"
-        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=height, y2=height, class_="grid"))
+        parts.append(element("line", x1=LEFT, x2=frame.right, y1=height, y2=height, class_="grid"))
         parts.append(_text(LEFT - 7, y(tick) + 4, tick_label(tick, y.ticks), "tick end"))
     for tick in x.ticks:
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 16, tick_label(tick, x.ticks), "tick middle"))
-    base = HEIGHT - BOTTOM
-    parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label, "label middle"))
+        parts.append(_text(x(tick), frame.base + 16, tick_label(tick, x.ticks), "tick middle"))
+    parts.append(element("line", x1=LEFT, x2=frame.right, y1=frame.base, y2=frame.base, class_="axis"))
+    parts.append(_text((LEFT + frame.right) / 2, frame.height - 5, x_label, "label middle"))
     if y_label:
         parts.append(_text(LEFT, TOP - 2, y_label, "label"))
     return element("g", *parts)
@@ -234,11 +246,16 @@ def _text(x: float, y: float, text: str, style: str) -> Html:
     return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", class_=style)
 
 
-def _level(level: Level, x: Scale, y: Scale) -> Html:
+def _level_line(level: Level, x: Scale, y: Scale) -> Html:
+    height = f"{y(level.value):.1f}"
+    return element("line", x1=x.start, x2=x.end, y1=height, y2=height, class_="level")
+
+
+def _level_label(level: Level, x: Scale, y: Scale) -> Html:
+    """The label lies over the lines, above its level where there is room for it."""
     height = y(level.value)
-    line = element("line", x1=x.start, x2=x.end, y1=f"{height:.1f}", y2=f"{height:.1f}", class_="level")
     above = height - 4 if height - 4 - LABEL_HEIGHT > 0 else height + LABEL_HEIGHT
-    return join([line, _text(x.end, above, level.label, "level-label end")])
+    return _text(x.end, above, level.label, "level-label end")
 
 
 def _line(series: Series, x: Scale, y: Scale, *, smooth: int) -> Html:
@@ -272,6 +289,8 @@ def _point(point: Point, x: Scale, y: Scale, x_label: str, y_label: str) -> Html
         bars.append(element("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=low, y2=high, class_="error"))
     note = f"{point.label}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
     dot = element("circle", element("title", note), cx=f"{across:.1f}", cy=f"{up:.1f}", r=5, class_="dot")
-    near_right = across > WIDTH - RIGHT - 70
-    label = _text(across + (-9 if near_right else 9), up - 8, point.label, "point-label" + " end" * near_right)
+    near_right = across > x.end - 70
+    label = _text(
+        across + (-9 if near_right else 9), up - 8, point.label, "point-label" + " end" * near_right
+    )
     return element("g", *bars, dot, label, class_=f"point {point.style}")

@@ -15,8 +15,10 @@ from typing import Any
 
 from logratio import __version__
 from logratio.errors import FileNotReadable
+from logratio.report.digits import is_number
+from logratio.report.samples import reward_differences
 from logratio.report.stages import stage_rows
-from logratio.report.warnings import findings
+from logratio.report.warnings import by_severity, findings
 from logratio.runs import CONFIG, METRICS, REPORT, SAMPLES, describe_machine, read_json_lines
 
 STAGE_ORDER = ("sft", "reward", "dpo", "reinforce", "ppo")
@@ -44,9 +46,8 @@ def collect(run_path: Path | str) -> dict[str, Any]:
         raise no_run(path)
     training = {name: read_training(directory) for name, directory in directories.items()}
     report = merge(written, {"training": training} if training else {})
-    if "samples" not in report:
-        report = merge(report, side_by_side(path))
-    report["data"] = merge(file_counts(path), report.get("data") or {})
+    report = merge(side_by_side(path), report)
+    report["data"] = merge(data_counts(path, directories), report.get("data") or {})
     report["stages"] = stage_rows(report)
     report["provenance"] = merge(report.get("provenance") or {}, {"logratio": __version__})
     report["provenance"].setdefault("machine", describe_machine())
@@ -61,13 +62,12 @@ def judge(report: dict[str, Any]) -> dict[str, Any]:
     """Add every check of the numbers, and the warnings: those raised here and those the evaluation raised."""
     checks = findings(report)
     names = {check.name for check in checks}
-    others = [
-        warning
-        for warning in report.get("warnings") or []
-        if not isinstance(warning, Mapping) or warning.get("name") not in names | stale(report)
-    ]
+    others = [one for one in report.get("warnings") or [] if one.get("name") not in names | stale(report)]
     raised = [check.to_json() for check in checks if check.raised]
-    return report | {"checks": [check.to_json() for check in checks], "warnings": raised + others}
+    return report | {
+        "checks": [check.to_json() for check in checks],
+        "warnings": by_severity([*raised, *others]),
+    }
 
 
 def stale(report: Mapping[str, Any]) -> set[str]:
@@ -76,7 +76,7 @@ def stale(report: Mapping[str, Any]) -> set[str]:
 
 
 def training_directories(path: Path) -> dict[str, Path]:
-    """The training runs in a directory by name: itself, or those right inside it, in the order of training."""
+    """The training runs in a directory by name: itself and those right inside it, in order of training."""
     if not path.is_dir():
         return {}
     found = sorted(child for child in path.iterdir() if child.is_dir() and (child / METRICS).exists())
@@ -128,11 +128,31 @@ def read_laws(path: Path) -> list[dict[str, Any]]:
 
 
 def side_by_side(path: Path) -> dict[str, Any]:
-    """The answers of `samples.jsonl`, where the report itself has none."""
+    """The answers of `samples.jsonl`, and how much reward changed from prompt to prompt."""
     for file in (path / EVALUATION / SAMPLES, path / SAMPLES):
-        if file.exists():
-            return {"samples": read_json_lines(file)}
+        rows = read_json_lines(file)
+        if rows:
+            return {"samples": rows, "reward_differences": reward_differences(rows)}
     return {}
+
+
+def data_counts(path: Path, directories: Mapping[str, Path]) -> dict[str, Any]:
+    """Lines of the files that the stages passed on, and what became of every row of the training data."""
+    counts = file_counts(path)
+    for name, directory in directories.items():
+        found = read_object(directory / "data.json")
+        if found:
+            counts[name] = {
+                key: _as_count(value) for key, value in found.items() if _as_count(value) is not None
+            }
+    return counts
+
+
+def _as_count(value: Any) -> Any:
+    """A number as it stands, lists of rows by reason as their sizes, and nothing of the rest."""
+    if isinstance(value, Mapping) and value and all(isinstance(rows, list) for rows in value.values()):
+        return {reason: len(rows) for reason, rows in value.items()}
+    return value if is_number(value) else None
 
 
 def file_counts(path: Path) -> dict[str, Any]:
@@ -153,10 +173,13 @@ def what_is_missing(report: Mapping[str, Any], directories: Mapping[str, Path]) 
     missing = []
     if "verdict" not in report and "win_rate" not in report:
         missing.append(
-            "No evaluation: there is no verdict, no win rate, no KL and no answers. `logratio evaluate` makes one."
+            "No evaluation: there is no verdict, no win rate, no KL and no answers. `logratio "
+            "evaluate` makes one."
         )
     if not directories and not report.get("training"):
-        missing.append("No training run: there are no curves and no laws. Give the directory of the whole run.")
+        missing.append(
+            "No training run: there are no curves and no laws. Give the directory of the whole run."
+        )
     for name, training in (report.get("training") or {}).items():
         if isinstance(training, Mapping) and training.get("finished") is False:
             missing.append(
@@ -214,7 +237,9 @@ def scrub(value: Any) -> Any:
 def no_run(path: Path) -> FileNotReadable:
     """The fault of a directory that is not there or holds no run, with the runs that are near."""
     near = nearby_runs(path)
-    action = f"perhaps one of: {', '.join(near)}" if near else "give the --out of a training run or a quickstart"
+    action = (
+        f"perhaps one of: {', '.join(near)}" if near else "give the --out of a training run or a quickstart"
+    )
     if not path.exists():
         return FileNotReadable("there is no such run", where=str(path), action=action)
     if not path.is_dir():
@@ -226,6 +251,9 @@ def no_run(path: Path) -> FileNotReadable:
 def nearby_runs(path: Path) -> list[str]:
     """Run directories in `path`, beside it, and under `runs/`."""
     places = [path, path.parent, Path("runs")]
-    candidates = [path.parent, *(child for place in places if place.is_dir() for child in sorted(place.iterdir()))]
+    candidates = [
+        path.parent,
+        *(child for place in places if place.is_dir() for child in sorted(place.iterdir())),
+    ]
     runs = [one for one in candidates if (one / METRICS).is_file() or (one / REPORT).is_file()]
     return list(dict.fromkeys(map(str, runs)))[:5]

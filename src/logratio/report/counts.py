@@ -10,12 +10,14 @@ from logratio.report.digits import is_number
 
 SUMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("num_rows",), ("unusable", "num_usable")),
+    (("num_rows",), ("faults", "num_usable")),
     (("pairs_considered",), ("labelled", "identical", "ties", "empty")),
     (("num_pairs", "num_usable", "labelled"), ("train", "held_out")),
     (("num_prompts",), ("train_prompts", "held_out_prompts")),
 )
 """Totals by their names, the first that is there counts, and their parts. A part may be a mapping of reasons
 to counts, whose values are parts themselves."""
+REASONS = ("unusable", "faults")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def totals(data: Mapping[str, Any]) -> list[tuple[str, Total]]:
 def groups(data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The counts themselves and, by name, the groups of counts inside them, such as those of each file."""
     nested = [
-        (name, value) for name, value in data.items() if isinstance(value, Mapping) and name != "unusable"
+        (name, value) for name, value in data.items() if isinstance(value, Mapping) and name not in REASONS
     ]
     return [("", data), *nested]
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 ABSENT = "–"
 MINUS = "−"
+NO_BREAK = "\u00a0"
+"""A space at which no line ends, between a number and its unit."""
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a finite number (and not true or false)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(value: float | None, *, digits: int = 3) -> str:
-    """`digits` significant digits; whole numbers whole, with thousands apart; tiny and huge as `1e-5`."""
-    if value is None or not is_number(value):
+    """At most `digits` significant digits, whole numbers whole; tiny and huge ones as `1e-5`."""
+    if not is_number(value):
         return ABSENT
     if isinstance(value, int) or (value == int(value) and 1000 <= abs(value) < 1e9):
         return f"{int(value):,}".replace("-", MINUS)
@@ -28,12 +31,13 @@ def number(value: float | None, *, digits: int = 3) -> str:
             mantissa = mantissa.rstrip("0").rstrip(".")
         return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}".replace("-", MINUS)
+    text = f"{value:,.{decimals}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", MINUS)
 
 
 def fixed(value: float | None, decimals: int = 2) -> str:
     """So many decimals: for columns of numbers that are compared with each other."""
-    if value is None or not is_number(value):
+    if not is_number(value):
         return ABSENT
     text = f"{value:,.{decimals}f}"
     return (text[1:] if text.startswith("-") and not text.strip("-0.,") else text).replace("-", MINUS)
@@ -41,14 +45,14 @@ def fixed(value: float | None, decimals: int = 2) -> str:
 
 def percent(share: float | None, decimals: int = 1) -> str:
     """A share as `61.3 %`."""
-    return ABSENT if share is None or not is_number(share) else f"{fixed(100 * share, decimals)} %"
+    return ABSENT if not is_number(share) else f"{fixed(100 * share, decimals)}{NO_BREAK}%"
 
 
 def percent_interval(low: float | None, high: float | None) -> str:
     """`52.7 to 69.3 %`."""
     if low is None or high is None:
         return ABSENT
-    return f"{fixed(100 * low, 1)} to {fixed(100 * high, 1)} %"
+    return f"{fixed(100 * low, 1)} to {fixed(100 * high, 1)}{NO_BREAK}%"
 
 
 def interval(bounds: Sequence[float] | None, decimals: int = 2) -> str:
@@ -60,9 +64,9 @@ def interval(bounds: Sequence[float] | None, decimals: int = 2) -> str:
 
 def size(num_bytes: float | None) -> str:
     """`2.41 GB`."""
-    if num_bytes is None or not is_number(num_bytes):
+    if not is_number(num_bytes):
         return ABSENT
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(num_bytes) >= scale:
-            return f"{number(num_bytes / scale)} {unit}"
+            return f"{number(num_bytes / scale)}{NO_BREAK}{unit}"
     return f"{int(num_bytes)} bytes"

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from logratio.report.digits import NO_BREAK
+
 VOID_ELEMENTS = frozenset({"meta", "br", "hr", "col"})
 BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Characters that Unicode counts as letters, marks or symbols, and that show nothing."""
@@ -69,6 +71,12 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
 def join(parts: Iterable[object], separator: str = "") -> Html:
     """Escaped parts one after the other; `None` is left out."""
     return Html(separator.join(escape(part) for part in parts if part is not None))
+
+
+def prose(text: str) -> Html:
+    """A sentence of ours: `code` between back-ticks, and no line ends between a number and its per cent."""
+    pieces = re.sub(r"(\d) %", f"\\1{NO_BREAK}%", text).split("`")
+    return join(element("code", piece) if place % 2 else piece for place, piece in enumerate(pieces))
 
 
 def foreign_text(text: str, *, limit: int = 4000) -> Html:

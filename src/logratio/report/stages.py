@@ -16,7 +16,7 @@ def stage_label(name: str) -> str:
 
 def stage_style(name: str) -> str:
     """The style sheet's class of a stage's colour."""
-    return {"reference": "reference", "policy": "policy"}.get(name, "middle")
+    return {"reference": "reference", "policy": "policy"}.get(name, "between")
 
 
 def stage_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
@@ -174,7 +175,8 @@ def _rank(answer: Answer) -> tuple[float, str]:
 
 
 def _outcome(first: Answer, second: Answer, temperature: float) -> Outcome:
-    texts = [first[1].text.strip(), second[1].text.strip()]
+    # The same letter may be written as one character or as two: nobody would see a difference to label.
+    texts = [unicodedata.normalize("NFC", answer[1].text).strip() for answer in (first, second)]
     if not all(texts):
         return "empty"
     if texts[0] == texts[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ def sample(
     if num_samples < 1:
         raise BadConfig(f"num samples is {num_samples}", where="--num-samples", action="give 1 or more")
     found = dict(known or {})
+    meter = _Meter(progress)
     stop_ids = stop_tokens(policy_model, tokenizer)
     wanted = [
         [answer for answer in range(num_samples) if (row, answer) not in found] for row in range(len(prompts))
@@ -72,16 +74,13 @@ def sample(
 
     def receive(batch: list[Answered]) -> None:
         placed = [
-            Placed(
-                row, wanted[row][index], to_completion(tokenizer, decoded, seed=seeds[row][index])
-            )
+            Placed(row, wanted[row][index], to_completion(tokenizer, decoded, seed=seeds[row][index]))
             for row, index, decoded in batch
         ]
         found.update({(row, answer): completion for row, answer, completion in placed})
         if on_batch is not None:
             on_batch(placed)
-        if progress is not None:
-            progress.advance(len(placed), tokens=sum(len(answered.decoded.token_ids) for answered in batch))
+        meter.count(batch)
 
     encoded = [tokenisation.encode_prompt(tokenizer, prompt) for prompt in prompts]
     sample_tokens(
@@ -95,6 +94,21 @@ def sample(
         )
         for row, prompt in enumerate(prompts)
     ]
+
+
+class _Meter:
+    """Tokens drawn so far, shown beside the progress if there is any."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._started = time.monotonic()
+        self._tokens = 0
+
+    def count(self, batch: Sequence[Answered]) -> None:
+        if self._progress is not None:
+            self._tokens += sum(len(answered.decoded.token_ids) for answered in batch)
+            rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
+            self._progress.advance(len(batch), **{"tokens/s": round(rate)})
 
 
 def answer_seed(seed: int, prompt: Prompt, answer: int) -> int:

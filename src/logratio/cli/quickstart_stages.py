@@ -1,0 +1,391 @@
+"""The stages of the quickstart: each reads files of the run directory, writes others, returns a headline."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from logratio import __version__
+from logratio.algorithms.dpo import train_dpo
+from logratio.algorithms.sft import train_sft
+from logratio.batches import AnswerGroup
+from logratio.cli.evaluate import OpenedOnDemand, ensure_held_out, judge_columns
+from logratio.cli.evaluate import write_report as write_evaluation
+from logratio.cli.label import ensure_labels
+from logratio.data.checks import EncodedPair, check_comparisons
+from logratio.data.formats import read_comparisons
+from logratio.data.reading import PromptRow, read_prompts, read_samples
+from logratio.data.remarks import quickstart_prompts
+from logratio.data.splits import ensure_disjoint
+from logratio.errors import TooFewLabels
+from logratio.evaluation.measure import EvaluationConfig, evaluate_policies
+from logratio.evaluation.side_by_side import lot
+from logratio.evaluation.summary import describe
+from logratio.models.pretrained import fingerprint, load, load_tokenizer, save
+from logratio.models.tokenisation import encode_prompt
+from logratio.policies.decoding import SamplingConfig
+from logratio.policies.language import LanguagePolicy
+from logratio.progress import Progress
+from logratio.records import Completion, Sample
+from logratio.report.collect import read_object
+from logratio.report.page import render
+from logratio.rollouts.labelling import label_pairs
+from logratio.rollouts.partial import PartialAnswers
+from logratio.rollouts.rewards import Reward
+from logratio.rollouts.sampling import sample
+from logratio.runs import REPORT, RunDirectory, describe_machine, hash_file, write_json, write_json_lines
+from logratio.training.memory import peak_memory_bytes
+from logratio.training.settings import TrainingConfig
+from logratio.training.start import recompute_sampled
+
+if TYPE_CHECKING:
+    from logratio.cli.quickstart import Arguments
+
+PROMPTS, HELD_OUT, TRAINING_PROMPTS = "prompts.jsonl", "held_out.jsonl", "training_prompts.json"
+COMPLETIONS, COMPARISONS = "completions.jsonl", "comparisons.jsonl"
+SFT, DPO, EVALUATION = "sft", "dpo", "evaluation"
+COUNTS, LAWS = "data.json", "laws.json"
+START = "start"
+NUM_RECOMPUTED = 8
+"""Answers whose recorded log-probabilities are held against those that training computes."""
+
+
+class Bench:
+    """Settings, reward and the one model that is in memory.
+
+    Args:
+        settings: the flags.
+        source: the model that training starts from.
+        reward: what judges.
+    """
+
+    def __init__(self, settings: Arguments, *, source: str, reward: Reward) -> None:
+        self.settings, self.source, self.reward = settings, source, reward
+        self.sources = {
+            START: source,
+            SFT: str(settings.out / SFT / "model"),
+            DPO: str(settings.out / DPO / "model"),
+        }
+        self._held = ""
+        self._policy: LanguagePolicy | None = None
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+
+    @property
+    def reward_identity(self) -> dict[str, str]:
+        """The reward's name and the hash of the file it is written in, where that can be found."""
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self.reward.function))
+        except TypeError:
+            file = None
+        return {"name": self.reward.name} | ({"sha256": hash_file(Path(file))} if file else {})
+
+    def policy(self, name: str) -> LanguagePolicy:
+        """The model of that name: the one in memory if it is that, else loaded in its place."""
+        if self._policy is None or self._held != name:
+            self.release()
+            loaded = load(self.sources[name], device=self.settings.device)
+            for note in loaded.notes:
+                print(f"note: {note}", file=sys.stderr)
+            self._policy, self._held = LanguagePolicy(loaded.model, loaded.tokenizer), name
+        return self._policy
+
+    def becomes(self, name: str) -> None:
+        """Training made the model in memory into that of another name."""
+        self._held = name
+
+    def release(self) -> None:
+        """Let go of the model in memory."""
+        self._policy = None
+        gc.collect()
+
+    def count(self, name: str, counts: dict[str, Any]) -> None:
+        """Keep what became of every row in a stage, for the report."""
+        path = self.settings.out / COUNTS
+        write_json(path, read_object(path) | {name: counts})
+
+
+def identify(source: str | Path | None) -> Any:
+    """What tells one file or directory from another: its hash, or names, sizes and times of what is in it."""
+    if source is None or not Path(source).exists():
+        return source
+    path = Path(source)
+    if path.is_file():
+        return hash_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return [[str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+# --- prompts ----------------------------------------------------------------------------------------
+
+
+def choose_prompts(bench: Bench, key: str) -> str:
+    """Divide prompts into those to train on and those held out; which is which is the prompt's own lot."""
+    settings = bench.settings
+    rows = read_all_prompts(bench)
+    distinct = {row.prompt.key: row for row in reversed(rows)}
+    drawn = sorted(distinct.values(), key=lambda row: lot(row.prompt, settings.seed))
+    held_out, rest = drawn[: settings.num_held_out], drawn[settings.num_held_out :]
+    train = rest[: settings.num_train]
+    if len(held_out) < settings.num_held_out or not train:
+        raise TooFewLabels(
+            f"{len(distinct)} distinct prompts are too few to hold out {settings.num_held_out} of them",
+            where=str(settings.prompts),
+            action="bring more prompts, or lower --num-held-out",
+        )
+    ensure_disjoint([row.prompt for row in train], [row.prompt for row in held_out])
+    encode_all(bench, [*train, *held_out])
+    try_reward(bench, train[0])
+    write_json_lines(settings.out / PROMPTS, map(prompt_json, train))
+    write_json(settings.out / TRAINING_PROMPTS, sorted(row.prompt.key for row in train))
+    write_json_lines(settings.out / HELD_OUT, map(prompt_json, held_out))
+    counts = {
+        "num_prompts": len(train) + len(held_out),
+        "train_prompts": len(train),
+        "held_out_prompts": len(held_out),
+        "duplicate_prompts": len(rows) - len(distinct),
+        "prompts_not_used": len(drawn) - len(train) - len(held_out),
+    }
+    bench.count("prompts", counts)
+    return f"{len(train)} to train on, {len(held_out)} held out"
+
+
+def read_all_prompts(bench: Bench) -> list[PromptRow]:
+    """The prompts of --prompts, or as many of our own as are wanted."""
+    settings = bench.settings
+    if settings.prompts is not None:
+        return read_prompts(settings.prompts)
+    own = quickstart_prompts(settings.num_train + settings.num_held_out, settings.seed)
+    return [PromptRow(prompt=prompt, columns={}, source="logratio.data.remarks") for prompt in own]
+
+
+def prompt_json(row: PromptRow) -> dict[str, Any]:
+    """A prompt's row: the prompt and its columns, without old answers."""
+    return {"prompt": row.prompt.to_json(), **judge_columns(row)}
+
+
+def encode_all(bench: Bench, rows: Sequence[PromptRow]) -> None:
+    """Find a prompt that the tokenizer refuses now, before any weights are read."""
+    tokenizer = load_tokenizer(bench.source)
+    for row in rows:
+        encode_prompt(tokenizer, row.prompt)
+
+
+def try_reward(bench: Bench, row: PromptRow) -> None:
+    """Judge a made-up answer, so that a reward that cannot work is found before minutes of sampling."""
+    answer = Completion(text="That is a good answer.", token_ids=(0,))
+    bench.reward([Sample(prompt=row.prompt, completions=(answer,), columns=judge_columns(row))])
+
+
+# --- answers and labels -----------------------------------------------------------------------------
+
+
+def draw_answers(bench: Bench, key: str) -> str:
+    """Let the model that training starts from answer the training prompts."""
+    settings = bench.settings
+    rows = read_prompts(settings.out / PROMPTS)
+    partial_path = settings.out / f"{COMPLETIONS}.{key[:8]}.partial.jsonl"
+    for stale in settings.out.glob(f"{COMPLETIONS}.*.partial.jsonl"):
+        if stale != partial_path:
+            stale.unlink()
+    policy = bench.policy(START)
+    total = len(rows) * settings.num_samples
+    with PartialAnswers(partial_path, {"key": key}) as partial:
+        with Progress("sampling", total, unit="answers", done=len(partial.known)) as progress:
+            samples = sample(
+                policy.model,
+                policy.tokenizer,
+                [row.prompt for row in rows],
+                num_samples=settings.num_samples,
+                seed=settings.seed,
+                config=SamplingConfig(
+                    max_new_tokens=settings.max_new_tokens,
+                    temperature=settings.temperature,
+                    batch_size=settings.batch_size,
+                ),
+                columns=[judge_columns(row) for row in rows],
+                progress=progress,
+                known=partial.known,
+                on_batch=partial.add,
+            )
+        check_recorded(bench, policy, samples[:NUM_RECOMPUTED])
+        write_json_lines(settings.out / COMPLETIONS, [drawn.to_json() for drawn in samples])
+        partial.discard()
+    answers = [completion for drawn in samples for completion in drawn.completions]
+    ended = sum(completion.finish_reason == "stop" for completion in answers)
+    return f"{len(answers)} answers to {len(samples)} prompts, {ended / len(answers):.0%} ended by themselves"
+
+
+def check_recorded(bench: Bench, policy: LanguagePolicy, samples: Sequence[Sample]) -> None:
+    """Log-probabilities recorded while sampling equal those that training would compute."""
+    groups, recorded = [], []
+    for drawn in samples:
+        answer = drawn.completions[0]
+        prompt_ids = encode_prompt(policy.tokenizer, drawn.prompt)
+        groups.append(AnswerGroup(tuple(prompt_ids), (answer.token_ids or (),)))
+        recorded.append(answer.model_logprobs or ())
+    law = recompute_sampled(policy, groups, recorded)
+    write_json(bench.settings.out / LAWS, [law.to_json()])
+
+
+def label(bench: Bench, key: str) -> str:
+    """Draw which of two answers is preferred, by Bradley-Terry on the reward."""
+    settings = bench.settings
+    samples = read_samples(settings.out / COMPLETIONS)
+    rewards = bench.reward(samples)
+    pairs, counts = label_pairs(
+        samples,
+        rewards,
+        how=settings.pairs,
+        temperature=settings.label_temperature,
+        seed=settings.seed,
+        pairs_per_prompt=settings.pairs_per_prompt,
+    )
+    ensure_labels(pairs, counts, rewards, where=str(settings.out / COMPLETIONS))
+    write_json_lines(settings.out / COMPARISONS, [pair.to_json() for pair in pairs])
+    values = [value for own in rewards for value in own]
+    mean = sum(values) / len(values)
+    bench.count("labelling", counts.to_json() | {"mean_reward": mean})
+    return (
+        f"{counts.labelled} pairs of {counts.pairs_considered}, mean reward {mean:.3f}, "
+        f"{counts.label_noise:.1%} of the labels against the reward"
+        f" ({counts.expected_label_noise:.1%} expected)"
+    )
+
+
+# --- training ---------------------------------------------------------------------------------------
+
+
+def fine_tune(bench: Bench, key: str) -> str:
+    """SFT on the preferred answers, from the starting model."""
+    pairs = read_pairs(bench)
+    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in pairs]
+    policy = bench.policy(START)
+    with begin(bench, SFT, bench.settings.sft, policy, key) as run:
+        summary = train_sft(policy, groups, bench.settings.sft, run)
+        return finish(bench, SFT, policy, run, summary)
+
+
+def optimise(bench: Bench, key: str) -> str:
+    """DPO on the pairs, from the fine-tuned model, which is its reference."""
+    pairs = read_pairs(bench)
+    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+    policy = bench.policy(SFT)
+    with begin(bench, DPO, bench.settings.dpo, policy, key) as run:
+        summary = train_dpo(policy, groups, bench.settings.dpo, run)
+        return finish(bench, DPO, policy, run, summary)
+
+
+def read_pairs(bench: Bench) -> list[EncodedPair]:
+    """The comparisons as tokens, checked as `logratio check` does.
+
+    Raises:
+        TooFewLabels: they cannot be trained on.
+    """
+    path = bench.settings.out / COMPARISONS
+    report = check_comparisons(read_comparisons(path), load_tokenizer(bench.source))
+    if report.refuses_training:
+        raise TooFewLabels(
+            "these comparisons cannot be trained on: " + "; ".join(report.reasons),
+            where=str(path),
+            action=f"`logratio check --data {path}` lists every row",
+        )
+    return list(report.usable)
+
+
+def begin(bench: Bench, name: str, config: TrainingConfig, policy: LanguagePolicy, key: str) -> RunDirectory:
+    """The run directory of a training stage: new, or left by a run that was stopped."""
+    settings = {
+        "command": name,
+        "logratio": __version__,
+        "model": bench.sources[SFT if name == DPO else START],
+        "reward": bench.reward.name,
+        "machine": describe_machine(),
+        "settings": config.to_json(),
+        "identity": config.identity()
+        | {"stage": name, "key": key, "model_fingerprint": fingerprint(policy.model)},
+    }
+    return RunDirectory.begin(bench.settings.out / name, settings, resume=True)
+
+
+def finish(
+    bench: Bench, name: str, policy: LanguagePolicy, run: RunDirectory, summary: dict[str, Any]
+) -> str:
+    """Save the model, let go of the checkpoints it makes needless, and say what was done."""
+    bench.becomes(name)
+    save(policy.model, policy.tokenizer, run.model_path)
+    shutil.rmtree(run.checkpoints_path, ignore_errors=True)
+    losses = [row["loss"] for row in run.metrics]
+    return (
+        f"{summary['updates']} updates on {summary['examples']} examples, "
+        f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last"
+    )
+
+
+# --- evaluation and report --------------------------------------------------------------------------
+
+
+def evaluate(bench: Bench, key: str) -> str:
+    """Let the starting model, the fine-tuned one and the policy answer the held-out prompts."""
+    settings = bench.settings
+    bench.release()
+    started = time.monotonic()
+    rows = read_prompts(settings.out / HELD_OUT)
+    trained_on = set(json.loads((settings.out / TRAINING_PROMPTS).read_text()))
+    ensure_held_out(rows, frozenset(trained_on))
+    sources = {"reference": bench.sources[START], "sft": bench.sources[SFT], "policy": bench.sources[DPO]}
+    models = OpenedOnDemand(sources, device=settings.device, dtype="float32")
+    sampling = SamplingConfig(max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)
+    config = EvaluationConfig(sampling=sampling, seed=settings.seed)
+    evaluation = evaluate_policies(
+        models,
+        [row.prompt for row in rows],
+        bench.reward,
+        config,
+        columns=[judge_columns(row) for row in rows],
+        trained_on_judge=True,
+    )
+    provenance = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": describe_machine(),
+        "device": settings.device,
+        "dtype": "float32",
+        "models": models.opened,
+        "judge": bench.reward_identity,
+        "label_temperature": settings.label_temperature,
+        "evaluation": config.to_json(),
+        "evaluation_seconds": round(time.monotonic() - started, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    counts = {"evaluated": len(rows)}
+    write_evaluation(settings.out / EVALUATION, evaluation, counts=counts, provenance=provenance)
+    print(describe(evaluation), flush=True)
+    rate = evaluation.main.win_rate
+    return (
+        f"{evaluation.verdict.outcome}: {rate.value:.1%} of {rate.n} won ({rate.low:.1%} to {rate.high:.1%})"
+    )
+
+
+def write_report(bench: Bench, ledger: dict[str, Any]) -> str:
+    """Write report.json and report.html from what stands; returns the verdict."""
+    out = bench.settings.out
+    laws = out / LAWS
+    own = {
+        "data": read_object(out / COUNTS),
+        "laws": json.loads(laws.read_text()) if laws.exists() else [],
+        "provenance": {"stage_seconds": {name: stage["seconds"] for name, stage in ledger.items()}},
+    }
+    write_json(out / REPORT, own)
+    render(out)
+    return str(read_object(out / REPORT)["verdict"]["sentence"])

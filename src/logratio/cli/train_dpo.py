@@ -1,0 +1,54 @@
+r"""Direct preference optimisation: raise the log-ratio of chosen over rejected answers to the reference.
+
+    logratio train dpo --data comparisons.jsonl --model runs/sft --out runs/dpo
+    logratio evaluate --policy runs/dpo --reference runs/sft --prompts runs/dpo/held_out.jsonl \
+        --reward my_rewards:helpful
+
+The reference is the model that training starts from: its log-probabilities are computed once, before the
+first update. The first loss is ln 2 = 0.6931, or the run stops and says why. Public comparisons whose answers
+the model would not write itself want `logratio train sft` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from logratio.algorithms.dpo import DPOConfig, train_dpo
+from logratio.batches import AnswerGroup
+from logratio.cli.training import (
+    TrainingFlags,
+    begin_run,
+    finish_run,
+    load_policy,
+    read_pairs,
+    split_pairs,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments(TrainingFlags):
+    """Flags of `logratio train dpo`."""
+
+    training: Annotated[DPOConfig, tyro.conf.arg(name="")] = field(default_factory=DPOConfig)
+    """How the weights are moved, and towards what."""
+
+
+def run(arguments: Arguments) -> int:
+    """Train, save the model, say where it is."""
+    config = arguments.training
+    report = read_pairs(arguments)
+    with begin_run(arguments, config, command="dpo") as directory:
+        pairs = split_pairs(arguments, report, directory, seed=config.seed)
+        policy = load_policy(arguments, directory)
+        groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+        summary = train_dpo(policy, groups, config, directory)
+        hints = [
+            f"report:  logratio report {arguments.out}",
+            f"next:    logratio evaluate --policy {arguments.out} --reference {arguments.model} "
+            f"--prompts {arguments.out / 'held_out.jsonl'} --reward module:function",
+        ]
+        finish_run(policy, directory, summary, hints=hints)
+    return 0

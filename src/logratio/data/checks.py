@@ -1,0 +1,291 @@
+"""What is wrong with preference data, what is left to train on, and whether training may begin.
+
+Each row is either usable or left out for one named reason; the counts add up to the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from logratio.data.encoding import EncodedPair, encode_comparison
+from logratio.data.formats import ReadResult, UnusableRow
+from logratio.data.labels import LabelReport, compare_labels
+from logratio.data.lengths import LengthBias, length_bias, quantiles
+from logratio.errors import BadConfig, BoundaryMismatch, ContradictoryLabels, DataFault
+from logratio.models.tokenisation import Tokenizer, end_token_id
+from logratio.records import Comparison
+
+__all__ = ["CheckReport", "EncodedPair", "check_comparisons"]
+
+TRUNCATION_GAP = 0.02
+"""Two points: with more, cutting tells chosen from rejected."""
+LENGTH_ACCURACY = 0.6
+"""About as well as length alone predicts people's labels; beyond it a model may learn length only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What became of every row, and what the usable ones are like."""
+
+    unusable: list[UnusableRow]
+    """Rows that are left out, each with its one reason."""
+    comparisons: list[Comparison]
+    """Rows that are usable."""
+    usable: list[EncodedPair]
+    """The same rows as tokens; empty without a tokenizer."""
+    labels: LabelReport
+    """Repeats, contradictions and cycles."""
+    length_bias: LengthBias
+    """How well "the longer wins" predicts the labels."""
+    lengths: dict[str, dict[str, int]]
+    """Quantiles of the lengths of prompt, chosen and rejected."""
+    truncated: dict[str, int] | None
+    """How many answers were cut, by side; `None` without a tokenizer."""
+    prompts_repeated: list[str]
+    """Rows in which both answers begin with the whole prompt."""
+    reasons: list[str] = field(default_factory=list)
+    """Why training is refused; empty where it is not."""
+    warnings: list[str] = field(default_factory=list)
+    """What is not refused, but should be known."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the file has."""
+        return len(self.unusable) + self.num_usable
+
+    @property
+    def num_usable(self) -> int:
+        """How many can be trained on."""
+        return len(self.comparisons)
+
+    @property
+    def refuses_training(self) -> bool:
+        """Whether training must not begin."""
+        return bool(self.reasons)
+
+    @property
+    def faults(self) -> dict[str, list[str]]:
+        """The places of the rows left out, by the fault's name, the most frequent first."""
+        return {name: [row.source for row in rows] for name, rows in self.unusable_by_fault().items()}
+
+    @property
+    def boundary_mismatches(self) -> int:
+        """Rows in which prompt and answer share a token."""
+        return len(self.faults.get(BoundaryMismatch.__name__, ()))
+
+    def unusable_by_fault(self) -> dict[str, list[UnusableRow]]:
+        """The rows left out, by the fault's name, the most frequent first."""
+        names = [name for name, _ in Counter(row.fault_name for row in self.unusable).most_common()]
+        return {name: [row for row in self.unusable if row.fault_name == name] for name in names}
+
+    def summary(self) -> str:
+        """A few lines: what is usable, what is left out and why, warnings."""
+        return "\n".join(
+            [
+                f"data: {count_rows(self.unusable, self.num_rows)}",
+                *(f"data: {line}" for line in self.warnings),
+            ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, and every row left out with its place and reason."""
+        return {
+            "num_rows": self.num_rows,
+            "num_usable": self.num_usable,
+            "num_prompts": len({comparison.prompt.key for comparison in self.comparisons}),
+            "unusable": {name: len(places) for name, places in self.faults.items()},
+            "faults": {
+                name: [{"where": row.source, "what": row.what, "action": row.action} for row in rows]
+                for name, rows in self.unusable_by_fault().items()
+            },
+            "duplicates": self.labels.duplicates,
+            "contradictions": self.labels.contradictions,
+            "undecided": self.labels.undecided,
+            "cycles": self.labels.cycles,
+            "length_bias": self.length_bias.to_json(),
+            "lengths": self.lengths,
+            "truncated": self.truncated,
+            "boundary_mismatches": self.boundary_mismatches,
+            "prompts_repeated": self.prompts_repeated,
+            "refuses_training": self.refuses_training,
+            "reasons": self.reasons,
+            "warnings": self.warnings,
+        }
+
+
+def check_comparisons(
+    result: ReadResult,
+    tokenizer: Tokenizer | None = None,
+    *,
+    max_length: int = 1024,
+    max_prompt_length: int | None = None,
+    max_unusable_share: float = 0.1,
+    min_usable: int = 1,
+) -> CheckReport:
+    """Check rows and labels, and with a tokenizer the tokens that training would take.
+
+    Args:
+        result: what `read_comparisons` returned.
+        tokenizer: of the model to be trained; without it nothing about tokens is known.
+        max_length: tokens of prompt and answer together; a longer answer is cut and counted.
+        max_prompt_length: a longer prompt makes its row unusable; without it, one that leaves no room does.
+        max_unusable_share: training is refused if a larger share of the rows is unusable.
+        min_usable: training is refused if fewer rows are usable.
+
+    Raises:
+        BadConfig: a limit is out of range.
+    """
+    _ensure_limits(max_length, max_prompt_length, max_unusable_share)
+    reasons = _tokenizer_faults(tokenizer)
+    tokenizer = None if reasons else tokenizer
+    pairs, unusable = _encode(result.comparisons, tokenizer, max_length, max_prompt_length)
+    labels = compare_labels([comparison for comparison, _ in pairs])
+    undecided = {source for rows in labels.undecided for source in rows}
+    unusable += [_undecided_row(rows, source) for rows in labels.undecided for source in rows]
+    pairs = [(comparison, encoded) for comparison, encoded in pairs if comparison.source not in undecided]
+    report = _describe(pairs, result.unusable + unusable, labels, with_tokens=tokenizer is not None)
+    reasons += _reasons(report, max_unusable_share=max_unusable_share, min_usable=min_usable)
+    return replace(report, reasons=reasons, warnings=_warnings(report))
+
+
+def _ensure_limits(max_length: int, max_prompt_length: int | None, max_unusable_share: float) -> None:
+    if max_length < 2:
+        raise BadConfig(
+            f"max_length is {max_length}", action="give at least 2: one token of prompt, one of answer"
+        )
+    if max_prompt_length is not None and not 1 <= max_prompt_length < max_length:
+        raise BadConfig(
+            f"max_prompt_length is {max_prompt_length}",
+            action=f"give 1 or more and below max_length {max_length}",
+        )
+    if not 0 <= max_unusable_share <= 1:
+        raise BadConfig(f"max_unusable_share is {max_unusable_share}", action="give a share from 0 to 1")
+
+
+def _tokenizer_faults(tokenizer: Tokenizer | None) -> list[str]:
+    if tokenizer is not None:
+        try:
+            end_token_id(tokenizer)
+        except DataFault as fault:
+            return [f"{fault.name}: {fault.what}"]
+    return []
+
+
+def _encode(
+    comparisons: Sequence[Comparison],
+    tokenizer: Tokenizer | None,
+    max_length: int,
+    max_prompt_length: int | None,
+) -> tuple[list[tuple[Comparison, EncodedPair | None]], list[UnusableRow]]:
+    """Comparisons with their tokens where there is a tokenizer, and those that have none that can be used."""
+    if tokenizer is None:
+        return [(comparison, None) for comparison in comparisons], []
+    pairs: list[tuple[Comparison, EncodedPair | None]] = []
+    unusable: list[UnusableRow] = []
+    for comparison in comparisons:
+        try:
+            encoded = encode_comparison(
+                tokenizer, comparison, max_length=max_length, max_prompt_length=max_prompt_length
+            )
+            pairs.append((comparison, encoded))
+        except DataFault as fault:
+            unusable.append(UnusableRow.of(fault, source=comparison.source))
+    return pairs, unusable
+
+
+def _undecided_row(rows: Sequence[str], source: str) -> UnusableRow:
+    others = ", ".join(row.rpartition(":")[2] for row in rows if row != source)
+    return UnusableRow(
+        source=source,
+        fault_name=ContradictoryLabels.__name__,
+        what=f"as many rows prefer the other answer; the rows on this pair besides: {others}",
+        action="add a vote that decides, or take the rows out",
+    )
+
+
+def _describe(
+    pairs: Sequence[tuple[Comparison, EncodedPair | None]],
+    unusable: list[UnusableRow],
+    labels: LabelReport,
+    *,
+    with_tokens: bool,
+) -> CheckReport:
+    comparisons = [comparison for comparison, _ in pairs]
+    usable = [encoded for _, encoded in pairs if encoded is not None]
+    if with_tokens:
+        sizes = [(len(pair.prompt_ids), len(pair.chosen_ids), len(pair.rejected_ids)) for pair in usable]
+    else:
+        sizes = [(len(str(row.prompt)), len(row.chosen.text), len(row.rejected.text)) for row in comparisons]
+    cut = {
+        "chosen": sum(pair.chosen_cut for pair in usable),
+        "rejected": sum(pair.rejected_cut for pair in usable),
+    }
+    names = ("prompt", "chosen", "rejected")
+    return CheckReport(
+        unusable=unusable,
+        comparisons=comparisons,
+        usable=usable,
+        labels=labels,
+        length_bias=length_bias([size[1:] for size in sizes], unit="tokens" if with_tokens else "characters"),
+        lengths={name: quantiles([size[index] for size in sizes]) for index, name in enumerate(names)},
+        truncated=cut if with_tokens else None,
+        prompts_repeated=[row.source for row in comparisons if _repeats_prompt(row)],
+    )
+
+
+def _repeats_prompt(comparison: Comparison) -> bool:
+    """Whether both answers begin with the whole prompt, as if a transcript had been taken for an answer."""
+    prompt = comparison.prompt.messages[-1].content.strip()
+    answers = (comparison.chosen.text, comparison.rejected.text)
+    return bool(prompt) and all(answer.strip().startswith(prompt) for answer in answers)
+
+
+def _reasons(report: CheckReport, *, max_unusable_share: float, min_usable: int) -> list[str]:
+    reasons = []
+    if report.num_usable < max(1, min_usable):
+        reasons.append(f"{report.num_usable} rows are usable, and at least {max(1, min_usable)} are needed")
+    if len(report.unusable) > max_unusable_share * report.num_rows:
+        reasons.append(
+            f"more than {max_unusable_share:.0%} is left out of {count_rows(report.unusable, report.num_rows)}"
+        )
+    return reasons
+
+
+def _warnings(report: CheckReport) -> list[str]:
+    bias, labels, cut = report.length_bias, report.labels, report.truncated
+    warnings = []
+    if bias.low > LENGTH_ACCURACY:
+        warnings.append(
+            f'"the longer wins" predicts {bias.accuracy:.0%} of the labels: the model may learn length only'
+        )
+    if cut and abs(cut["chosen"] - cut["rejected"]) > TRUNCATION_GAP * report.num_usable:
+        warnings.append(
+            f"cut answers: {cut['chosen']} chosen and {cut['rejected']} rejected of {report.num_usable}; the sides "
+            "differ by more than 2 points, so that cutting tells them apart: raise max_length"
+        )
+    if report.prompts_repeated:
+        warnings.append(f"both answers begin with the whole prompt in {len(report.prompts_repeated)} rows")
+    settled = len(labels.contradictions) - len(labels.undecided)
+    if settled:
+        warnings.append(
+            f"{settled} pairs have votes for both answers with a majority; all their votes are kept"
+        )
+    if labels.duplicates:
+        warnings.append(
+            f"{len(labels.duplicates)} pairs have several equal votes; they count as often as they stand"
+        )
+    if labels.cycles:
+        warnings.append(
+            f"{len(labels.cycles)} prompts have cycles (A over B over C over A); their rows are kept"
+        )
+    return warnings
+
+
+def count_rows(unusable: Sequence[UnusableRow], num_rows: int) -> str:
+    """`100 rows: 98 usable, 2 left out (1 EmptyAnswer, 1 IdenticalPair)`."""
+    names = Counter(row.fault_name for row in unusable).most_common()
+    why = f" ({', '.join(f'{count} {name}' for name, count in names)})" if names else ""
+    return f"{num_rows} rows: {num_rows - len(unusable)} usable, {len(unusable)} left out{why}"

@@ -1,0 +1,257 @@
+"""Rows into comparisons, in every form that preference data comes in.
+
+- `prompt`, `chosen`, `rejected` as text, or each as messages, the answer being one assistant turn;
+- `chosen` and `rejected` as messages that begin with the prompt's turns, with or without a `prompt` column;
+- `chosen` and `rejected` as whole transcripts, as in HH, with no `prompt` column;
+- the rows of `logratio label`, which carry the sampled tokens beside the text.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from logratio.data.reading import scan_rows
+from logratio.data.transcripts import (
+    looks_like_transcript,
+    looks_like_transcript_prompt,
+    parse_transcript_prompt,
+    split_transcript,
+    strip_space,
+)
+from logratio.data.values import (
+    ensure_prompt_turns,
+    kind_of,
+    parse_completion,
+    parse_prompt,
+    parse_turns,
+    require_column,
+)
+from logratio.errors import (
+    BadConfig,
+    BadEncoding,
+    BadJsonLine,
+    BadRoles,
+    DataFault,
+    EmptyAnswer,
+    FileNotReadable,
+    IdenticalPair,
+    PromptNotShared,
+    RowNotObject,
+    WrongType,
+)
+from logratio.records import Comparison, Completion, Message, Prompt
+
+SIDES = ("chosen", "rejected")
+FILE_FAULTS = (BadJsonLine, BadEncoding, RowNotObject)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusableRow:
+    """A row that is left out of training, and why."""
+
+    source: str
+    """`file:line`."""
+    fault_name: str
+    """The fault, by its name in `logratio.errors`."""
+    what: str
+    """What is wrong, with the offending value."""
+    action: str = ""
+    """What the reader can do."""
+
+    @classmethod
+    def of(cls, fault: DataFault, *, source: str) -> UnusableRow:
+        """The row at `source` that raised `fault`."""
+        return cls(source=fault.where or source, fault_name=fault.name, what=fault.what, action=fault.action)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadResult:
+    """Every row of a file: `num_rows == len(comparisons) + len(unusable)`."""
+
+    comparisons: list[Comparison]
+    """The rows that are comparisons, in the file's order."""
+    unusable: list[UnusableRow]
+    """The others, in the file's order."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows were read; blank lines hold none."""
+        return len(self.comparisons) + len(self.unusable)
+
+
+def read_comparisons(path: Path | str, *, limit: int | None = None) -> ReadResult:
+    """Read comparisons; the faults of single rows are collected with their name and place.
+
+    Args:
+        path: JSON Lines, also `.gz`, or Parquet.
+        limit: read only so many rows.
+
+    Raises:
+        FileNotReadable: there is no such file, or it is empty, cut off or of another kind.
+        BadJsonLine, BadEncoding, RowNotObject: not one line is a JSON object, so that this is no JSON Lines.
+        BadConfig: `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise BadConfig(f"limit is {limit}", action="give 1 or more, or leave it out")
+    comparisons: list[Comparison] = []
+    unusable: list[UnusableRow] = []
+    faults: list[DataFault] = []
+    for number, row in enumerate(scan_rows(path)):
+        if limit is not None and number >= limit:
+            break
+        try:
+            if isinstance(row, DataFault):
+                raise row
+            comparisons.append(parse_comparison(row.value, where=row.source))
+        except DataFault as fault:
+            faults.append(fault)
+            unusable.append(UnusableRow.of(fault, source=str(path)))
+    if not comparisons and not unusable:
+        raise FileNotReadable("the file holds no row", where=str(path), action="write it again")
+    if not comparisons and all(isinstance(fault, FILE_FAULTS) for fault in faults):
+        first = faults[0]
+        raise type(first)(
+            f"no line is a JSON object; the first: {first.what}", where=first.where, action=first.action
+        )
+    return ReadResult(comparisons=comparisons, unusable=unusable)
+
+
+def parse_comparison(row: Mapping[str, Any], *, where: str) -> Comparison:
+    """One row.
+
+    Raises:
+        MissingColumn, WrongType, BadRoles: the row is not in one of the forms above.
+        PromptNotShared: the two answers are not answers to the same prompt.
+        EmptyAnswer, IdenticalPair: there is nothing to prefer.
+    """
+    for column in SIDES:
+        require_column(row, column, where=where)
+    values = [row[column] for column in SIDES]
+    if all(isinstance(value, str) for value in values):
+        prompt, texts = _parse_texts(row, where=where)
+    elif any(isinstance(value, str) for value in values) and all(
+        isinstance(value, str | list) for value in values
+    ):
+        raise WrongType(
+            f"chosen is {kind_of(values[0])} and rejected is {kind_of(values[1])}",
+            where=where,
+            action="write both in the same form",
+        )
+    else:
+        prompt, texts = _parse_conversations(row, where=where)
+    chosen, rejected = (
+        _completion(row, column, text, where=where) for column, text in zip(SIDES, texts, strict=True)
+    )
+    _ensure_two_answers(chosen.text, rejected.text, where=where)
+    return Comparison(prompt=prompt, chosen=chosen, rejected=rejected, source=where)
+
+
+def _parse_texts(row: Mapping[str, Any], *, where: str) -> tuple[Prompt, tuple[str, str]]:
+    chosen, rejected = row["chosen"], row["rejected"]
+    if row.get("prompt") is None:
+        if not (looks_like_transcript(chosen) or looks_like_transcript(rejected)):
+            require_column(row, "prompt", where=where)
+        return _parse_transcripts(chosen, rejected, where=where)
+    prompt = row["prompt"]
+    if isinstance(prompt, str) and looks_like_transcript_prompt(prompt):
+        # Some copies of HH repeat the prompt before both answers.
+        if chosen.startswith(prompt) and rejected.startswith(prompt):
+            return _parse_transcripts(chosen, rejected, where=where)
+        chosen, rejected = strip_space(chosen), strip_space(rejected)
+    return parse_prompt(prompt, where=where), (chosen, rejected)
+
+
+def _parse_transcripts(chosen: str, rejected: str, *, where: str) -> tuple[Prompt, tuple[str, str]]:
+    prompt, answer = split_transcript(chosen, column="chosen", where=where)
+    other_prompt, other_answer = split_transcript(rejected, column="rejected", where=where)
+    if prompt != other_prompt:
+        raise PromptNotShared(
+            f"the transcripts differ before their last answers: {_difference(prompt, other_prompt)}",
+            where=where,
+            action="give both answers to the same conversation, or take the row out",
+        )
+    return parse_transcript_prompt(prompt), (strip_space(answer), strip_space(other_answer))
+
+
+def _parse_conversations(row: Mapping[str, Any], *, where: str) -> tuple[Prompt, tuple[str, str]]:
+    chosen, rejected = (parse_turns(row[column], column=column, where=where) for column in SIDES)
+    for column, turns in zip(SIDES, (chosen, rejected), strict=True):
+        if turns[-1].role != "assistant":
+            raise BadRoles(
+                f"the last turn of {column} is {turns[-1].role!r}, not the assistant's",
+                where=where,
+                action="end it with the assistant's answer",
+            )
+    if chosen[:-1] != rejected[:-1]:
+        raise PromptNotShared(
+            "the turns before the last answers differ",
+            where=where,
+            action="give both answers to the same conversation, or take the row out",
+        )
+    return _settle_prompt(row, chosen[:-1], where=where), (chosen[-1].content, rejected[-1].content)
+
+
+def _settle_prompt(row: Mapping[str, Any], lead: tuple[Message, ...], *, where: str) -> Prompt:
+    """The prompt from its column, from the turns `lead` before the answers, or from both if they agree."""
+    if not lead:
+        require_column(row, "prompt", where=where)
+        return parse_prompt(row["prompt"], where=where)
+    ensure_prompt_turns(lead, column="chosen", where=where)
+    if row.get("prompt") is None:
+        return Prompt(lead)
+    column = parse_prompt(row["prompt"], where=where)
+    if isinstance(column.content, str):
+        agrees = any(turn.content.strip() == column.content.strip() for turn in lead if turn.role == "user")
+    else:
+        agrees = lead[: len(column.content)] == column.content
+    if not agrees:
+        raise PromptNotShared(
+            "the prompt column and the turns before the answers differ",
+            where=where,
+            action="drop the prompt column, or keep only the answer in chosen and rejected",
+        )
+    return Prompt(lead)
+
+
+def _completion(row: Mapping[str, Any], column: str, text: str, *, where: str) -> Completion:
+    """The answer, with its sampled tokens where the row carries them."""
+    name = f"{column}_completion"
+    if row.get(name) is None:
+        return Completion(text=text)
+    completion = parse_completion(row[name], column=name, where=where)
+    if completion.text != row[column]:
+        raise WrongType(
+            f"{column} and the text of {name} differ, so that its tokens are not those of {column}",
+            where=where,
+            action=f"take {name} out of rows whose text was edited",
+        )
+    return completion
+
+
+def _ensure_two_answers(chosen: str, rejected: str, *, where: str) -> None:
+    for column, text in zip(SIDES, (chosen, rejected), strict=True):
+        if not text.strip():
+            raise EmptyAnswer(f"{column} is empty: {text!r}", where=where, action="take the row out")
+    if normalise(chosen) == normalise(rejected):
+        raise IdenticalPair(
+            f"chosen and rejected are the same: {chosen.strip()[:40]!r}",
+            where=where,
+            action="take the row out",
+        )
+
+
+def normalise(text: str) -> str:
+    """A text without the differences that nobody sees: composed characters, white space around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _difference(left: str, right: str) -> str:
+    place = next(
+        (index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
+        min(len(left), len(right)),
+    )
+    return f"…{left[place : place + 30]!r} against …{right[place : place + 30]!r}"

@@ -1,0 +1,303 @@
+"""Files into rows: JSON Lines, plain or gzip, Parquet, and plain lines of text.
+
+A row knows the physical line it stands on. What is wrong with one row is a fault of that row, which the
+caller may collect; what is wrong with the file as a whole is raised.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from logratio.data.values import parse_completion, parse_prompt, require_column
+from logratio.errors import (
+    BadEncoding,
+    BadJsonLine,
+    DataFault,
+    FileNotReadable,
+    MissingExtra,
+    RowNotObject,
+    WrongType,
+)
+from logratio.records import Prompt, Sample
+
+JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+MAX_LINE_BYTES = 1 << 26
+"""64 MiB: a longer line is not a row of text, and would fill the memory."""
+
+BYTE_ORDER_MARKS = {
+    b"\xef\xbb\xbf": "UTF-8 with a byte-order mark",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+UNCLEAN = re.compile("[\0\ud800-\udfff]")
+RECODE = "save the file as UTF-8 without a byte-order mark"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A JSON object and where it stands."""
+
+    line: int
+    """Physical line from 1; the row's number in a Parquet file."""
+    value: dict[str, Any]
+    """The object."""
+    source: str
+    """`file:line`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRow:
+    """A prompt with the further columns of its row."""
+
+    prompt: Prompt
+    """What is to be answered."""
+    columns: Mapping[str, Any]
+    """Further columns, given to reward functions by name."""
+    source: str
+    """`file:line`."""
+
+
+def read_rows(path: Path | str) -> Iterator[Row]:
+    """The rows of a JSON Lines file (`.jsonl`, `.jsonl.gz`) or a Parquet file.
+
+    Raises:
+        FileNotReadable: it is not there, empty, cut off, or of another kind.
+        BadJsonLine: a line is not JSON, names a key twice, or holds NaN.
+        RowNotObject: a line is JSON, but not an object.
+        BadEncoding: a line is not clean UTF-8.
+        MissingExtra: Parquet, and pyarrow is not installed.
+    """
+    for row in scan_rows(path):
+        if isinstance(row, DataFault):
+            raise row
+        yield row
+
+
+def scan_rows(path: Path | str) -> Iterator[Row | DataFault]:
+    """As `read_rows`, with the faults of single rows in their places instead of raised."""
+    path = Path(path)
+    kind = path.with_suffix("") if path.suffix == ".gz" else path
+    if kind.suffix in JSON_ENDINGS:
+        for line, content in _lines(path):
+            yield _parse_line(content, line=line, source=f"{path}:{line}")
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    else:
+        _ensure_file(path)
+        raise FileNotReadable(
+            f"the ending {path.suffix!r} is not understood",
+            where=str(path),
+            action="give JSON Lines (.jsonl, .jsonl.gz) or Parquet (.parquet)",
+        )
+
+
+def read_prompts(path: Path | str) -> list[PromptRow]:
+    """Prompts: rows with `prompt` (text or messages) and further columns, or the lines of a `.txt` file.
+
+    Raises:
+        DataFault: the first row that cannot be used, by its name and line.
+    """
+    path = Path(path)
+    if path.suffix == ".txt":
+        rows = [_prompt_line(content, source=f"{path}:{line}") for line, content in _lines(path)]
+    else:
+        rows = [_prompt_row(row) for row in read_rows(path)]
+    if not rows:
+        raise FileNotReadable(
+            "the file holds no prompt", where=str(path), action="write one prompt on each line"
+        )
+    return rows
+
+
+def read_samples(path: Path | str) -> list[Sample]:
+    """Read the completions file that `logratio sample` writes.
+
+    Raises:
+        DataFault: the first row that cannot be used, by its name and line.
+    """
+    samples = []
+    for row in read_rows(path):
+        require_column(row.value, "completions", where=row.source)
+        answers = row.value["completions"]
+        if not isinstance(answers, list) or not answers:
+            raise WrongType("completions is not a list of answers", where=row.source)
+        completions = tuple(
+            parse_completion(answer, column=f"completions[{index}]", where=row.source)
+            for index, answer in enumerate(answers)
+        )
+        prompt = _prompt_row(row)
+        columns = {name: value for name, value in prompt.columns.items() if name != "completions"}
+        samples.append(Sample(prompt=prompt.prompt, completions=completions, columns=columns))
+    if not samples:
+        raise FileNotReadable("the file holds no row", where=str(path), action="run `logratio sample` again")
+    return samples
+
+
+def _prompt_line(content: bytes, *, source: str) -> PromptRow:
+    text = _decode(content, source=source).strip()
+    return PromptRow(prompt=parse_prompt(text, where=source), columns={}, source=source)
+
+
+def _prompt_row(row: Row) -> PromptRow:
+    require_column(row.value, "prompt", where=row.source)
+    prompt = parse_prompt(row.value["prompt"], where=row.source)
+    columns = {name: value for name, value in row.value.items() if name != "prompt"}
+    return PromptRow(prompt=prompt, columns=columns, source=row.source)
+
+
+# --- lines ------------------------------------------------------------------------------------------
+
+
+def _ensure_file(path: Path) -> None:
+    if path.is_dir():
+        raise FileNotReadable("this is a directory", where=str(path), action="give a file in it")
+    if not path.exists():
+        raise FileNotReadable("there is no such file", where=str(path), action="check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise FileNotReadable("the file is empty", where=str(path), action="write it again")
+
+
+@contextmanager
+def _reading_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileNotReadable(
+            error.strerror or str(error), where=str(path), action="check the path and its permissions"
+        ) from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Physical line numbers and contents; blank lines hold no row, but are counted as lines."""
+    _ensure_file(path)
+    opened = gzip.open if path.suffix == ".gz" else open
+    with _reading_faults(path), opened(path, "rb") as stream:
+        line = 0
+        while content := _next_line(stream, where=f"{path}:{line + 1}"):
+            line += 1
+            if content.strip():
+                yield line, content.rstrip(b"\r\n")
+
+
+def _next_line(stream: gzip.GzipFile | BufferedReader, *, where: str) -> bytes:
+    try:
+        content = stream.readline(MAX_LINE_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise FileNotReadable(
+            f"the gzip file is cut off or damaged: {error}", where=where, action="fetch or write it again"
+        ) from error
+    if len(content) > MAX_LINE_BYTES:
+        raise FileNotReadable(
+            f"the line is longer than {MAX_LINE_BYTES} bytes",
+            where=where,
+            action="write one row on each line",
+        )
+    return content
+
+
+def _decode(content: bytes, *, source: str) -> str:
+    for mark, kind in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            raise BadEncoding(f"the line begins as {kind}", where=source, action=RECODE)
+    if b"\0" in content:
+        raise BadEncoding(f"a NUL byte at column {content.index(0) + 1}", where=source, action=RECODE)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadEncoding(
+            f"byte {content[error.start]:#04x} at column {error.start + 1} is not UTF-8",
+            where=source,
+            action=RECODE,
+        ) from error
+
+
+# --- rows -------------------------------------------------------------------------------------------
+
+
+def _parse_line(content: bytes, *, line: int, source: str) -> Row | DataFault:
+    try:
+        value = _parse_json(_decode(content, source=source), source=source)
+        _ensure_clean_texts(value, source=source)
+    except DataFault as fault:
+        return fault
+    if not isinstance(value, dict):
+        kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number or true/false")
+        return RowNotObject(
+            f"the line is {kind}, not an object", where=source, action="write one JSON object on each line"
+        )
+    return Row(line=line, value=value, source=source)
+
+
+def _parse_json(text: str, *, source: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        what = f"{error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        what = str(error)
+    raise BadJsonLine(
+        f"the line is not JSON: {what}", where=source, action="write one JSON object on each line"
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _ensure_clean_texts(value: Any, *, source: str) -> None:
+    """Escapes can hide in JSON what the bytes may not hold: half of a surrogate pair, or NUL."""
+    for text in _texts(value):
+        if UNCLEAN.search(text):
+            raise BadEncoding(
+                f"a NUL or a lone surrogate stands in {text[:20]!r}", where=source, action="take it out"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value:
+            yield from _texts(part)
+        if isinstance(value, dict):
+            yield from _texts(list(value.values()))
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    _ensure_file(path)
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingExtra(
+            "reading Parquet needs pyarrow", where=str(path), action="pip install 'logratio[parquet]'"
+        ) from error
+    line = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for value in batch.to_pylist():
+                    line += 1
+                    # Dates and the like become text, and NaN null: what a row holds is what JSON can.
+                    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+                    yield Row(line=line, value=plain, source=f"{path}:{line}")
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise FileNotReadable(
+            f"not a whole Parquet file: {error}", where=f"{path}:{line + 1}", action="fetch or write it again"
+        ) from error

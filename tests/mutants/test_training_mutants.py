@@ -1,0 +1,144 @@
+"""Pitfalls of packing, training and resuming, each as a patch that a test must kill."""
+
+import pytest
+from mutants.harness import Mutant, survivors
+
+PACKING = "models/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"
+MUTANTS = (
+    Mutant(
+        name="positions go on from the sibling answer",
+        module="logratio.models.packing",
+        old="positions += range(len(group.prompt), len(group.prompt) + len(answer) - 1)",
+        new="positions += range(len(tokens) - start - len(answer) + 1, len(tokens) - start)",
+        checks=(PACKING,),
+    ),
+    Mutant(
+        name="answers see their siblings",
+        module="logratio.models.packing",
+        old="mask[start:end, prompt_start:prompt_end] = True",
+        new="mask[start:end, prompt_start:max(start, prompt_end)] = True",
+        checks=(PACKING, "models/test_packing.py::test_an_answer_does_not_see_its_sibling"),
+    ),
+    Mutant(
+        name="the first token of a later answer is predicted from the answer before it",
+        module="logratio.models.packing",
+        old="sources += [split - 1, *range(first, len(tokens))]",
+        new="sources += [first - 1, *range(first, len(tokens))]",
+        checks=(PACKING,),
+    ),
+    Mutant(
+        name="off by one: a token predicts itself",
+        module="logratio.models.packing",
+        old="targets += answer",
+        new="targets += (*answer[1:], answer[-1])",
+        checks=(PACKING,),
+    ),
+    Mutant(
+        name="the end token carries no loss",
+        module="logratio.models.packing",
+        old="            answer_index += [num_answers] * len(answer)",
+        new="            answer_index += [num_answers] * len(answer)\n"
+        "            targets, answer_index, sources = targets[:-1], answer_index[:-1], sources[:-1]",
+        checks=(PACKING,),
+    ),
+    Mutant(
+        name="a chunk's logsumexp is lost",
+        module="logratio.models.vocabulary",
+        old="total = torch.logaddexp(total, tile.logsumexp(dim=1))",
+        new="total = tile.logsumexp(dim=1)",
+        checks=("models/test_vocabulary.py::test_every_chunk_size_gives_the_whole_softmax_and_its_gradient",),
+    ),
+    Mutant(
+        name="the gradient of the target's own logit is lost",
+        module="logratio.models.vocabulary",
+        old="tile[rows[inside], targets[inside] - start] += gradient[inside]",
+        new="tile[rows[inside], targets[inside] - start] += 0.0",
+        checks=("models/test_vocabulary.py::test_gradcheck",),
+    ),
+    Mutant(
+        name="SFT: each part is divided by its own tokens",
+        module="logratio.algorithms.sft",
+        old="(negative.sum() / num_tokens).backward()",
+        new="(negative.sum() / sum(len(row.targets) for row in rows)).backward()",
+        checks=("algorithms/test_sft.py::test_unequal_lengths_accumulate_to_the_batch",),
+    ),
+    Mutant(
+        name="DPO: each part is divided by its own pairs",
+        module="logratio.algorithms.dpo",
+        old="share = pair_losses(pair, config).sum() / len(batch)",
+        new="share = pair_losses(pair, config).mean()",
+        checks=("algorithms/test_dpo.py::test_a_batch_of_8_equals_8_accumulated_equals_packed",),
+    ),
+    Mutant(
+        name="DPO: chosen and rejected are exchanged",
+        module="logratio.algorithms.dpo",
+        old="PairLogprobs(policy[:, 0], policy[:, 1],",
+        new="PairLogprobs(policy[:, 1], policy[:, 0],",
+        checks=("algorithms/test_dpo.py::test_dpo_learns_the_preference",),
+    ),
+    Mutant(
+        name="the configured loss is ignored",
+        module="logratio.algorithms.dpo",
+        old='return dpo.ipo_loss(*four, tau=beta, normalise="sum")',
+        new="return dpo.dpo_loss(*four, beta=beta)",
+        checks=("algorithms/test_dpo.py::test_the_configured_loss_is_the_one_computed",),
+    ),
+    Mutant(
+        name="label smoothing is ignored",
+        module="logratio.algorithms.dpo",
+        old="return dpo.dpo_loss(*four, beta=beta, label_smoothing=smoothing)",
+        new="return dpo.dpo_loss(*four, beta=beta)",
+        checks=("algorithms/test_dpo.py::test_the_configured_loss_is_the_one_computed",),
+    ),
+    Mutant(
+        name="the reference is computed anew on a resume",
+        module="logratio.training.reference",
+        old="if kept is not None:",
+        new="if kept is not None and len(kept) < 0:",
+        checks=("training/test_checkpoints.py::test_a_resumed_run_is_the_run_never_stopped",),
+    ),
+    Mutant(
+        name="the optimiser's moments are not restored",
+        module="logratio.training.checkpoints",
+        old="    restore_optimizer(optimizer, load_file(path / OPTIMIZER))\n",
+        new="",
+        checks=(
+            "training/test_checkpoints.py::test_a_resumed_run_is_the_run_never_stopped",
+            "training/test_checkpoints.py::test_restored_state_takes_the_same_next_step",
+        ),
+    ),
+    Mutant(
+        name="a resumed run begins the data anew",
+        module="logratio.training.session",
+        old="return batch_indices(\n            step,",
+        new="return batch_indices(\n            step - self._checkpoint_at,",
+        checks=("training/test_checkpoints.py::test_a_resumed_run_is_the_run_never_stopped",),
+    ),
+    Mutant(
+        name="checksums are not looked at",
+        module="logratio.training.checkpoints",
+        old="if not file.is_file() or hash_file(file) != expected:",
+        new="if not file.is_file():",
+        checks=("training/test_checkpoints.py::test_a_damaged_checkpoint_is_passed_over_and_said_so",),
+    ),
+    Mutant(
+        name="a loss that is not finite still moves the weights",
+        module="logratio.training.laws",
+        old="if not math.isfinite(value):",
+        new="if value is None:",
+        checks=("laws/test_laws.py::test_a_loss_that_is_not_finite_stops_before_the_update",),
+    ),
+    Mutant(
+        name="weights decay on norms",
+        module="logratio.training.optimisation",
+        old="plain = parameter.ndim < 2 or id(parameter) in embeddings",
+        new="plain = id(parameter) in embeddings",
+        checks=("training/test_optimisation.py::test_norms_biases_and_embeddings_are_not_decayed",),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []

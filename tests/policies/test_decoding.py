@@ -1,0 +1,345 @@
+"""Sampling against plain forward passes and against exact probabilities."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+
+from logratio import errors
+from logratio.policies import kv_cache
+from logratio.policies.decoding import SamplingConfig, sample_tokens, stream_tokens
+from tiny import exact_llama, tiny_llama
+
+VOCABULARY = 60
+STOPS = frozenset({3, 4})
+CONFIG = SamplingConfig(max_new_tokens=24)
+
+
+def random_prompts(lengths=(3, 9, 1, 5, 5, 20)):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+PROMPTS = random_prompts()
+SEEDS = [[10 * row + column for column in range(5)] for row in range(len(PROMPTS))]
+
+
+def run(model, config=CONFIG, prompts=PROMPTS, seeds=SEEDS, stops=STOPS, **further):
+    return sample_tokens(model, prompts, seeds, stops, 0, config, **further)
+
+
+def tokens_of(answers):
+    return [[decoded.token_ids for decoded in own] for own in answers]
+
+
+@torch.no_grad()
+def logits_along(model, prompt, token_ids):
+    """Logits from one plain forward pass of one sequence, without a cache and without padding."""
+    return model(torch.tensor([[*prompt, *token_ids]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+
+
+def along(model, answers, prompts=PROMPTS):
+    for prompt, own in zip(prompts, answers, strict=True):
+        for decoded in own:
+            yield (
+                decoded,
+                logits_along(model, prompt, decoded.token_ids),
+                torch.tensor(decoded.token_ids)[:, None],
+            )
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize(("make", "tolerance"), [(tiny_llama, 1e-5), (exact_llama, 1e-12)])
+def test_logprobs_equal_those_of_a_plain_forward_pass(make, tolerance, batch_size):
+    model = make(VOCABULARY)
+    answers = run(model, replace(CONFIG, batch_size=batch_size))
+    for decoded, logits, tokens in along(model, answers):
+        expected = logits.double().log_softmax(-1).gather(-1, tokens)[:, 0]
+        assert torch.tensor(decoded.logprobs, dtype=torch.float64) == pytest.approx(expected, abs=tolerance)
+        assert decoded.logprobs == decoded.model_logprobs
+
+
+@pytest.mark.parametrize("truncation", [{"temperature": 0.6}, {"top_k": 4}, {"top_p": 0.7}])
+def test_logprobs_with_truncation_equal_an_independent_renormalisation(truncation):
+    model = exact_llama(VOCABULARY)
+    config = replace(CONFIG, **truncation)
+    for decoded, logits, tokens in along(model, run(model, config)):
+        scaled = logits / config.temperature
+        if config.top_k:
+            kept = scaled.argsort(-1, descending=True)[:, : config.top_k]
+        else:
+            order = scaled.argsort(-1, descending=True)
+            mass = scaled.softmax(-1).gather(-1, order).cumsum(-1)
+            kept = torch.where(
+                mass - scaled.softmax(-1).gather(-1, order) < config.top_p, order, order[:, :1]
+            )
+        allowed = torch.zeros_like(scaled, dtype=torch.bool).scatter(-1, kept, True)
+        expected = scaled.masked_fill(~allowed, -torch.inf).log_softmax(-1).gather(-1, tokens)[:, 0]
+        plain = logits.log_softmax(-1).gather(-1, tokens)[:, 0]
+        assert torch.tensor(decoded.logprobs, dtype=torch.float64) == pytest.approx(expected, abs=1e-10)
+        assert torch.tensor(decoded.model_logprobs, dtype=torch.float64) == pytest.approx(plain, abs=1e-10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_answers_do_not_depend_on_the_batch_size(batch_size):
+    model = tiny_llama(VOCABULARY)
+    assert tokens_of(run(model, replace(CONFIG, batch_size=batch_size))) == tokens_of(run(model))
+
+
+def test_answers_do_not_depend_on_the_other_prompts_their_order_or_the_padding():
+    model = tiny_llama(VOCABULARY)
+    together = tokens_of(run(model))
+    order = [4, 0, 5, 2, 1, 3]
+    shuffled = run(model, prompts=[PROMPTS[i] for i in order], seeds=[SEEDS[i] for i in order])
+    assert tokens_of(shuffled) == [together[i] for i in order]
+    for prompt, own, expected in zip(PROMPTS, SEEDS, together, strict=True):
+        assert tokens_of(run(model, prompts=[prompt], seeds=[own])) == [expected]
+    assert tokens_of(sample_tokens(model, PROMPTS, SEEDS, STOPS, 17, CONFIG)) == together
+
+
+def test_different_numbers_of_answers_and_none():
+    model = tiny_llama(VOCABULARY)
+    together = tokens_of(run(model))
+    ragged = run(model, seeds=[own[: row % 4] for row, own in enumerate(SEEDS)])
+    assert tokens_of(ragged) == [own[: row % 4] for row, own in enumerate(together)]
+
+
+def test_each_prompt_is_read_once_for_all_its_answers():
+    model, shapes = tiny_llama(VOCABULARY), []
+    model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    run(model)
+    assert shapes[0] == (len(PROMPTS), 20)
+    assert shapes[1] == (30, 1)
+    assert all(width == 1 for _, width in shapes[1:])
+    # Ended rows leave the batch.
+    assert shapes[-1][0] < 30
+
+
+def test_the_room_for_tokens_changes_nothing(monkeypatch):
+    model = exact_llama(VOCABULARY)
+    ours = run(model)
+    monkeypatch.setattr(
+        kv_cache, "_new_cache", lambda model, room: kv_cache.DynamicCache(config=model.config)
+    )
+    theirs = run(model)
+    assert tokens_of(ours) == tokens_of(theirs)
+    for mine, other in zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True):
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-12)
+
+
+def gpt2():
+    """Absolute positions, which show a padding that is counted; dropout, which would show in sampling."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3
+    )
+    return GPT2LMHeadModel(config)
+
+
+def sliding():
+    """A window shorter than the answers: the cache forgets, and padding cannot be trimmed."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=6,
+        initializer_range=0.3,
+    )
+    return MistralForCausalLM(config)
+
+
+@pytest.mark.parametrize("make", [gpt2, sliding])
+def test_other_architectures_and_training_mode(make):
+    model = make().train()
+    answers = run(model)
+    assert model.training
+    model.eval()
+    for decoded, logits, tokens in along(model, answers):
+        expected = logits.double().log_softmax(-1).gather(-1, tokens)[:, 0]
+        assert torch.tensor(decoded.logprobs, dtype=torch.float64) == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_model_can_be_trained_after_sampling():
+    model = tiny_llama(VOCABULARY)
+    run(model)
+    model(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    for _ in stream_tokens(model, PROMPTS[0], 0, STOPS, CONFIG):
+        assert torch.is_grad_enabled()
+
+
+def test_answers_stop_at_a_stop_token_and_keep_it():
+    model = tiny_llama(VOCABULARY)
+    decoded = list(itertools.chain(*run(model)))
+    assert {answer.finish_reason for answer in decoded} == {"stop", "length"}
+    for answer in decoded:
+        stops = [position for position, token in enumerate(answer.token_ids) if token in STOPS]
+        assert len(answer.token_ids) == len(answer.logprobs) == len(answer.model_logprobs)
+        if answer.finish_reason == "stop":
+            assert stops == [len(answer.token_ids) - 1]
+        else:
+            assert not stops
+            assert len(answer.token_ids) == CONFIG.max_new_tokens
+
+
+def test_a_stop_token_at_the_last_position_is_an_end():
+    model = tiny_llama(VOCABULARY)
+    whole = next(answer for answer in itertools.chain(*run(model)) if answer.finish_reason == "stop")
+    row, column = next(
+        (row, column)
+        for row, own in enumerate(run(model))
+        for column, answer in enumerate(own)
+        if answer.token_ids == whole.token_ids
+    )
+    config = replace(CONFIG, max_new_tokens=len(whole.token_ids))
+    assert run(model, config)[row][column].finish_reason == "stop"
+
+
+def test_without_stop_tokens_every_answer_has_full_length():
+    answers = run(tiny_llama(VOCABULARY), stops=())
+    assert {len(answer.token_ids) for own in answers for answer in own} == {CONFIG.max_new_tokens}
+
+
+def test_greedy_answers_follow_the_most_probable_token():
+    model = exact_llama(VOCABULARY)
+    answers = run(model, replace(CONFIG, temperature=0))
+    for decoded, logits, tokens in along(model, answers):
+        assert torch.equal(logits.argmax(-1), tokens[:, 0])
+        assert set(decoded.logprobs) == {0.0}
+        expected = logits.log_softmax(-1).gather(-1, tokens)[:, 0]
+        assert torch.tensor(decoded.model_logprobs, dtype=torch.float64) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 2.0, "top_k": 4}]
+)
+def test_samples_follow_the_exact_distribution_of_sequences(settings):
+    """Frequencies of all sequences, along random projections, lie within their standard error."""
+    size, length, count = 5, 3, 6000
+    model = exact_llama(size)
+    config = SamplingConfig(max_new_tokens=length, batch_size=1500, **settings)
+    sequences = list(enumerate_sequences(size, length, stop=0))
+    probabilities = torch.tensor(
+        [sequence_probability(model, (1, 2), sequence, config) for sequence in sequences], dtype=torch.float64
+    )
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-9)
+    index = {sequence: place for place, sequence in enumerate(sequences)}
+    [answers] = sample_tokens(model, [(1, 2)], [range(count)], {0}, 0, config)
+    counts = torch.zeros(len(sequences), dtype=torch.float64)
+    for answer in answers:
+        counts[index[answer.token_ids]] += 1
+        expected = math.log(probabilities[index[answer.token_ids]])
+        assert sum(answer.logprobs) == pytest.approx(expected, abs=1e-9)
+    projections = torch.randn(
+        20, len(sequences), generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    error = projections @ (counts / count - probabilities)
+    variance = (projections**2 @ probabilities - (projections @ probabilities) ** 2) / count
+    z = error / variance.sqrt()
+    assert z.abs().max() < 4
+    assert float((z**2).mean()) < 2.5
+
+
+def enumerate_sequences(size, length, stop):
+    for own_length in range(1, length + 1):
+        for body in itertools.product([t for t in range(size) if t != stop], repeat=own_length - 1):
+            yield (*body, stop)
+    yield from itertools.product([t for t in range(size) if t != stop], repeat=length)
+
+
+def sequence_probability(model, prompt, sequence, config):
+    probability = 1.0
+    for logits, token in zip(logits_along(model, prompt, sequence), sequence, strict=True):
+        scaled = logits / config.temperature
+        order = scaled.argsort(descending=True).tolist()
+        kept = order[: config.top_k] if config.top_k else order
+        weights = {index: math.exp(scaled[index]) for index in kept}
+        total, mass, nucleus = sum(weights.values()), 0.0, {}
+        for index in kept:
+            if mass / total >= config.top_p:
+                break
+            nucleus[index] = weights[index]
+            mass += weights[index]
+        probability *= nucleus.get(token, 0.0) / sum(nucleus.values())
+    return probability
+
+
+def test_streaming_draws_the_same_tokens():
+    model = exact_llama(VOCABULARY)
+    expected = run(model)[1][2]
+    steps = list(stream_tokens(model, PROMPTS[1], SEEDS[1][2], STOPS, CONFIG))
+    assert tuple(step.token_id for step in steps) == expected.token_ids
+    assert [step.logprob for step in steps] == pytest.approx(expected.logprobs, abs=1e-12)
+    assert [step.model_logprob for step in steps] == pytest.approx(expected.model_logprobs, abs=1e-12)
+
+
+def test_batches_are_reported_as_they_come():
+    seen = []
+    answers = run(tiny_llama(VOCABULARY), replace(CONFIG, batch_size=8), on_batch=seen.append)
+    assert [len(batch) for batch in seen] == [8, 8, 8, 6]
+    assert {(place.prompt, place.answer): place.decoded for batch in seen for place in batch} == {
+        (row, column): decoded for row, own in enumerate(answers) for column, decoded in enumerate(own)
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"temperature": 1e-12},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_p": math.nan},
+        {"batch_size": 0},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(errors.BadConfig) as fault:
+        SamplingConfig(**settings)
+    assert fault.value.where == "--" + next(iter(settings)).replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fault"),
+    [
+        ([], errors.BadConfig),
+        ([1, VOCABULARY], errors.BadConfig),
+        ([-1], errors.BadConfig),
+        ([1] * 500, errors.PromptTooLong),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_named(prompt, fault):
+    with pytest.raises(fault) as raised:
+        run(tiny_llama(VOCABULARY), prompts=[[1], prompt], seeds=[[0], [1]])
+    assert raised.value.where == "prompt 2"
+
+
+def test_logits_that_are_nan_have_a_name():
+    model = tiny_llama(VOCABULARY)
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    with pytest.raises(errors.NonFiniteLogits):
+        run(model)
+
+
+def test_memory_that_runs_out_has_a_name(monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    model = tiny_llama(VOCABULARY)
+    monkeypatch.setattr(model, "forward", fail)
+    with pytest.raises(errors.OutOfMemory, match="30 answers"):
+        run(model)
