@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from logratio.cli.main import main
 
-_spec = importlib.util.spec_from_file_location(
-    "made_run", Path(__file__).parents[1] / "report" / "made_run.py"
-)
-made_run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made_run)
+from logratio.cli.main import main
+from report import made_run
 
 
 def test_prints_the_verdict_and_where_the_files_are(tmp_path, capsys):

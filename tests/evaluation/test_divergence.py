@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 import torch
-from tiny import exact_llama, random_groups, tiny_llama
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from logratio.errors import LawBroken, NonFiniteLogits, ReferenceAliased
 from logratio.evaluation import divergence
 from logratio.evaluation.divergence import Divergence, measure_divergence, sequence_kl
 from logratio.policies.decoding import SamplingConfig, sample_tokens
+from tiny import exact_llama, random_groups, tiny_llama
 
 VOCABULARY, END, LONGEST = 4, 0, 3
 
@@ -98,7 +98,6 @@ def test_a_model_is_at_no_distance_from_itself():
 
 
 def test_the_direction_is_from_the_policy():
-    """Two models that differ in one bias: KL[p, q] and KL[q, p] are different numbers, known by hand."""
     policy, reference = exact_llama(4, seed=1), exact_llama(4, seed=2)
     encoded = [((1,), (2, 0))]
     forward, backward = sequence_kl(policy, reference, encoded), sequence_kl(reference, policy, encoded)

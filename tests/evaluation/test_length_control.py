@@ -63,18 +63,18 @@ def test_without_differences_of_length_it_is_the_win_rate():
 
 def test_the_interval_covers_the_true_rate():
     covered = 0
-    for seed in range(600):
+    for seed in range(400):
         found = length_controlled_win_rate(*simulate(128, 0.4, 1.2, seed=seed))
         covered += found.low <= 1 / (1 + np.exp(-0.4)) <= found.high
-    assert 0.93 <= covered / 600 <= 0.975
+    assert 0.93 <= covered / 400 <= 0.975
 
 
 def test_the_interval_covers_one_half_with_many_ties():
     covered = 0
-    for seed in range(600):
+    for seed in range(400):
         found = length_controlled_win_rate(*simulate(128, 0.0, 0.0, seed=seed, ties=0.4))
         covered += found.low <= 0.5 <= found.high
-    assert 0.93 <= covered / 600 <= 0.975
+    assert 0.93 <= covered / 400 <= 0.975
 
 
 def test_winning_every_prompt_gives_finite_numbers_inside_zero_and_one():

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "src" / "logratio"
@@ -103,8 +104,10 @@ def plant(mutant: Mutant | None, directory: Path) -> Path:
 
 def is_ours(name: str, module: object, *places: Path) -> bool:
     """Whether a module is of the package or of the tests; a directory of tests is a module without a file."""
-    path = Path(getattr(module, "__file__", None) or os.devnull)
-    return name.split(".")[0] in ("logratio", "tests") or any(path.is_relative_to(place) for place in places)
+    path = getattr(module, "__file__", None) or ""
+    return name.split(".")[0] in ("logratio", "tests") or path.startswith(
+        tuple(f"{p}{os.sep}" for p in places)
+    )
 
 
 @contextlib.contextmanager
@@ -135,6 +138,18 @@ def forget_ours(*places: Path) -> None:
             del sys.modules[name]
 
 
+@contextlib.contextmanager
+def no_shrinking() -> Iterator[None]:
+    """Let hypothesis stop at the first example that fails: here it need not be the smallest."""
+    before = settings.get_current_profile_name()
+    settings.register_profile("mutants", settings(), phases=[Phase.explicit, Phase.generate])
+    settings.load_profile("mutants")
+    try:
+        yield
+    finally:
+        settings.load_profile(before)
+
+
 def run_checks(checks: Sequence[str], path: Path) -> Outcomes:
     """Run tests on the package below `path`.
 
@@ -142,9 +157,13 @@ def run_checks(checks: Sequence[str], path: Path) -> Outcomes:
         LookupError: a check names no test, or cannot be run.
     """
     outcomes, output = Outcomes(), io.StringIO()
-    plugins = [flag for name in ("xdist", "cacheprovider", "faulthandler") for flag in ("-p", f"no:{name}")]
+    plugins = [
+        flag
+        for name in ("xdist", "cacheprovider", "faulthandler", "unraisableexception")
+        for flag in ("-p", f"no:{name}")
+    ]
     arguments = [f"--rootdir={TESTS.parent}", "-c", str(TESTS.parent / "pyproject.toml"), "--tb=short"]
-    with imported_afresh(path), contextlib.redirect_stdout(output):
+    with imported_afresh(path), no_shrinking(), contextlib.redirect_stdout(output):
         pytest.main([*plugins, *arguments, *(str(TESTS / check) for check in checks)], plugins=[outcomes])
     for check in checks:
         if not belonging(check, [*outcomes.passed, *outcomes.failed]):

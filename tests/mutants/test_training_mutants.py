@@ -1,6 +1,7 @@
 """Pitfalls of packing, training and resuming, each as a patch that a test must kill."""
 
 import pytest
+
 from mutants.harness import Mutant, survivors
 
 PACKING = "models/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"

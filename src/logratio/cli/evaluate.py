@@ -1,6 +1,6 @@
 r"""Compare a policy with a reference: the same prompts, the same seeds, a judge, and what it shows.
 
-    logratio evaluate --policy runs/dpo --reference runs/sft --prompts held_out.jsonl \\
+    logratio evaluate --policy runs/dpo --reference runs/sft --prompts held_out.jsonl \
         --reward my_rewards:helpful --out runs/dpo/evaluation
 
 Both models answer every prompt once; the judge, a reward function given as module:function, gives each

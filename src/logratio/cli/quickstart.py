@@ -23,9 +23,10 @@ from typing import Any
 from logratio import __version__
 from logratio.algorithms.dpo import DPOConfig
 from logratio.algorithms.sft import SFTConfig
+from logratio.cli import quickstart_bench as files
 from logratio.cli import quickstart_stages as stages
 from logratio.cli.ledger import Stage, run_stages
-from logratio.cli.quickstart_stages import Bench
+from logratio.cli.quickstart_bench import Bench, identify
 from logratio.cli.training import resolve_model
 from logratio.errors import BadConfig, Interrupted
 from logratio.models.pretrained import check_device
@@ -130,26 +131,26 @@ def plan(bench: Bench) -> list[Stage]:
         (
             "prompts",
             stages.choose_prompts,
-            [stages.PROMPTS, stages.TRAINING_PROMPTS, stages.HELD_OUT],
-            {"prompts": stages.identify(arguments.prompts)} | chosen("num_train", "num_held_out", "seed"),
+            [files.PROMPTS, files.TRAINING_PROMPTS, files.HELD_OUT],
+            {"prompts": identify(arguments.prompts)} | chosen("num_train", "num_held_out", "seed"),
         ),
         (
             "answers",
             stages.draw_answers,
-            [stages.COMPLETIONS],
-            {"model": stages.identify(bench.source)}
+            [files.COMPLETIONS],
+            {"model": identify(bench.source)}
             | chosen("num_samples", "max_new_tokens", "temperature", "seed"),
         ),
         (
             "labels",
             stages.label,
-            [stages.COMPARISONS],
+            [files.COMPARISONS],
             {"reward": bench.reward_identity}
             | chosen("pairs", "pairs_per_prompt", "label_temperature", "seed"),
         ),
-        ("sft", stages.fine_tune, [stages.SFT], arguments.sft.identity()),
-        ("dpo", stages.optimise, [stages.DPO], arguments.dpo.identity()),
-        ("evaluation", stages.evaluate, [stages.EVALUATION], chosen("max_new_tokens", "seed")),
+        ("sft", stages.fine_tune, [files.SFT], arguments.sft.identity()),
+        ("dpo", stages.optimise, [files.DPO], arguments.dpo.identity()),
+        ("evaluation", stages.evaluate, [files.EVALUATION], chosen("max_new_tokens", "seed")),
     ]
     return [
         Stage(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import inspect
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -22,7 +18,22 @@ from logratio.batches import AnswerGroup
 from logratio.cli.evaluate import OpenedOnDemand, ensure_held_out, judge_columns
 from logratio.cli.evaluate import write_report as write_evaluation
 from logratio.cli.label import ensure_labels
-from logratio.data.checks import EncodedPair, check_comparisons
+from logratio.cli.quickstart_bench import (
+    COMPARISONS,
+    COMPLETIONS,
+    COUNTS,
+    DPO,
+    EVALUATION,
+    HELD_OUT,
+    LAWS,
+    PROMPTS,
+    SFT,
+    START,
+    TRAINING_PROMPTS,
+    Bench,
+)
+from logratio.cli.training import DATA
+from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.formats import read_comparisons
 from logratio.data.reading import PromptRow, read_prompts, read_samples
 from logratio.data.remarks import quickstart_prompts
@@ -31,7 +42,7 @@ from logratio.errors import TooFewLabels
 from logratio.evaluation.measure import EvaluationConfig, evaluate_policies
 from logratio.evaluation.side_by_side import lot
 from logratio.evaluation.summary import describe
-from logratio.models.pretrained import fingerprint, load, load_tokenizer, save
+from logratio.models.pretrained import fingerprint, load_tokenizer, save
 from logratio.models.tokenisation import encode_prompt
 from logratio.policies.decoding import SamplingConfig
 from logratio.policies.language import LanguagePolicy
@@ -41,89 +52,14 @@ from logratio.report.collect import read_object
 from logratio.report.page import render
 from logratio.rollouts.labelling import label_pairs
 from logratio.rollouts.partial import PartialAnswers
-from logratio.rollouts.rewards import Reward
 from logratio.rollouts.sampling import sample
-from logratio.runs import REPORT, RunDirectory, describe_machine, hash_file, write_json, write_json_lines
+from logratio.runs import REPORT, RunDirectory, describe_machine, write_json, write_json_lines
 from logratio.training.memory import peak_memory_bytes
 from logratio.training.settings import TrainingConfig
 from logratio.training.start import recompute_sampled
 
-if TYPE_CHECKING:
-    from logratio.cli.quickstart import Arguments
-
-PROMPTS, HELD_OUT, TRAINING_PROMPTS = "prompts.jsonl", "held_out.jsonl", "training_prompts.json"
-COMPLETIONS, COMPARISONS = "completions.jsonl", "comparisons.jsonl"
-SFT, DPO, EVALUATION = "sft", "dpo", "evaluation"
-COUNTS, LAWS = "data.json", "laws.json"
-START = "start"
 NUM_RECOMPUTED = 8
 """Answers whose recorded log-probabilities are held against those that training computes."""
-
-
-class Bench:
-    """Settings, reward and the one model that is in memory.
-
-    Args:
-        settings: the flags.
-        source: the model that training starts from.
-        reward: what judges.
-    """
-
-    def __init__(self, settings: Arguments, *, source: str, reward: Reward) -> None:
-        self.settings, self.source, self.reward = settings, source, reward
-        self.sources = {
-            START: source,
-            SFT: str(settings.out / SFT / "model"),
-            DPO: str(settings.out / DPO / "model"),
-        }
-        self._held = ""
-        self._policy: LanguagePolicy | None = None
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-
-    @property
-    def reward_identity(self) -> dict[str, str]:
-        """The reward's name and the hash of the file it is written in, where that can be found."""
-        try:
-            file = inspect.getsourcefile(inspect.unwrap(self.reward.function))
-        except TypeError:
-            file = None
-        return {"name": self.reward.name} | ({"sha256": hash_file(Path(file))} if file else {})
-
-    def policy(self, name: str) -> LanguagePolicy:
-        """The model of that name: the one in memory if it is that, else loaded in its place."""
-        if self._policy is None or self._held != name:
-            self.release()
-            loaded = load(self.sources[name], device=self.settings.device)
-            for note in loaded.notes:
-                print(f"note: {note}", file=sys.stderr)
-            self._policy, self._held = LanguagePolicy(loaded.model, loaded.tokenizer), name
-        return self._policy
-
-    def becomes(self, name: str) -> None:
-        """Training made the model in memory into that of another name."""
-        self._held = name
-
-    def release(self) -> None:
-        """Let go of the model in memory."""
-        self._policy = None
-        gc.collect()
-
-    def count(self, name: str, counts: dict[str, Any]) -> None:
-        """Keep what became of every row in a stage, for the report."""
-        path = self.settings.out / COUNTS
-        write_json(path, read_object(path) | {name: counts})
-
-
-def identify(source: str | Path | None) -> Any:
-    """What tells one file or directory from another: its hash, or names, sizes and times of what is in it."""
-    if source is None or not Path(source).exists():
-        return source
-    path = Path(source)
-    if path.is_file():
-        return hash_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return [[str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 # --- prompts ----------------------------------------------------------------------------------------
@@ -268,25 +204,25 @@ def label(bench: Bench, key: str) -> str:
 
 def fine_tune(bench: Bench, key: str) -> str:
     """SFT on the preferred answers, from the starting model."""
-    pairs = read_pairs(bench)
-    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in pairs]
+    data = read_pairs(bench)
+    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in data.usable]
     policy = bench.policy(START)
-    with begin(bench, SFT, bench.settings.sft, policy, key) as run:
+    with begin(bench, SFT, bench.settings.sft, policy, data, key) as run:
         summary = train_sft(policy, groups, bench.settings.sft, run)
         return finish(bench, SFT, policy, run, summary)
 
 
 def optimise(bench: Bench, key: str) -> str:
     """DPO on the pairs, from the fine-tuned model, which is its reference."""
-    pairs = read_pairs(bench)
-    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+    data = read_pairs(bench)
+    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in data.usable]
     policy = bench.policy(SFT)
-    with begin(bench, DPO, bench.settings.dpo, policy, key) as run:
+    with begin(bench, DPO, bench.settings.dpo, policy, data, key) as run:
         summary = train_dpo(policy, groups, bench.settings.dpo, run)
         return finish(bench, DPO, policy, run, summary)
 
 
-def read_pairs(bench: Bench) -> list[EncodedPair]:
+def read_pairs(bench: Bench) -> CheckReport:
     """The comparisons as tokens, checked as `logratio check` does.
 
     Raises:
@@ -300,10 +236,12 @@ def read_pairs(bench: Bench) -> list[EncodedPair]:
             where=str(path),
             action=f"`logratio check --data {path}` lists every row",
         )
-    return list(report.usable)
+    return report
 
 
-def begin(bench: Bench, name: str, config: TrainingConfig, policy: LanguagePolicy, key: str) -> RunDirectory:
+def begin(
+    bench: Bench, name: str, config: TrainingConfig, policy: LanguagePolicy, data: CheckReport, key: str
+) -> RunDirectory:
     """The run directory of a training stage: new, or left by a run that was stopped."""
     settings = {
         "command": name,
@@ -315,7 +253,9 @@ def begin(bench: Bench, name: str, config: TrainingConfig, policy: LanguagePolic
         "identity": config.identity()
         | {"stage": name, "key": key, "model_fingerprint": fingerprint(policy.model)},
     }
-    return RunDirectory.begin(bench.settings.out / name, settings, resume=True)
+    run = RunDirectory.begin(bench.settings.out / name, settings, resume=True)
+    write_json(run.path / DATA, data.to_json() | {"train": data.num_usable, "held_out": 0})
+    return run
 
 
 def finish(

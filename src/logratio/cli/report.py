@@ -48,7 +48,7 @@ def run(arguments: Arguments) -> int:
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """The verdict, what is missing and every warning, a line each; no control character reaches a terminal."""
+    """The verdict, what is missing and every warning, a line each, with control characters written out."""
     _, sentence = allowed_verdict(report)
     lines = [sentence or "There is no verdict.", *report["missing"]]
     lines += [f"{one.get('severity', 'warning')}: {one['name']}: {one['what']}" for one in report["warnings"]]

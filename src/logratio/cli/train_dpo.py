@@ -21,6 +21,7 @@ from logratio.batches import AnswerGroup
 from logratio.cli.training import (
     TrainingFlags,
     begin_run,
+    check_end_tokens,
     finish_run,
     load_policy,
     read_pairs,
@@ -44,6 +45,7 @@ def run(arguments: Arguments) -> int:
         pairs = split_pairs(arguments, report, directory, seed=config.seed)
         policy = load_policy(arguments, directory)
         groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+        check_end_tokens(policy, pairs, groups)
         summary = train_dpo(policy, groups, config, directory)
         hints = [
             f"report:  logratio report {arguments.out}",

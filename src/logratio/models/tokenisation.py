@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from logratio.errors import BoundaryMismatch, ChatTemplateMismatch, SpecialTokenTrouble
 from logratio.records import Completion, Message, Prompt
@@ -45,7 +47,66 @@ class Tokenizer(Protocol):
     def get_vocab(self) -> dict[str, int]: ...  # noqa: D102
 
 
-# --- the end of an answer ---------------------------------------------------------------------------
+# --- what a tokenizer and its template put around texts -----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What stands around prompts and answers, found once by trying the tokenizer and its template."""
+
+    prefix: tuple[int, ...]
+    """Tokens that the tokenizer puts before every text, such as the begin token."""
+    control: tuple[str, ...]
+    """Texts that are read as control tokens."""
+    closing: str | None
+    """What the template writes behind the last answer, such as `<|im_end|>` and a line break; `None`: there
+    is no template, or it does not write answers."""
+    turn_end: int | None
+    """The first control token of `closing`."""
+
+
+_frames: WeakKeyDictionary[Tokenizer, tuple[tuple[Any, ...], Frame]] = WeakKeyDictionary()
+
+
+def frame_of(tokenizer: Tokenizer) -> Frame:
+    """The tokenizer's frame, from memory unless its template or its end token was changed."""
+    state = (tokenizer.chat_template, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    known = _frames.get(tokenizer)
+    if known is None or known[0] != state:
+        known = (state, _find_frame(tokenizer))
+        _frames[tokenizer] = known
+    return known[1]
+
+
+def _find_frame(tokenizer: Tokenizer) -> Frame:
+    control = {
+        token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special
+    }
+    closing = _find_closing(tokenizer) if has_chat_template(tokenizer) else None
+    closing_ids = _plain_ids(tokenizer, closing or "")
+    return Frame(
+        prefix=_find_prefix(tokenizer),
+        control=tuple(text for text in control.values() if text != tokenizer.unk_token),
+        closing=closing,
+        turn_end=next((token for token in closing_ids if token in control), None),
+    )
+
+
+def _find_closing(tokenizer: Tokenizer) -> str | None:
+    turns = (Message(role="user", content="?"), Message(role="assistant", content=PROBE))
+    try:
+        _, found, closing = _apply_template(tokenizer, turns, answer_follows=False).rpartition(PROBE)
+    except ChatTemplateMismatch:
+        return None
+    return closing if found else None
+
+
+def _find_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What stands before a text; what the tokenizer puts behind it (an end token) belongs to no prompt."""
+    bare = _plain_ids(tokenizer, PROBE)
+    dressed = tuple(tokenizer(PROBE, add_special_tokens=True)["input_ids"])
+    starts = range(len(dressed) - len(bare) + 1)
+    return next((dressed[:start] for start in starts if dressed[start : start + len(bare)] == bare), ())
 
 
 def has_chat_template(tokenizer: Tokenizer) -> bool:
@@ -57,7 +118,7 @@ def stop_token_ids(tokenizer: Tokenizer, generation_config: Any = None) -> froze
     """Tokens that end an answer: the end tokens of the tokenizer, the template and the generation config."""
     configured = getattr(generation_config, "eos_token_id", None)
     configured = configured if isinstance(configured, list | tuple) else [configured]
-    found = [tokenizer.eos_token_id, _turn_end_id(tokenizer), *configured]
+    found = [tokenizer.eos_token_id, frame_of(tokenizer).turn_end, *configured]
     return frozenset(token for token in found if token is not None)
 
 
@@ -67,7 +128,7 @@ def end_token_id(tokenizer: Tokenizer) -> int:
     Raises:
         SpecialTokenTrouble: there is neither.
     """
-    turn_end = _turn_end_id(tokenizer)
+    turn_end = frame_of(tokenizer).turn_end
     token = tokenizer.eos_token_id if turn_end is None else turn_end
     if token is None:
         raise SpecialTokenTrouble(
@@ -75,30 +136,6 @@ def end_token_id(tokenizer: Tokenizer) -> int:
             action="set eos_token in the model's tokenizer_config.json",
         )
     return token
-
-
-def _turn_end_id(tokenizer: Tokenizer) -> int | None:
-    """The first control token that the template writes behind an answer."""
-    if not has_chat_template(tokenizer):
-        return None
-    try:
-        closing = _closing(tokenizer)
-    except ChatTemplateMismatch:
-        return None
-    control = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    return next((token for token in _plain_ids(tokenizer, closing) if token in control), None)
-
-
-def _closing(tokenizer: Tokenizer) -> str:
-    """What the template writes behind the last answer, such as `<|im_end|>` and a line break."""
-    turns = (Message(role="user", content="?"), Message(role="assistant", content=PROBE))
-    _, found, closing = _apply_template(tokenizer, turns, answer_follows=False).rpartition(PROBE)
-    if not found:
-        raise ChatTemplateMismatch(
-            "the chat template leaves the assistant's answer out",
-            action="use another chat template (tokenizer.chat_template)",
-        )
-    return closing
 
 
 # --- prompts ----------------------------------------------------------------------------------------
@@ -132,9 +169,13 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
         SpecialTokenTrouble: no token at all, a doubled begin token, or a text for a chat template that holds
             control tokens itself (it was rendered before, or pretends to be another turn).
     """
+    return _encode_rendered(tokenizer, prompt, render_prompt(tokenizer, prompt))
+
+
+def _encode_rendered(tokenizer: Tokenizer, prompt: Prompt, rendered: str) -> tuple[int, ...]:
     if has_chat_template(tokenizer):
         _refuse_control_tokens(tokenizer, prompt.messages)
-    ids = _rendered_ids(tokenizer, render_prompt(tokenizer, prompt))
+    ids = _rendered_ids(tokenizer, rendered)
     if not ids:
         raise SpecialTokenTrouble(
             "the prompt has no token, and the tokenizer has no begin token to start from",
@@ -149,16 +190,12 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
 
 
 def _refuse_control_tokens(tokenizer: Tokenizer, turns: Iterable[Message]) -> None:
-    control = [
-        added.content
-        for added in tokenizer.added_tokens_decoder.values()
-        if added.special and added.content != tokenizer.unk_token
-    ]
+    control = frame_of(tokenizer).control
     for turn in turns:
-        found = [token for token in control if token in turn.content]
-        if found:
+        found = next((token for token in control if token in turn.content), None)
+        if found is not None:
             raise SpecialTokenTrouble(
-                f"the text of the {turn.role} turn holds the control token {found[0]!r}",
+                f"the text of the {turn.role} turn holds the control token {found!r}",
                 action="give the plain text or the messages: the chat template is applied here",
             )
 
@@ -189,18 +226,8 @@ def _plain_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 def _rendered_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """Tokens of a rendered text: a template has put its begin token there already, else it is put here."""
     ids = _plain_ids(tokenizer, text)
-    if has_chat_template(tokenizer):
-        return ids
-    prefix = _prefix_ids(tokenizer)
+    prefix = () if has_chat_template(tokenizer) else frame_of(tokenizer).prefix
     return ids if ids[: len(prefix)] == prefix else prefix + ids
-
-
-def _prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """What the tokenizer puts before every text; what it puts behind (an end token) belongs to no prompt."""
-    bare = _plain_ids(tokenizer, PROBE)
-    dressed = tuple(tokenizer(PROBE, add_special_tokens=True)["input_ids"])
-    starts = range(len(dressed) - len(bare) + 1)
-    return next((dressed[:start] for start in starts if dressed[start : start + len(bare)] == bare), ())
 
 
 # --- answers ----------------------------------------------------------------------------------------
@@ -246,19 +273,19 @@ def _joined_ids(
     tokenizer: Tokenizer, prompt: Prompt, completion: Completion
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens of the prompt alone, and of prompt and answer as one text."""
-    text = render_prompt(tokenizer, prompt) + _answer_text(tokenizer, prompt, completion)
-    return encode_prompt(tokenizer, prompt), _rendered_ids(tokenizer, text)
+    rendered = render_prompt(tokenizer, prompt)
+    answer = _answer_text(tokenizer, prompt, rendered, completion)
+    return _encode_rendered(tokenizer, prompt, rendered), _rendered_ids(tokenizer, rendered + answer)
 
 
-def _answer_text(tokenizer: Tokenizer, prompt: Prompt, completion: Completion) -> str:
+def _answer_text(tokenizer: Tokenizer, prompt: Prompt, rendered: str, completion: Completion) -> str:
     """What stands between the rendered prompt and the end token."""
     answer = Message(role="assistant", content=completion.text)
     if not has_chat_template(tokenizer):
         return completion.text if isinstance(prompt.content, str) else _spaced(answer)
-    rendered = render_prompt(tokenizer, prompt)
     full = _apply_template(tokenizer, (*prompt.messages, answer), answer_follows=False)
-    closing = _closing(tokenizer)
-    if not (full.startswith(rendered) and full.endswith(closing)):
+    closing = frame_of(tokenizer).closing
+    if closing is None or not (full.startswith(rendered) and full.endswith(closing)):
         raise ChatTemplateMismatch(
             "the chat template writes the prompt differently when an answer follows: "
             f"{_first_difference(rendered, full)}",

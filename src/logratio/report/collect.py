@@ -23,6 +23,8 @@ from logratio.runs import CONFIG, METRICS, REPORT, SAMPLES, describe_machine, re
 
 STAGE_ORDER = ("sft", "reward", "dpo", "reinforce", "ppo")
 EVALUATION = "evaluation"
+DATA = "data.json"
+DATA_CHECK = "DataCheck"
 NOT_CURVES = frozenset({"stage", "step", "epoch"})
 
 
@@ -61,13 +63,29 @@ def collect(run_path: Path | str) -> dict[str, Any]:
 def judge(report: dict[str, Any]) -> dict[str, Any]:
     """Add every check of the numbers, and the warnings: those raised here and those the evaluation raised."""
     checks = findings(report)
-    names = {check.name for check in checks}
-    others = [one for one in report.get("warnings") or [] if one.get("name") not in names | stale(report)]
-    raised = [check.to_json() for check in checks if check.raised]
+    ours = {check.name for check in checks} | stale(report) | {DATA_CHECK}
+    others = [one for one in report.get("warnings") or [] if one.get("name") not in ours]
+    raised = [*(check.to_json() for check in checks if check.raised), *data_warnings(report)]
     return report | {
         "checks": [check.to_json() for check in checks],
         "warnings": by_severity([*raised, *others]),
     }
+
+
+def data_warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the check of the training data said, each sentence once."""
+    stages = [one for one in (report.get("training") or {}).values() if isinstance(one, Mapping)]
+    sentences = [str(sentence) for stage in stages for sentence in stage.get("data_warnings") or []]
+    return [
+        {
+            "name": DATA_CHECK,
+            "severity": "warning",
+            "what": f"Training data: {sentence}.",
+            "meaning": "Training went on; what the pairs teach may not be what they were meant to.",
+            "action": "`logratio check --data` with the file of comparisons lists the rows.",
+        }
+        for sentence in dict.fromkeys(sentences)
+    ]
 
 
 def stale(report: Mapping[str, Any]) -> set[str]:
@@ -108,6 +126,7 @@ def read_training(directory: Path) -> dict[str, Any]:
         "finished": bool(summary),
         "settings": read_object(directory / CONFIG),
         "laws": read_laws(directory / "laws.json"),
+        "data_warnings": read_object(directory / DATA).get("warnings") or [],
     }
     if seconds:
         training["seconds"] = sum(seconds)
@@ -140,18 +159,18 @@ def data_counts(path: Path, directories: Mapping[str, Path]) -> dict[str, Any]:
     """Lines of the files that the stages passed on, and what became of every row of the training data."""
     counts = file_counts(path)
     for name, directory in directories.items():
-        found = read_object(directory / "data.json")
+        found = read_object(directory / DATA)
         if found:
-            counts[name] = {
-                key: _as_count(value) for key, value in found.items() if _as_count(value) is not None
-            }
+            numbers = {key: _as_count(value) for key, value in found.items()}
+            counts[name] = {key: value for key, value in numbers.items() if value is not None}
     return counts
 
 
 def _as_count(value: Any) -> Any:
-    """A number as it stands, lists of rows by reason as their sizes, and nothing of the rest."""
-    if isinstance(value, Mapping) and value and all(isinstance(rows, list) for rows in value.values()):
-        return {reason: len(rows) for reason, rows in value.items()}
+    """Numbers, alone or by name, as they stand; nothing of the rest, such as lists of rows."""
+    if isinstance(value, Mapping):
+        counts = {name: one for name, one in value.items() if is_number(one)}
+        return counts if len(counts) == len(value) else None
     return value if is_number(value) else None
 
 

@@ -10,14 +10,13 @@ from logratio.report.digits import is_number
 
 SUMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("num_rows",), ("unusable", "num_usable")),
-    (("num_rows",), ("faults", "num_usable")),
     (("pairs_considered",), ("labelled", "identical", "ties", "empty")),
     (("num_pairs", "num_usable", "labelled"), ("train", "held_out")),
     (("num_prompts",), ("train_prompts", "held_out_prompts")),
+    (("prompts_in_file",), ("duplicates", "not_chosen", "evaluated")),
 )
 """Totals by their names, the first that is there counts, and their parts. A part may be a mapping of reasons
 to counts, whose values are parts themselves."""
-REASONS = ("unusable", "faults")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +48,13 @@ def totals(data: Mapping[str, Any]) -> list[tuple[str, Total]]:
     return found
 
 
-def groups(data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The counts themselves and, by name, the groups of counts inside them, such as those of each file."""
-    nested = [
-        (name, value) for name, value in data.items() if isinstance(value, Mapping) and name not in REASONS
-    ]
-    return [("", data), *nested]
+def groups(data: Mapping[str, Any], path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
+    """The counts themselves and, by name, the groups of counts inside them, such as those of a stage."""
+    found: list[tuple[str, Mapping[str, Any]]] = [(path, data)]
+    for name, value in data.items():
+        if isinstance(value, Mapping) and name != "unusable":
+            found += groups(value, f"{path} {name}".strip())
+    return found
 
 
 def single_counts(counts: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -63,11 +63,4 @@ def single_counts(counts: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def _part(name: str, value: Any) -> list[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        return [(reason, _count(number)) for reason, number in value.items()]
-    return [(name, _count(value))]
-
-
-def _count(value: Any) -> float:
-    """A number, or how many rows a list names."""
-    return len(value) if isinstance(value, (list, tuple)) else value
+    return list(value.items()) if isinstance(value, Mapping) else [(name, value)]

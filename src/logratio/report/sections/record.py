@@ -153,7 +153,7 @@ def _laws(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield stage, law
     for law in report.get("laws") or []:
         if isinstance(law, Mapping):
-            yield "evaluation", law
+            yield "run", law
 
 
 def provenance_section(report: Mapping[str, Any]) -> Section:
@@ -215,6 +215,13 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(item, f"{path}.{name}" if path else str(name))
     else:
         yield path, value
+
+
+def _measure(name: str, value: Any) -> str:
+    """A value with its unit, where its name says one."""
+    if is_number(value) and "seconds" in name:
+        return format_seconds(value)
+    return size(value) if is_number(value) and name.endswith("bytes") else _plain(value)
 
 
 def _plain(value: Any) -> str:

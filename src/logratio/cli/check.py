@@ -1,0 +1,148 @@
+"""Say what is wrong with a file of comparisons, row by row, before a model is trained on it.
+
+Each row is usable, or left out for one named reason with its file and line; the counts add up to the rows
+of the file. With a model, its tokenizer shows also what training would see: lengths in tokens, answers that
+are cut, prompts that leave no room. The exit status is 1 where training would be refused, else 0.
+
+    logratio check --data comparisons.jsonl
+    logratio check --data comparisons.jsonl --model embedded --max-length 512 --json check.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from logratio.data.checks import CheckReport, check_comparisons, count_rows
+from logratio.data.formats import UnusableRow, read_comparisons
+from logratio.runs import write_json
+
+FEW = 3
+"""Places of each fault that are shown without --all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """Flags of `logratio check`."""
+
+    data: Path
+    """Comparisons: JSON Lines (also .gz) or Parquet with prompt, chosen and rejected as text or messages,
+    or whole transcripts."""
+    model: str | None = None
+    """The model to be trained, for its tokenizer: a transformers directory, a run directory, a hub id, a
+    .gguf file, or `embedded`."""
+    max_length: int = 1024
+    """Tokens of prompt and answer together; longer answers are cut and counted."""
+    max_prompt_length: int | None = None
+    """Tokens of a prompt; rows with a longer one are left out. By default a prompt may fill all but one."""
+    max_unusable_share: float = 0.1
+    """Refuse training if a larger share of the rows cannot be used."""
+    limit: int | None = None
+    """Read only so many rows."""
+    json: Path | None = None
+    """Write every number and every row left out to this file."""
+    all: bool = False
+    """Show every place, not only the first few of each fault."""
+
+
+def run(arguments: Arguments) -> int:
+    """Read, check and print; 1 if training would be refused."""
+    result = read_comparisons(arguments.data, limit=arguments.limit)
+    report = check_comparisons(
+        result,
+        open_tokenizer(arguments.model),
+        max_length=arguments.max_length,
+        max_prompt_length=arguments.max_prompt_length,
+        max_unusable_share=arguments.max_unusable_share,
+    )
+    if arguments.json is not None:
+        write_json(arguments.json, report.to_json())
+    print_report(report, few=None if arguments.all else FEW)
+    return int(report.refuses_training)
+
+
+def open_tokenizer(model: str | None) -> Any:
+    """The tokenizer of `model`, or none; torch is imported only for a model."""
+    if model is None:
+        return None
+    from logratio.cli.training import resolve_model
+    from logratio.models.pretrained import load_tokenizer
+
+    return load_tokenizer(resolve_model(model))
+
+
+def print_report(report: CheckReport, *, few: int | None) -> None:
+    """Faults with their places, then what the usable rows are like, then the verdict."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in describe(report, few=few):
+        style = next((style for mark, style in STYLES.items() if line.startswith(mark)), None)
+        console.print(escape(line), style=style)
+
+
+STYLES = {"training would be refused": "bold red", "training can begin": "bold green", "warning": "yellow"}
+
+
+def describe(report: CheckReport, *, few: int | None) -> Iterator[str]:
+    """The report in lines."""
+    yield count_rows(report.unusable, report.num_rows)
+    for name, rows in report.unusable_by_fault().items():
+        yield f"\n{name}: {len(rows)}"
+        yield from _places(rows, few)
+    labels = report.labels
+    for title, groups in (
+        ("several equal votes on one pair", labels.duplicates),
+        ("votes for both answers of one pair", labels.contradictions),
+        ("cycles (A over B over C over A)", labels.cycles),
+        ("both answers begin with the prompt", [[source] for source in report.prompts_repeated]),
+    ):
+        if groups:
+            yield f"\n{title}: {len(groups)}"
+            yield from _more([f"  {'  '.join(rows)}" for rows in groups], few)
+    if report.num_usable:
+        yield ""
+        yield from _measures(report)
+    yield ""
+    yield from (f"warning: {warning}" for warning in report.warnings)
+    yield from (f"training would be refused: {reason}" for reason in report.reasons)
+    if not report.reasons:
+        yield "training can begin"
+
+
+def _places(rows: list[UnusableRow], few: int | None) -> Iterator[str]:
+    yield from _more([f"  {row.source}  {_one_line(row.what)}" for row in rows], few)
+    for action in sorted({row.action for row in rows if row.action})[:few]:
+        yield f"  do: {action}"
+
+
+def _more(lines: list[str], few: int | None) -> Iterator[str]:
+    yield from lines[:few]
+    if few is not None and len(lines) > few:
+        yield f"  and {len(lines) - few} more (--all or --json shows them)"
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks and control characters, which a terminal might obey."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def _measures(report: CheckReport) -> Iterator[str]:
+    bias = report.length_bias
+    for index, (name, quantiles) in enumerate(report.lengths.items()):
+        if index == 0:
+            yield f"length in {bias.unit:<12}" + "".join(f"{title:>8}" for title in quantiles)
+        yield f"  {name:<20}" + "".join(f"{value:>8}" for value in quantiles.values())
+    yield (
+        f'"the longer wins" is right in {bias.wins} of {bias.num_pairs} pairs of unequal length: '
+        f"{bias.accuracy:.1%}, 95 % interval {bias.low:.1%} to {bias.high:.1%}"
+    )
+    if report.truncated is None:
+        yield "tokens were not looked at: give --model"
+        return
+    shares = (f"{side} {count} ({count / report.num_usable:.1%})" for side, count in report.truncated.items())
+    yield f"answers cut at the end: {', '.join(shares)}"
+    yield f"boundary mismatches: {report.boundary_mismatches}"
