@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -260,12 +261,8 @@ def test_a_bad_row_is_left_out_by_name_and_line(tmp_path, row, fault, word):
     assert [comparison.source for comparison in result.comparisons] == [f"{path}:1", f"{path}:3"]
     (unusable,) = result.unusable
     assert (unusable.fault_name, unusable.source) == (fault, f"{path}:2")
-    assert pytest.raises(Exception, _raise, unusable.what).match(word)
+    assert re.search(word, unusable.what)
     assert result.num_rows == 3
-
-
-def _raise(what):
-    raise ValueError(what)
 
 
 def test_the_nearest_column_name_is_offered(tmp_path):

@@ -35,7 +35,7 @@ def test_answers_to_one_prompt_stay_together_in_every_form():
 
 
 def test_the_split_does_not_depend_on_order_or_company():
-    train, held_out = split(PROMPTS)
+    _, held_out = split(PROMPTS)
     shuffled = random.Random(0).sample(PROMPTS, len(PROMPTS))
     assert set(split(shuffled)[1]) == set(held_out)
     assert split(PROMPTS[:100])[1] == [prompt for prompt in PROMPTS[:100] if prompt in held_out]
@@ -44,10 +44,7 @@ def test_the_split_does_not_depend_on_order_or_company():
 
 def test_the_split_is_the_same_on_every_machine():
     _, held_out = split(PROMPTS[:20])
-    assert [PROMPTS.index(prompt) for prompt in held_out] == GOLDEN
-
-
-GOLDEN: list[int] = []
+    assert [PROMPTS.index(prompt) for prompt in held_out] == [6, 9, 14, 18, 19]
 
 
 def test_another_seed_gives_another_split():
@@ -66,7 +63,7 @@ def test_a_share_out_of_range_is_refused(held_out):
 
 def test_a_prompt_on_both_sides_is_a_leak():
     ensure_disjoint(PROMPTS[:10], PROMPTS[10:])
-    with pytest.raises(SplitLeak, match="1 prompts.*'prompt 3'"):
+    with pytest.raises(SplitLeak, match=r"^SplitLeak: 1 prompts .* 'user: prompt 3'"):
         ensure_disjoint(PROMPTS[:10], [Prompt((Message(role="user", content="prompt 3 "),)), PROMPTS[20]])
 
 

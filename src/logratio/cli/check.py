@@ -93,11 +93,10 @@ def describe(report: CheckReport, *, few: int | None) -> Iterator[str]:
     for name, rows in report.unusable_by_fault().items():
         yield f"\n{name}: {len(rows)}"
         yield from _places(rows, few)
-    labels = report.labels
     for title, groups in (
-        ("several equal votes on one pair", labels.duplicates),
-        ("votes for both answers of one pair", labels.contradictions),
-        ("cycles (A over B over C over A)", labels.cycles),
+        ("several equal votes on one pair", report.duplicates),
+        ("votes for both answers of one pair", report.contradictions),
+        ("cycles (A over B over C over A)", report.cycles),
         ("both answers begin with the prompt", [[source] for source in report.prompts_repeated]),
     ):
         if groups:

@@ -36,8 +36,14 @@ class CheckReport:
     """Rows that are usable."""
     usable: list[EncodedPair]
     """The same rows as tokens; empty without a tokenizer."""
-    labels: LabelReport
-    """Repeats, contradictions and cycles."""
+    duplicates: list[list[str]]
+    """Places of equal votes on one pair; they are kept, as several votes."""
+    contradictions: list[list[str]]
+    """Places of the votes on each pair that both answers won at least once."""
+    undecided: list[list[str]]
+    """Those contradictions without a majority, which are left out."""
+    cycles: list[list[str]]
+    """Places of votes that go round: A over B, B over C, C over A; they are kept."""
     length_bias: LengthBias
     """How well "the longer wins" predicts the labels."""
     lengths: dict[str, dict[str, int]]
@@ -101,10 +107,10 @@ class CheckReport:
                 name: [{"where": row.source, "what": row.what, "action": row.action} for row in rows]
                 for name, rows in self.unusable_by_fault().items()
             },
-            "duplicates": self.labels.duplicates,
-            "contradictions": self.labels.contradictions,
-            "undecided": self.labels.undecided,
-            "cycles": self.labels.cycles,
+            "duplicates": self.duplicates,
+            "contradictions": self.contradictions,
+            "undecided": self.undecided,
+            "cycles": self.cycles,
             "length_bias": self.length_bias.to_json(),
             "lengths": self.lengths,
             "truncated": self.truncated,
@@ -143,10 +149,12 @@ def check_comparisons(
     tokenizer = None if reasons else tokenizer
     pairs, unusable = _encode(result.comparisons, tokenizer, max_length, max_prompt_length)
     labels = compare_labels([comparison for comparison, _ in pairs])
-    undecided = {source for rows in labels.undecided for source in rows}
-    unusable += [_undecided_row(rows, source) for rows in labels.undecided for source in rows]
-    pairs = [(comparison, encoded) for comparison, encoded in pairs if comparison.source not in undecided]
-    report = _describe(pairs, result.unusable + unusable, labels, with_tokens=tokenizer is not None)
+    places = [comparison.source for comparison, _ in pairs]
+    undecided = {row for rows in labels.undecided for row in rows}
+    unusable += [_undecided_row(row, rows, places) for rows in labels.undecided for row in rows]
+    kept = [pair for row, pair in enumerate(pairs) if row not in undecided]
+    unusable = sorted(result.unusable + unusable, key=_line)
+    report = _describe(kept, unusable, labels, places, with_tokens=tokenizer is not None)
     reasons += _reasons(report, max_unusable_share=max_unusable_share, min_usable=min_usable)
     return replace(report, reasons=reasons, warnings=_warnings(report))
 
@@ -196,10 +204,16 @@ def _encode(
     return pairs, unusable
 
 
-def _undecided_row(rows: Sequence[str], source: str) -> UnusableRow:
-    others = ", ".join(row.rpartition(":")[2] for row in rows if row != source)
+def _line(row: UnusableRow) -> int:
+    """The line a row stands on; 0 where its place is not `file:line`."""
+    line = row.source.rpartition(":")[2]
+    return int(line) if line.isdecimal() else 0
+
+
+def _undecided_row(row: int, rows: Sequence[int], places: Sequence[str]) -> UnusableRow:
+    others = ", ".join(places[other].rpartition(":")[2] for other in rows if other != row)
     return UnusableRow(
-        source=source,
+        source=places[row],
         fault_name=ContradictoryLabels.__name__,
         what=f"as many rows prefer the other answer; the rows on this pair besides: {others}",
         action="add a vote that decides, or take the rows out",
@@ -210,6 +224,7 @@ def _describe(
     pairs: Sequence[tuple[Comparison, EncodedPair | None]],
     unusable: list[UnusableRow],
     labels: LabelReport,
+    places: Sequence[str],
     *,
     with_tokens: bool,
 ) -> CheckReport:
@@ -228,12 +243,19 @@ def _describe(
         unusable=unusable,
         comparisons=comparisons,
         usable=usable,
-        labels=labels,
+        duplicates=_placed(labels.duplicates, places),
+        contradictions=_placed(labels.contradictions, places),
+        undecided=_placed(labels.undecided, places),
+        cycles=_placed(labels.cycles, places),
         length_bias=length_bias([size[1:] for size in sizes], unit="tokens" if with_tokens else "characters"),
         lengths={name: quantiles([size[index] for size in sizes]) for index, name in enumerate(names)},
         truncated=cut if with_tokens else None,
         prompts_repeated=[row.source for row in comparisons if _repeats_prompt(row)],
     )
+
+
+def _placed(groups: Sequence[Sequence[int]], places: Sequence[str]) -> list[list[str]]:
+    return [[places[row] for row in rows] for rows in groups]
 
 
 def _repeats_prompt(comparison: Comparison) -> bool:
@@ -256,7 +278,7 @@ def _reasons(report: CheckReport, *, max_unusable_share: float, min_usable: int)
 
 
 def _warnings(report: CheckReport) -> list[str]:
-    bias, labels, cut = report.length_bias, report.labels, report.truncated
+    bias, cut = report.length_bias, report.truncated
     warnings = []
     if bias.low > LENGTH_ACCURACY:
         warnings.append(
@@ -269,18 +291,18 @@ def _warnings(report: CheckReport) -> list[str]:
         )
     if report.prompts_repeated:
         warnings.append(f"both answers begin with the whole prompt in {len(report.prompts_repeated)} rows")
-    settled = len(labels.contradictions) - len(labels.undecided)
+    settled = len(report.contradictions) - len(report.undecided)
     if settled:
         warnings.append(
             f"{settled} pairs have votes for both answers with a majority; all their votes are kept"
         )
-    if labels.duplicates:
+    if report.duplicates:
         warnings.append(
-            f"{len(labels.duplicates)} pairs have several equal votes; they count as often as they stand"
+            f"{len(report.duplicates)} pairs have several equal votes; they count as often as they stand"
         )
-    if labels.cycles:
+    if report.cycles:
         warnings.append(
-            f"{len(labels.cycles)} prompts have cycles (A over B over C over A); their rows are kept"
+            f"{len(report.cycles)} prompts have cycles (A over B over C over A); their rows are kept"
         )
     return warnings
 

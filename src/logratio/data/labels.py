@@ -19,14 +19,23 @@ Answer = tuple[str, str]
 """A prompt's key and an answer's text."""
 
 
+Pair = tuple[Answer, Answer]
+"""Two answers to one prompt, in the order of the alphabet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Votes:
-    """All votes on one pair of answers, told apart by the places of their rows."""
+    """All votes on one pair of answers, by the numbers of their rows."""
 
-    first: list[str] = field(default_factory=list)
-    """Rows that prefer the answer that comes first by alphabet."""
-    second: list[str] = field(default_factory=list)
-    """Rows that prefer the other."""
+    first: list[int] = field(default_factory=list)
+    """Rows that prefer the first answer of the pair."""
+    second: list[int] = field(default_factory=list)
+    """Rows that prefer the second."""
+
+    @property
+    def rows(self) -> list[int]:
+        """All rows on this pair, in order."""
+        return sorted(self.first + self.second)
 
     @property
     def contradict(self) -> bool:
@@ -41,32 +50,31 @@ class Votes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
-    """Repeats, contradictions and cycles, each by the places of its rows."""
+    """Repeats, contradictions and cycles, each by the numbers of its rows, from 0."""
 
-    duplicates: list[list[str]]
+    duplicates: list[list[int]]
     """Rows that are the same vote on the same pair; they count as several votes."""
-    contradictions: list[list[str]]
+    contradictions: list[list[int]]
     """Rows on a pair that both answers won at least once."""
-    undecided: list[list[str]]
+    undecided: list[list[int]]
     """Those contradictions without a majority: left out of training."""
-    cycles: list[list[str]]
+    cycles: list[list[int]]
     """Rows whose majorities go round: of each tangle of answers, all rows among them."""
 
 
 def compare_labels(comparisons: Sequence[Comparison]) -> LabelReport:
     """Group the votes by prompt and pair of answers and see what they say together."""
-    pairs: dict[tuple[Answer, Answer], Votes] = defaultdict(Votes)
-    for comparison in comparisons:
+    pairs: dict[Pair, Votes] = defaultdict(Votes)
+    for row, comparison in enumerate(comparisons):
         winner, loser = answers_of(comparison)
         pair = min(winner, loser), max(winner, loser)
-        votes = pairs[pair]
-        (votes.first if winner == pair[0] else votes.second).append(comparison.source)
+        (pairs[pair].first if winner == pair[0] else pairs[pair].second).append(row)
     sides = [side for votes in pairs.values() for side in (votes.first, votes.second)]
     contradicting = [votes for votes in pairs.values() if votes.contradict]
     return LabelReport(
         duplicates=[side for side in sides if len(side) > 1],
-        contradictions=[votes.first + votes.second for votes in contradicting],
-        undecided=[votes.first + votes.second for votes in contradicting if not votes.settled],
+        contradictions=[votes.rows for votes in contradicting],
+        undecided=[votes.rows for votes in contradicting if not votes.settled],
         cycles=find_cycles(pairs),
     )
 
@@ -77,23 +85,20 @@ def answers_of(comparison: Comparison) -> tuple[Answer, Answer]:
     return (key, normalise(comparison.chosen.text)), (key, normalise(comparison.rejected.text))
 
 
-def find_cycles(pairs: Mapping[tuple[Answer, Answer], Votes]) -> list[list[str]]:
+def find_cycles(pairs: Mapping[Pair, Votes]) -> list[list[int]]:
     """Rows of every set of answers in which each is better than each other, by way of majorities."""
     better: dict[Answer, set[Answer]] = defaultdict(set)
     for (first, second), votes in pairs.items():
         if votes.settled:
             winner, loser = (first, second) if len(votes.first) > len(votes.second) else (second, first)
             better[winner].add(loser)
-    tangles = [tangle for tangle in strongly_connected(better) if len(tangle) > 2]
-    return [
-        [
-            row
-            for (first, second), votes in pairs.items()
-            if first in tangle and second in tangle and votes.settled
-            for row in votes.first + votes.second
-        ]
-        for tangle in tangles
-    ]
+    tangles = [tangle for tangle in strongly_connected(better) if len(tangle) > 1]
+    tangle_of = {answer: number for number, tangle in enumerate(tangles) for answer in tangle}
+    rows: list[list[int]] = [[] for _ in tangles]
+    for (first, second), votes in pairs.items():
+        if first in tangle_of and tangle_of[first] == tangle_of.get(second) and votes.settled:
+            rows[tangle_of[first]] += votes.rows
+    return [sorted(tangle) for tangle in rows]
 
 
 def strongly_connected(edges: Mapping[Answer, Iterable[Answer]]) -> list[set[Answer]]:

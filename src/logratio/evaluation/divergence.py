@@ -198,7 +198,7 @@ def _batches(encoded: Sequence[Encoded], row_tokens: int) -> Iterator[list[int]]
 
 @contextmanager
 def _reading(model: Any, probe: Encoded) -> Iterator[Callable[[Sequence[Encoded]], _AnswerLogits]]:
-    """A function that reads a batch with `model`, in the way that gives the model's own numbers on `probe`."""
+    """A function that reads a batch, in the way that gives the model's own numbers on `probe`."""
     with torch.inference_mode(), evaluation_mode(model):
         yield partial(_read_states if _head_is_plain(model, probe) else _read_logits, model)
 

@@ -51,7 +51,7 @@ def collect(run_path: Path | str) -> dict[str, Any]:
     report = merge(side_by_side(path), report)
     report["data"] = merge(data_counts(path, directories), report.get("data") or {})
     report["stages"] = stage_rows(report)
-    report["provenance"] = merge(report.get("provenance") or {}, {"logratio": __version__})
+    report["provenance"] = {"logratio": __version__, **(report.get("provenance") or {})}
     report["provenance"].setdefault("machine", describe_machine())
     if (path / CONFIG).exists() and "settings" not in report["provenance"]:
         report["provenance"]["settings"] = read_object(path / CONFIG)

@@ -55,11 +55,12 @@ def percent_interval(low: float | None, high: float | None) -> str:
     return f"{fixed(100 * low, 1)} to {fixed(100 * high, 1)}{NO_BREAK}%"
 
 
-def interval(bounds: Sequence[float] | None, decimals: int = 2) -> str:
+def interval(bounds: Sequence[float | None] | None, decimals: int = 2) -> str:
     """`0.35 to 0.45`; empty where there is none."""
-    if not bounds or len(bounds) != 2 or not all(is_number(bound) for bound in bounds):
+    low, high = bounds or (None, None)
+    if not is_number(low) or not is_number(high):
         return ""
-    return f"{fixed(bounds[0], decimals)} to {fixed(bounds[1], decimals)}"
+    return f"{fixed(low, decimals)} to {fixed(high, decimals)}"
 
 
 def size(num_bytes: float | None) -> str:

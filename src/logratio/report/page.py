@@ -7,13 +7,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from logratio import __version__
 from logratio.report.collect import collect
 from logratio.report.markup import Html, element, join, prose
 from logratio.report.sections.answers import answers_section
+from logratio.report.sections.concerns import warnings_section
+from logratio.report.sections.contests import head_to_head_section
 from logratio.report.sections.curves import curves_section
-from logratio.report.sections.record import data_section, laws_section, provenance_section, warnings_section
+from logratio.report.sections.data import data_section
+from logratio.report.sections.frontier import frontier_section
+from logratio.report.sections.laws import laws_section
+from logratio.report.sections.provenance import provenance_section
 from logratio.report.sections.section import Section
-from logratio.report.sections.steps import frontier_section, head_to_head_section, steps_section
+from logratio.report.sections.steps import steps_section
 from logratio.report.sections.verdict import verdict_section
 from logratio.runs import REPORT, atomic_write, write_json
 
@@ -91,7 +97,7 @@ def page(report: Mapping[str, Any], *, name: str) -> Html:
             element("main", _missing(report), *(section.to_html() for section in sections)),
             class_="columns",
         ),
-        _footer(report),
+        _footer(),
     )
     return join([Html("<!doctype html>\n"), element("html", head, body, lang="en"), "\n"])
 
@@ -124,11 +130,13 @@ def _missing(report: Mapping[str, Any]) -> Html | None:
     return element("div", title, element("ul", *sentences), class_="missing", role="note")
 
 
-def _footer(report: Mapping[str, Any]) -> Html:
-    version = (report.get("provenance") or {}).get("logratio", "")
+def _footer() -> Html:
     return element(
         "footer",
         element(
-            "p", f"Made by logratio {version}. Every number of this page is in ", element("code", REPORT), "."
+            "p",
+            f"Made by logratio {__version__}. Every number of this page is in ",
+            element("code", REPORT),
+            ".",
         ),
     )

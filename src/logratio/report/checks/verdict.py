@@ -135,7 +135,7 @@ def reward_intervals_touch(report: Mapping[str, Any]) -> Finding | None:
         raised=gap <= 0,
         value=gap,
         threshold="the intervals of the two mean rewards overlap",
-        what=f"The intervals of the mean rewards are {number(-gap)} deep in each other."
+        what=f"The intervals of the mean rewards overlap by {number(-gap)}."
         if gap <= 0
         else f"The intervals of the mean rewards are {number(gap)} apart.",
         meaning="Taken alone the means do not show a difference. The win rate compares prompt "

@@ -1,0 +1,60 @@
+"""The laws that were checked while training, and held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from logratio.report.digits import number
+from logratio.report.markup import element, join
+from logratio.report.sections.section import Section, table
+
+LAWS = {
+    "step_zero_loss": "Before the first update policy and reference are one model, so the loss is the one at "
+    "log-ratio 0 (ln 2 for DPO).",
+    "step_zero_rewards": "Before the first update every implicit reward is 0.",
+    "packed_equals_apart": "A packed batch has the log-probabilities of its rows one by one, nats a token.",
+    "sampled_equals_recomputed": "Log-probabilities recorded while sampling equal those that "
+    "training computes.",
+    "end_token_carries_loss": "Every finished answer ends in one end token, and it is trained on.",
+    "accumulation_equals_batch": "The parts that were accumulated add up to the batch's loss.",
+    "exact_kl_not_negative": "An exact KL divergence is never negative.",
+    "reference_unchanged": "The reference is the same after training as before.",
+}
+
+
+def laws_section(report: Mapping[str, Any]) -> Section | None:
+    """The laws that were checked and held."""
+    rows = [
+        [
+            stage,
+            join(
+                [element("code", law.get("name", "")), element("small", LAWS.get(str(law.get("name")), ""))]
+            ),
+            number(law.get("value"), digits=4),
+            number(law.get("limit"), digits=4),
+            number(law.get("step")),
+        ]
+        for stage, law in _laws(report)
+    ]
+    if not rows:
+        return None
+    return Section(
+        anchor="laws",
+        title="Laws checked",
+        lede="What must hold whatever the data. A run stops where one does not, so these held; "
+        "the last check of "
+        "each is shown.",
+        body=table(
+            ["Stage", "Law", "Measured", "Held against", "Update"], rows, caption="Laws", class_="laws"
+        ),
+    )
+
+
+def _laws(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for stage, training in (report.get("training") or {}).items():
+        for law in (training.get("laws") or []) if isinstance(training, Mapping) else ():
+            yield stage, law
+    for law in report.get("laws") or []:
+        if isinstance(law, Mapping):
+            yield "run", law

@@ -1,0 +1,93 @@
+"""Provenance: versions, settings, seeds, hashes, machine, time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from logratio.progress import format_seconds
+from logratio.report.digits import ABSENT, fixed, is_number, number, size
+from logratio.report.markup import Html, element, join
+from logratio.report.sections.section import Section, definitions, details, table
+
+APART = ("settings", "stage_seconds")
+"""What is not shown among the facts: settings have a table of their own, and so has what each stage cost."""
+
+
+def provenance_section(report: Mapping[str, Any]) -> Section:
+    """The facts, what each stage cost, then all settings."""
+    provenance = report.get("provenance") or {}
+    training = {k: v for k, v in (report.get("training") or {}).items() if isinstance(v, Mapping)}
+    shown = {name: value for name, value in provenance.items() if name not in APART}
+    facts = [(path.replace(".", " ").replace("_", " "), _measure(path, one)) for path, one in flatten(shown)]
+    settings = {
+        "run": provenance.get("settings"),
+        **{name: one.get("settings") for name, one in training.items()},
+    }
+    parts = [
+        definitions(facts, class_="facts"),
+        _cost(provenance.get("stage_seconds") or {}, training),
+        *(_settings(name, value) for name, value in settings.items() if value),
+    ]
+    return Section(anchor="provenance", title="Provenance", body=join(parts))
+
+
+def _cost(seconds: Mapping[str, float], training: Mapping[str, Mapping[str, Any]]) -> Html | None:
+    """Wall time of every stage, with updates and memory of those that train."""
+    rows = []
+    for name in dict.fromkeys([*seconds, *training]):
+        own = training.get(name, {})
+        rows.append(
+            [
+                name,
+                duration(seconds.get(name, own.get("seconds"))),
+                number(own.get("updates")),
+                number(own.get("examples")),
+                size(own.get("peak_memory_bytes")),
+            ]
+        )
+    headings = ["Stage", "Wall time", "Updates", "Examples", "Peak memory"]
+    return table(headings, rows, caption="What each stage cost") if rows else None
+
+
+def _settings(name: str, value: Mapping[str, Any]) -> Html:
+    rows = [[path, _plain(one)] for path, one in flatten(value)]
+    return details(
+        join(["Settings, seeds and hashes: ", element("code", name)]),
+        table(["Setting", "Value"], rows, caption=f"Settings of {name}", class_="small"),
+    )
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested mappings with the names that lead to it: `model.hash`."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from flatten(item, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def duration(seconds: Any) -> str:
+    """`4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if not is_number(seconds):
+        return ABSENT
+    return f"{fixed(seconds, 1)} s" if seconds < 10 else format_seconds(seconds)
+
+
+def _measure(path: str, value: Any) -> str:
+    """A value with its unit, where its name says one."""
+    if is_number(value) and path.endswith("seconds"):
+        return duration(value)
+    return size(value) if is_number(value) and path.endswith("bytes") else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return fixed(value, 0) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    return str(value)
