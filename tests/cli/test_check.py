@@ -53,8 +53,9 @@ def test_faults_are_listed_by_line_and_training_refused(check, tmp_path):
 
 
 def test_what_a_row_holds_cannot_command_the_terminal(check):
-    _, shown = check([*GOOD, *BAD])
+    _, shown = check([*GOOD, *BAD, {"\x1b[2J\nforged": 1}])
     assert "\x1b" not in shown.out
+    assert "\nforged" not in shown.out
     assert "[red]same" in shown.out
 
 

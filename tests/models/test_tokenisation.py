@@ -114,6 +114,16 @@ def test_an_empty_prompt_needs_a_begin_token():
     assert tokenisation.encode_prompt(BEGINNING["plain"], Prompt("")) == (BEGINNING["plain"].bos_token_id,)
 
 
+def test_the_template_alone_decides_about_the_begin_token():
+    tokenizer = with_begin_token(chat=True)
+    tokenizer.chat_template = tiny_tokenizer().chat_template
+    ids = tokenisation.encode_prompt(tokenizer, Prompt("hi"))
+    assert tokenizer.bos_token_id not in ids
+    assert ids == tuple(
+        tokenizer.apply_chat_template([user("hi").to_json()], add_generation_prompt=True)["input_ids"]
+    )
+
+
 def test_turns_that_the_template_refuses_are_named():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('Conversation roles must alternate') }}"

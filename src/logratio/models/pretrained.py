@@ -6,6 +6,8 @@ import copy
 import errno
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
 
 from logratio.errors import BadConfig, ModelNotFound, SpecialTokenTrouble
 from logratio.models.gguf import embedded_model_path
@@ -42,6 +45,19 @@ class LoadedModel:
     """What loading changed, in sentences worth showing."""
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars out of the way; how it was before is restored."""
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
+
+
+@without_bars()
 def load(
     source: str,
     *,
@@ -77,6 +93,7 @@ def load(
     )
 
 
+@without_bars()
 def load_tokenizer(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Open the tokenizer of what `load` opens, and none of its weights.
 
@@ -90,6 +107,7 @@ def load_tokenizer(source: str, *, revision: str | None = None, trust_remote_cod
     return _open_tokenizer(directory, source, code)[0]
 
 
+@without_bars()
 def save(model: Any, tokenizer: Any, path: Path | str) -> None:
     """Write model and tokenizer to the directory `path`, whole or not at all, in float32 safetensors.
 
