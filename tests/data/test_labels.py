@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logratio.data.labels import compare_labels
-from logratio.data.lengths import length_bias, quantiles, wilson
+from logratio.data.lengths import length_bias, quantiles
+from logratio.intervals import wilson_interval
 from logratio.records import Comparison, Completion, Prompt
 
 
@@ -118,19 +119,20 @@ def test_a_cycle_is_reported_exactly_when_the_majorities_have_no_order(pairs):
 def test_the_longer_wins():
     bias = length_bias([(5, 3), (5, 4), (3, 5), (4, 4), (9, 1)], unit="tokens")
     assert (bias.wins, bias.num_pairs, bias.ties, bias.accuracy) == (3, 4, 1, 0.75)
-    assert (bias.low, bias.high) == wilson(3, 4)
+    assert (bias.low, bias.high) == wilson_interval(3, 4)
     assert bias.to_json()["accuracy"] == 0.75
 
 
 def test_the_wilson_interval_solves_its_equation():
     for wins, n in ((3, 4), (50, 100), (0, 10), (10, 10), (999, 1000)):
-        for end in wilson(wins, n):
+        for end in wilson_interval(wins, n):
             assert (wins / n - end) ** 2 == pytest.approx(
                 1.959963984540054**2 * end * (1 - end) / n, abs=1e-12
             )
-    low, high = wilson(50, 100)
+    low, high = wilson_interval(50, 100)
     assert high - low == pytest.approx(2 * 0.09614, abs=2e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
+    nothing = length_bias([], unit="tokens")
+    assert (nothing.low, nothing.high) == (0.0, 1.0)
 
 
 def test_quantiles_are_lengths_that_occur():

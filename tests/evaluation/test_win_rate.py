@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from logratio.evaluation.win_rate import choose_method, paired_outcomes, wilson_interval, win_rate
+from logratio.evaluation.win_rate import choose_method, paired_outcomes, win_rate
+from logratio.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from logratio.data.reading import read_samples
+from logratio.data.reading import JUDGE, read_samples
 from logratio.errors import BadConfig, RewardDegenerate, TooFewLabels
 from logratio.rollouts.labelling import LabelCounts, LabelledPair, Pairing, check_settings, label_pairs
 from logratio.rollouts.rewards import load_reward
@@ -66,7 +66,8 @@ def run(arguments: Arguments) -> int:
         pairs_per_prompt=arguments.pairs_per_prompt,
     )
     ensure_labels(pairs, counts, rewards, where=str(arguments.completions))
-    write_json_lines(arguments.out, [pair.to_json() for pair in pairs])
+    # Who judged travels with the rows: an evaluation by the same judge says so.
+    write_json_lines(arguments.out, [pair.to_json() | {JUDGE: reward.name} for pair in pairs])
     print(describe(counts))
     print(f"judged by {reward.name} at temperature {arguments.temperature:g}; written to {arguments.out}")
     return 0

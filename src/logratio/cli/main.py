@@ -20,7 +20,7 @@ COMMANDS = {
     "train dpo": ("logratio.cli.train_dpo", "direct preference optimisation"),
     "evaluate": ("logratio.cli.evaluate", "policy against reference on held-out prompts"),
     "report": ("logratio.cli.report", "report.html and report.json from a run directory"),
-    "chat": ("logratio.cli.chat", "talk to a model, or to two side by side"),
+    "chat": ("logratio.cli.chat", "talk to a model, or to two in turn"),
 }
 """Every command: its module, imported only when it is called, and what it does."""
 

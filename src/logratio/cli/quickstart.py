@@ -51,7 +51,7 @@ class Arguments:
     reward: str = "logratio.rollouts.sentiment:sentiment"
     """What judges answers: module:function. It labels the pairs and judges the result, and nothing is trained
     on it otherwise."""
-    num_train: int = 176
+    num_train: int = 144
     """Prompts to train on."""
     num_held_out: int = 128
     """Prompts kept out of training, on which the models are compared."""
@@ -65,12 +65,12 @@ class Arguments:
     """Which pairs of a prompt's answers are labelled."""
     pairs_per_prompt: int = 2
     """How many pairs of a prompt's answers --pairs random draws."""
-    label_temperature: float = 0.25
+    label_temperature: float = 0.2
     """Noise of the labels, in units of the reward: a is preferred to b with probability
     sigmoid((reward of a - reward of b) / label temperature)."""
     sft: SFTConfig = field(default_factory=SFTConfig)
     """Fine-tuning on the preferred answers."""
-    dpo: DPOConfig = field(default_factory=DPOConfig)
+    dpo: DPOConfig = field(default_factory=partial(DPOConfig, learning_rate=2e-5))
     """Preference optimisation on the pairs."""
     seed: int = 0
     """Seed of prompts, answers and labels; --sft.seed and --dpo.seed order the training data."""

@@ -32,7 +32,7 @@ from logratio.cli.quickstart_bench import (
     TRAINING_PROMPTS,
     Bench,
 )
-from logratio.cli.training import DATA
+from logratio.cli.training import DATA, ensure_trainable
 from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.formats import read_comparisons
 from logratio.data.reading import PromptRow, read_prompts, read_samples
@@ -230,12 +230,7 @@ def read_pairs(bench: Bench) -> CheckReport:
     """
     path = bench.settings.out / COMPARISONS
     report = check_comparisons(read_comparisons(path), load_tokenizer(bench.source))
-    if report.refuses_training:
-        raise TooFewLabels(
-            "these comparisons cannot be trained on: " + "; ".join(report.reasons),
-            where=str(path),
-            action=f"`logratio check --data {path}` lists every row",
-        )
+    ensure_trainable(report, path)
     return report
 
 

@@ -12,6 +12,7 @@ from logratio import __version__
 from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.encoding import EncodedPair
 from logratio.data.formats import read_comparisons
+from logratio.data.reading import read_judge
 from logratio.data.splits import split_by_prompt
 from logratio.errors import TooFewLabels
 from logratio.runs import RunDirectory, describe_machine, hash_file, write_json, write_json_lines
@@ -62,13 +63,18 @@ def read_pairs(flags: TrainingFlags) -> CheckReport:
     tokenizer = load_tokenizer(resolve_model(flags.model))
     report = check_comparisons(result, tokenizer, max_length=flags.max_length)
     print(report.summary(), file=sys.stderr)
+    ensure_trainable(report, flags.data)
+    return report
+
+
+def ensure_trainable(report: CheckReport, path: Path) -> None:
+    """Raise `TooFewLabels` with the reasons where `logratio check` would refuse."""
     if report.refuses_training:
         raise TooFewLabels(
             "these comparisons cannot be trained on: " + "; ".join(report.reasons),
-            where=str(flags.data),
-            action=f"`logratio check --data {flags.data}` lists every row",
+            where=str(path),
+            action=f"`logratio check --data {path}` lists every row",
         )
-    return report
 
 
 def resolve_model(name: str) -> str:
@@ -87,6 +93,7 @@ def begin_run(flags: TrainingFlags, config: TrainingConfig, *, command: str) -> 
         "logratio": __version__,
         "model": flags.model,
         "data": str(flags.data),
+        "training_reward": read_judge(flags.data),
         "machine": describe_machine(),
         "settings": config.to_json(),
         "identity": config.identity()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Z95 = 1.959963984540054
-"""The normal distribution's 97.5 % point."""
+from logratio.intervals import wilson_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +46,8 @@ def length_bias(lengths: Sequence[tuple[int, int]], *, unit: Literal["tokens", "
     wins = sum(chosen > rejected for chosen, rejected in lengths)
     ties = sum(chosen == rejected for chosen, rejected in lengths)
     num_pairs = len(lengths) - ties
-    low, high = wilson(wins, num_pairs)
+    low, high = wilson_interval(wins, num_pairs) if num_pairs else (0.0, 1.0)
     return LengthBias(wins=wins, num_pairs=num_pairs, ties=ties, low=low, high=high, unit=unit)
-
-
-def wilson(wins: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); the whole of [0, 1] where nothing was counted."""
-    if n == 0:
-        return 0.0, 1.0
-    share, spread = wins / n, Z95**2 / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def quantiles(lengths: Sequence[int]) -> dict[str, int]:

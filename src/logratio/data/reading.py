@@ -38,6 +38,8 @@ BYTE_ORDER_MARKS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+JUDGE = "judge"
+"""The column in which `logratio label` names the reward that the labels were drawn from."""
 UNCLEAN = re.compile("[\0\ud800-\udfff]")
 RECODE = "save the file as UTF-8 without a byte-order mark"
 
@@ -98,6 +100,13 @@ def scan_rows(path: Path | str) -> Iterator[Row | DataFault]:
             where=str(path),
             action="give JSON Lines (.jsonl, .jsonl.gz) or Parquet (.parquet)",
         )
+
+
+def read_judge(path: Path | str) -> str | None:
+    """Who labelled the comparisons of a file, where its first row says so."""
+    first = next(scan_rows(path), None)
+    judge = first.value.get(JUDGE) if isinstance(first, Row) else None
+    return judge if isinstance(judge, str) else None
 
 
 def read_prompts(path: Path | str) -> list[PromptRow]:

@@ -17,6 +17,7 @@ from logratio.policies.decoding import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import Prompt, Sample
 from logratio.rollouts.sampling import sample
+from logratio.training.laws import reference_is_separate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def evaluate_policies(
     Raises:
         BadConfig: policy or reference is missing, or a prompt stands twice.
         TooFewLabels: fewer than two prompts.
-        ReferenceAliased: a model has another tokenizer than the reference.
+        ReferenceAliased: a model has another tokenizer than the reference, or shares its weights' storage.
         BadReward: the judge did not return a number for each answer.
         LawBroken: an exact KL is negative.
     """
@@ -121,6 +122,7 @@ def measure_model(
     columns: Sequence[Mapping[str, Any]] | None,
 ) -> tuple[list[Sample], Divergence]:
     """A model's answers, and its KL to the reference along them."""
+    reference_is_separate(loaded.model.state_dict(), reference.model.state_dict())
     ensure_same_tokenizer(name, loaded.tokenizer, reference.tokenizer)
     samples = answer(name, loaded, prompts, config, columns)
     encoded = [

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
 from logratio.evaluation.bootstrap import RESAMPLES, percentile_interval
+from logratio.intervals import wilson_interval
 
 Method = Literal["wilson", "bootstrap"]
 
@@ -52,37 +52,6 @@ class WinRate:
     def to_json(self) -> dict[str, Any]:
         """All fields by name."""
         return asdict(self)
-
-
-def wilson_interval(wins: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a proportion that keeps its coverage at small n and near 0 and 1.
-
-    `(p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)` with `p = wins / n` (Wilson 1927).
-
-    Args:
-        wins: successes; ties may be counted as halves.
-        n: trials.
-        confidence: coverage.
-
-    Raises:
-        ValueError: n is not positive, or wins is not between 0 and n.
-    """
-    if n <= 0 or not 0 <= wins <= n:
-        raise ValueError(f"{wins} wins of {n}")
-    z = normal_quantile(confidence)
-    share = wins / n
-    centre = share + z**2 / (2 * n)
-    spread = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    scale = 1 + z**2 / n
-    # Where all is lost or won the end is exactly 0 or 1, which rounding would miss.
-    low = 0.0 if wins == 0 else (centre - spread) / scale
-    high = 1.0 if wins == n else (centre + spread) / scale
-    return low, high
-
-
-def normal_quantile(confidence: float) -> float:
-    """Half the width of the middle `confidence` of the standard normal distribution: 1.96 at 0.95."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def paired_outcomes(policy_rewards: Sequence[float], reference_rewards: Sequence[float]) -> list[float]:
