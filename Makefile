@@ -42,7 +42,7 @@ bench: $(BENCH_INSTALLED)
 # The README's picture of the report, taken from the last quickstart.
 picture: browser
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking \
-	  --no-first-run --user-data-dir=$$(mktemp -d) --window-size=1100,1500 --force-device-scale-factor=1 \
+	  --no-first-run --user-data-dir=$$(mktemp -d) --window-size=1280,1400 --force-device-scale-factor=1 \
 	  --screenshot=docs/report.png file://$(CURDIR)/runs/quickstart/report.html
 
 # What pip cannot bring: $(call need,CHECK,PACKAGE) takes PACKAGE from Debian where this is root, and
