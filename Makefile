@@ -15,7 +15,7 @@ BENCH_INSTALLED := $(VENV)/.bench-installed
 .PHONY: help setup quickstart check test bench picture browser
 
 help:
-	@echo "make quickstart   train and judge the embedded model, and write a report (about 15 minutes on two cores)"
+	@echo "make quickstart   train and judge the embedded model, and write a report (about ten minutes on two cores)"
 	@echo "make test         lint, types, layers and all tests"
 	@echo "make check        lint, types and layers alone"
 	@echo "make bench        DPO here and in TRL, on the same rows"

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from logratio.algorithms.dpo import DPOConfig, train_dpo
-from logratio.errors import CheckpointCorrupt, DiskFull, Interrupted, NotWritable, OutOfMemory, ResumeMismatch
+from logratio.errors import (
+    CheckpointCorrupt,
+    DiskFull,
+    Interrupted,
+    NotWritable,
+    OutOfMemory,
+    ResumeMismatch,
+    UnknownFormatVersion,
+)
 from logratio.models.pretrained import fingerprint
 from logratio.policies.language import LanguagePolicy
 from logratio.runs import RunDirectory
@@ -70,6 +78,15 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, damage):
     assert step == 1
     assert "step-000002" in notes[0]
     assert fingerprint(model) == first
+
+
+def test_a_checkpoint_of_another_format_is_refused_and_left_alone(tmp_path):
+    model, optimizer = stepped()
+    path = save_checkpoint(tmp_path, 1, model, optimizer, keep=1) / checkpoints.STATE
+    state = path.read_text()
+    path.write_text(state.replace('"format": 1', '"format": 99'))
+    with pytest.raises(UnknownFormatVersion, match="format 99"):
+        restore_latest(tmp_path, model, optimizer)
 
 
 def test_nothing_is_resumed_from_damage_alone(tmp_path):

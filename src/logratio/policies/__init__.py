@@ -1,1 +1,1 @@
-"""Policies: sample() draws actions, evaluate() gives their log-probabilities."""
+"""Policies: `decoding` draws answers, `language` says how probable an answer is."""

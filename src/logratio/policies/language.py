@@ -1,4 +1,4 @@
-"""A language model as a policy: it answers prompts, and says how probable an answer is."""
+"""A language model as a policy: how probable an answer is, differentiably. `decoding` draws answers."""
 
 from __future__ import annotations
 

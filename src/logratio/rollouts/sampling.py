@@ -64,9 +64,7 @@ def sample(
     found = dict(known or {})
     meter = _Meter(progress)
     stop_ids = stop_tokens(policy_model, tokenizer)
-    wanted = [
-        [answer for answer in range(num_samples) if (row, answer) not in found] for row in range(len(prompts))
-    ]
+    wanted = _still_wanted(found, num_prompts=len(prompts), num_samples=num_samples)
     seeds = [
         [answer_seed(seed, prompt, answer) for answer in own]
         for prompt, own in zip(prompts, wanted, strict=True)
@@ -86,13 +84,20 @@ def sample(
     sample_tokens(
         policy_model, encoded, seeds, stop_ids, padding_token(tokenizer, stop_ids), config, on_batch=receive
     )
+    answers = [tuple(found[row, answer] for answer in range(num_samples)) for row in range(len(prompts))]
+    further = columns if columns is not None else [{}] * len(prompts)
     return [
-        Sample(
-            prompt=prompt,
-            completions=tuple(found[row, answer] for answer in range(num_samples)),
-            columns=columns[row] if columns is not None else {},
-        )
-        for row, prompt in enumerate(prompts)
+        Sample(prompt=prompt, completions=own, columns=row)
+        for prompt, own, row in zip(prompts, answers, further, strict=True)
+    ]
+
+
+def _still_wanted(
+    found: Mapping[tuple[int, int], Completion], *, num_prompts: int, num_samples: int
+) -> list[list[int]]:
+    """For each prompt the numbers of its answers that are not there yet."""
+    return [
+        [answer for answer in range(num_samples) if (row, answer) not in found] for row in range(num_prompts)
     ]
 
 
