@@ -11,6 +11,7 @@ a peak of memory with another; `benchmarks/README.md` says what is measured and 
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -50,7 +51,7 @@ class Arguments:
     """A transformers directory, a hub id or a .gguf file; the embedded model without it."""
     data: Path | None = None
     """A file of comparisons, whose first usable rows are taken; without it rows are made from a seed."""
-    pairs: int = 16
+    pairs: int = 32
     """Pairs in a timed run."""
     batch_size: int = 4
     """Pairs an update."""
@@ -263,19 +264,24 @@ def tabulate(results: Sequence[dict[str, Any]]) -> Table:
 
 
 def make_comparisons(
-    pairs: int, *, prompt_words: int = 48, chosen_words: int = 40, rejected_words: int = 48, seed: int = 0
+    pairs: int, *, prompt_words: int = 48, chosen_words: int = 42, rejected_words: int = 48, seed: int = 0
 ) -> list[Comparison]:
-    """Pairs of seeded words whose lengths vary by a quarter about the given means, as real rows do."""
+    """Pairs of seeded words with the given mean lengths, which vary as widely as those of real comparisons.
+
+    Lengths are log-normal with the deviations that the first 1,500 rows of HH-RLHF's harmless test split have
+    (arXiv 2204.05862, in tokens of SmolLM2): 0.75 for prompts, 0.86 for chosen and 0.92 for rejected answers.
+    """
     draw = random.Random(seed)
 
-    def text(mean: int) -> str:
-        return " ".join(draw.choices(WORDS.split(), k=draw.randint(round(0.75 * mean), round(1.25 * mean))))
+    def text(mean: int, deviation: float) -> str:
+        words = draw.lognormvariate(math.log(mean) - deviation**2 / 2, deviation)
+        return " ".join(draw.choices(WORDS.split(), k=min(max(3, round(words)), 400)))
 
     return [
         Comparison(
-            prompt=Prompt((Message(role="user", content=text(prompt_words)),)),
-            chosen=Completion(text=text(chosen_words)),
-            rejected=Completion(text=text(rejected_words)),
+            prompt=Prompt((Message(role="user", content=text(prompt_words, 0.75)),)),
+            chosen=Completion(text=text(chosen_words, 0.86)),
+            rejected=Completion(text=text(rejected_words, 0.92)),
         )
         for _ in range(pairs)
     ]

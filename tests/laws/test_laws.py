@@ -125,7 +125,7 @@ def test_a_mask_that_leaks_is_noticed_and_answers_are_computed_apart(policy, gro
     lengths = torch.ones_like(leaked)
     with pytest.raises(LawBroken, match="packed_equals_apart"):
         laws.layouts_agree(leaked, expected, lengths, step=0)
-    settle_layout(policy, groups, batch_size=4)
+    settle_layout(policy, groups)
     assert policy.layout == "apart"
     assert "computed apart" in capsys.readouterr().err
     assert torch.allclose(policy.sequence_logprobs(policy.lay(groups)), expected, atol=1e-5)

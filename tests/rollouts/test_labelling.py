@@ -186,6 +186,27 @@ def test_prompts_without_a_pair_are_counted():
     assert (counts.prompts_without_pair, counts.pairs_considered) == (2, 1)
 
 
+@pytest.mark.parametrize("how", PAIRINGS)
+def test_answers_that_were_cut_off_are_left_out_where_asked(how):
+    cut = Sample(
+        prompt=Prompt("p"),
+        completions=(
+            Completion(text="long and lovely", finish_reason="length"),
+            Completion(text="good"),
+            Completion(text="bad"),
+        ),
+        columns={},
+    )
+    alone = Sample(prompt=Prompt("q"), completions=cut.completions[:2], columns={})
+    rewards = [[9.0, 1.0, 0.0], [9.0, 1.0]]
+    pairs, counts = label([cut, alone], rewards, how=how, finished_only=True)
+    assert texts(pairs) == [("good", "bad")]
+    assert (counts.num_answers, counts.unfinished, counts.prompts_without_pair) == (5, 2, 1)
+    assert counts.pairs_considered == 1
+    _, kept = label([cut, alone], rewards, how=how)
+    assert (kept.unfinished, kept.prompts_without_pair) == (0, 0)
+
+
 ANSWERS = st.lists(
     st.tuples(st.sampled_from(["", " ", "a", "a ", "b", "c"]), st.sampled_from([0.0, 0.5, 1.0])), max_size=5
 )

@@ -133,16 +133,16 @@ def test_other_data_or_settings_are_not_resumed(tmp_path):
 
 
 def test_a_full_disk_at_a_checkpoint_leaves_the_last_one(tmp_path, monkeypatch):
-    honest = checkpoints.save_file
+    honest = checkpoints.write_tensors
     calls = []
 
-    def full(tensors, path, **more):
+    def full(path, tensors):
         calls.append(path)
         if len(calls) > 3:
             raise OSError(28, "No space left on device")
-        honest(tensors, path, **more)
+        return honest(path, tensors)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(DiskFull, match="no room"):
         run_dpo(tmp_path / "run")
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000002"]
@@ -158,10 +158,10 @@ def test_too_little_room_is_said_before_the_first_update(tmp_path, monkeypatch):
 
 
 def test_permission_lost_is_not_success(tmp_path, monkeypatch):
-    def denied(tensors, path, **more):
+    def denied(path, tensors):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoints, "save_file", denied)
+    monkeypatch.setattr(checkpoints, "write_tensors", denied)
     with pytest.raises(NotWritable):
         run_dpo(tmp_path / "run")
 

@@ -97,7 +97,7 @@ def test_the_layout_is_settled_by_the_numbers(name):
     model = build().eval()
     policy = LanguagePolicy(model, None)
     groups = random_groups(6, vocab_size=VOCABULARY)
-    settle_layout(policy, groups, batch_size=4)
+    settle_layout(policy, groups)
     assert policy.layout == expected
     with torch.no_grad():
         ours = policy.sequence_logprobs([row for group in groups for row in policy.lay([group])])

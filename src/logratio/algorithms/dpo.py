@@ -111,7 +111,7 @@ def train_dpo(
         OutOfMemory: with the next smaller setting.
     """
     policy.model.eval()
-    layout_law = settle_layout(policy, groups, batch_size=config.batch_size)
+    layout_law = settle_layout(policy, groups)
     model_hash = fingerprint(policy.model)
     reference = reference_logprobs(
         policy, groups, run.path, model_hash=model_hash, row_tokens=config.row_tokens

@@ -46,7 +46,7 @@ def train_sft(
         OutOfMemory: with the next smaller setting.
     """
     policy.model.eval()
-    layout_law = settle_layout(policy, groups, batch_size=config.batch_size)
+    layout_law = settle_layout(policy, groups)
     longest = max(group.num_tokens for group in groups)
     with Session(
         policy.model, config, run, stage="sft", num_examples=len(groups), unit="examples"

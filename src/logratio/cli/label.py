@@ -43,6 +43,9 @@ class Arguments:
     temperature: float = 0.0
     """Noise of the labels, in units of the reward: a is preferred to b with probability
     sigmoid((reward of a - reward of b) / temperature). At 0 the higher reward wins and ties are left out."""
+    finished_only: bool = False
+    """Leave out answers that were cut off at the limit of tokens. Where the reward likes long answers, a
+    model trained on pairs of cut-off answers learns not to end."""
     seed: int = 0
     """Seed of the noise; the same prompt and answers get the same label whatever else the file holds."""
 
@@ -64,6 +67,7 @@ def run(arguments: Arguments) -> int:
         temperature=arguments.temperature,
         seed=arguments.seed,
         pairs_per_prompt=arguments.pairs_per_prompt,
+        finished_only=arguments.finished_only,
     )
     ensure_labels(pairs, counts, rewards, where=str(arguments.completions))
     # Who judged travels with the rows: an evaluation by the same judge says so.
@@ -104,6 +108,8 @@ def describe(counts: LabelCounts) -> str:
         f"{counts.labelled} labelled + {counts.identical} of identical answers + {counts.ties} ties"
         f" + {counts.empty} with an empty answer = {counts.pairs_considered}",
     ]
+    if counts.unfinished:
+        lines.append(f"{counts.unfinished} answers were cut off at the limit of tokens and left out")
     if counts.prompts_without_pair:
         lines.append(f"{counts.prompts_without_pair} prompts have fewer than two answers and gave no pair")
     if counts.labelled:

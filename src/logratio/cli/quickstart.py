@@ -65,6 +65,9 @@ class Arguments:
     """Which pairs of a prompt's answers are labelled."""
     pairs_per_prompt: int = 2
     """How many pairs of a prompt's answers --pairs random draws."""
+    finished_only: bool = True
+    """Pair only answers that ended by themselves: where the reward likes long answers, pairs of answers that
+    were cut off teach a model not to end."""
     label_temperature: float = 0.2
     """Noise of the labels, in units of the reward: a is preferred to b with probability
     sigmoid((reward of a - reward of b) / label temperature)."""
@@ -146,7 +149,7 @@ def plan(bench: Bench) -> list[Stage]:
             stages.label,
             [files.COMPARISONS],
             {"reward": bench.reward_identity}
-            | chosen("pairs", "pairs_per_prompt", "label_temperature", "seed"),
+            | chosen("pairs", "pairs_per_prompt", "finished_only", "label_temperature", "seed"),
         ),
         ("sft", stages.fine_tune, [files.SFT], arguments.sft.identity()),
         ("dpo", stages.optimise, [files.DPO], arguments.dpo.identity()),

@@ -186,6 +186,7 @@ def label(bench: Bench, key: str) -> str:
         temperature=settings.label_temperature,
         seed=settings.seed,
         pairs_per_prompt=settings.pairs_per_prompt,
+        finished_only=settings.finished_only,
     )
     ensure_labels(pairs, counts, rewards, where=str(settings.out / COMPLETIONS))
     write_json_lines(settings.out / COMPARISONS, [pair.to_json() for pair in pairs])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow
+from logratio.models.attention import with_blocks
 
 Layout = Literal["shared", "apart"]
 
@@ -67,10 +68,11 @@ def pack(groups: Sequence[AnswerGroup], *, device: torch.device | str = "cpu") -
             targets += answer
             answer_index += [num_answers] * len(answer)
             num_answers += 1
+    mask = segment_mask(spans, len(tokens))
     return PackedRow(
         input_ids=torch.tensor([tokens], device=device),
         position_ids=torch.tensor([positions], device=device),
-        attention_mask=segment_mask(spans, len(tokens)).to(device),
+        attention_mask=with_blocks(mask.to(device), [group.num_tokens for group in groups]),
         sources=torch.tensor(sources, device=device),
         targets=torch.tensor(targets, device=device),
         answer_index=torch.tensor(answer_index, device=device),

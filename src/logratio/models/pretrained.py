@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging
 
 from logratio.errors import BadConfig, ModelNotFound, SpecialTokenTrouble
+from logratio.models.allocator import keep_freed_memory
 from logratio.models.gguf import embedded_model_path
 from logratio.models.sources import local_directory
 from logratio.runs import atomic_directory, write_json
@@ -77,6 +78,7 @@ def load(
         SpecialTokenTrouble: its tokenizer has no end token.
         BadConfig: the device is not there, the dtype is not known, or tokenizer and model do not fit.
     """
+    keep_freed_memory()
     checked_device, checked_dtype = check_device(device), check_dtype(dtype)
     directory = local_directory(source, revision=revision, trust_remote_code=trust_remote_code)
     code = {"trust_remote_code": trust_remote_code, "local_files_only": True}

@@ -1,6 +1,10 @@
-"""Bradley–Terry: the chance that one answer is preferred, from the difference of their strengths."""
+"""Bradley–Terry: the chance that one answer is preferred, from the difference of their strengths.
 
-from jaxtyping import Float
+What a reward model is trained with, and rankings of more than two. `strengths` fits the strengths themselves.
+"""
+
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,19 +31,64 @@ def comparison_loss(
     rejected: Float[Tensor, " pairs"],
     *,
     margin: float | Float[Tensor, " pairs"] = 0.0,
+    centring: float = 0.0,
+    preference: float | Float[Tensor, " pairs"] = 1.0,
 ) -> Float[Tensor, " pairs"]:
     """The negative log-likelihood of a comparison: what a reward model is trained with.
 
-    `−log σ(chosen − rejected − margin)`; the margin asks for a larger difference where people were surer
-    (Touvron et al., Llama 2, 2023, arXiv:2307.09288, with 1, 2/3, 1/3 and 0). Equal strengths and no margin
-    give ln 2 = 0.6931.
+    `−p log σ(d − m) − (1 − p) log σ(−d − m) + η (chosen + rejected)²` with d = chosen − rejected. The margin
+    m asks for a larger difference where people were surer (Touvron et al., Llama 2, 2023, arXiv:2307.09288,
+    with 1, 2/3, 1/3 and 0). The centring η fixes what comparisons leave open, the zero of the rewards
+    (Eisenstein et al., 2023, arXiv:2312.09244, with 0.01); at 0, adding one number to both rewards changes
+    nothing. A tie is p = ½. Equal rewards, no margin and no centring give ln 2 = 0.6931.
 
     Args:
-        chosen: strengths of the preferred answers.
-        rejected: strengths of the others.
-        margin: one number, or one a pair.
+        chosen: rewards of the preferred answers.
+        rejected: rewards of the others.
+        margin: m, one number, or one a pair.
+        centring: η.
+        preference: p, the probability that chosen is preferred: 1 for a plain label.
 
     Returns:
         Nats, one a pair.
+
+    Raises:
+        ValueError: the centring is negative.
     """
-    return -F.logsigmoid(chosen - rejected - margin)
+    if centring < 0:
+        raise ValueError(f"centring is {centring}; it must not be negative")
+    difference = chosen - rejected
+    agree, disagree = -F.logsigmoid(difference - margin), -F.logsigmoid(-difference - margin)
+    likelihood = preference * agree + (1 - preference) * disagree
+    return likelihood + centring * (chosen + rejected).square()
+
+
+def plackett_luce_loss(
+    strengths: Float[Tensor, "rankings items"], mask: Bool[Tensor, "rankings items"] | None = None
+) -> Float[Tensor, " rankings"]:
+    """The negative log-likelihood of whole rankings.
+
+    `−Σ_k [s_k − log Σ_{l ≥ k} exp(s_l)]`: the best is chosen among all, the next among the rest (Luce, 1959;
+    Plackett, 1975). Of two items it is Bradley–Terry.
+
+    Args:
+        strengths: the strengths of the items of each ranking, the best first.
+        mask: true where a ranking has an item; shorter rankings end earlier.
+
+    Returns:
+        Nats, one a ranking.
+
+    Raises:
+        ValueError: an item stands behind a gap.
+    """
+    if mask is None:
+        mask = torch.ones_like(strengths, dtype=torch.bool)
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise ValueError("a ranking has an item behind a gap: items come first, then what is masked")
+    # Low enough to add exactly 0 to any sum, and finite, since the derivative of −inf is not a number.
+    absent = torch.full_like(strengths, torch.finfo(strengths.dtype).min / 2)
+    present = torch.where(mask, strengths, absent)
+    remaining = torch.logcumsumexp(present.flip(1), dim=1).flip(1)
+    zero = torch.zeros_like(strengths)
+    terms = torch.where(mask, remaining, zero) - torch.where(mask, strengths, zero)
+    return terms.sum(dim=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow
+from logratio.models.attention import attend_by_block
 from logratio.models.packing import Layout, assign_rows, lay_apart, pack
 from logratio.models.vocabulary import token_logprobs
 
@@ -27,6 +28,7 @@ class LanguagePolicy:
         self.model = model
         self.tokenizer = tokenizer
         self.layout: Layout = layout
+        attend_by_block(model)
 
     @property
     def device(self) -> torch.device:

@@ -47,8 +47,10 @@ class LabelCounts:
     """Prompts read."""
     num_answers: int
     """Answers read."""
+    unfinished: int
+    """Answers left out because they were cut off at the limit of tokens, where that was asked for."""
     prompts_without_pair: int
-    """Prompts with fewer than two answers."""
+    """Prompts with fewer than two answers to pair."""
     pairs_considered: int
     """Pairs that the pairing chose."""
     labelled: int
@@ -88,6 +90,7 @@ def label_pairs(
     temperature: float = 0.0,
     seed: int = 0,
     pairs_per_prompt: int = 2,
+    finished_only: bool = False,
 ) -> tuple[list[LabelledPair], LabelCounts]:
     """Choose pairs of answers to the same prompt and draw which is preferred.
 
@@ -103,6 +106,7 @@ def label_pairs(
         temperature: in units of the reward.
         seed: of the draws.
         pairs_per_prompt: for `random`.
+        finished_only: leave out answers that were cut off: who prefers them teaches a model not to end.
 
     Raises:
         BadConfig: an unknown pairing, a negative or non-finite temperature, no pair a prompt, or rewards
@@ -114,8 +118,14 @@ def label_pairs(
     pairs: list[LabelledPair] = []
     outcomes: list[Outcome] = []
     expected = 0.0
+    unfinished = without_pair = 0
     for sample, values in zip(samples, rewards, strict=True):
         answers = sorted(zip(values, sample.completions, strict=True), key=_rank)
+        if finished_only:
+            ended = [answer for answer in answers if answer[1].finish_reason == "stop"]
+            unfinished += len(answers) - len(ended)
+            answers = ended
+        without_pair += len(answers) < 2
         for first, second in choose_pairs(sample.prompt, answers, how, seed, pairs_per_prompt):
             outcome = _outcome(first, second, temperature)
             outcomes.append(outcome)
@@ -125,7 +135,8 @@ def label_pairs(
     counts = LabelCounts(
         num_prompts=len(samples),
         num_answers=sum(len(sample.completions) for sample in samples),
-        prompts_without_pair=sum(len(sample.completions) < 2 for sample in samples),
+        unfinished=unfinished,
+        prompts_without_pair=without_pair,
         pairs_considered=len(outcomes),
         labelled=len(pairs),
         identical=outcomes.count("identical"),

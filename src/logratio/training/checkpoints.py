@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from logratio.errors import CheckpointCorrupt, UnknownFormatVersion
 from logratio.runs import atomic_directory, hash_file
+from logratio.training.tensor_files import write_tensors
 
 FORMAT_VERSION = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -27,13 +29,12 @@ def save_checkpoint(
     """
     path = directory / f"step-{step:06d}"
     with atomic_directory(path) as temporary:
-        save_file(trainable_weights(model), temporary / WEIGHTS)
-        save_file(optimizer_tensors(optimizer), temporary / OPTIMIZER)
-        state = {
-            "format": FORMAT_VERSION,
-            "step": step,
-            "sha256": {name: hash_file(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
-        }
+        contents = {WEIGHTS: trainable_weights(model), OPTIMIZER: optimizer_tensors(optimizer)}
+        # Hashing and writing both leave Python's lock: the two files take two cores.
+        with ThreadPoolExecutor(len(contents)) as pool:
+            files = [temporary / name for name in contents]
+            sums = dict(zip(contents, pool.map(write_tensors, files, contents.values()), strict=True))
+        state = {"format": FORMAT_VERSION, "step": step, "sha256": sums}
         (temporary / STATE).write_text(json.dumps(state, indent=2))
     for older in list_checkpoints(directory)[:-keep]:
         shutil.rmtree(older)

@@ -14,14 +14,16 @@ from logratio.training import laws
 
 
 @torch.no_grad()
-def settle_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup], *, batch_size: int) -> laws.LawHeld:
+def settle_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup]) -> laws.LawHeld:
     """Compare packed log-probabilities with the model's own forward pass; compute apart where they differ.
 
     A model whose only path between tokens is masked attention gives the same numbers in both layouts. Others
     (recurrence, convolutions, a window shorter than the sequence, a head that is more than a matrix) do not;
-    they are told apart by their numbers on the first examples and the longest one, not by a list of names.
+    they are told apart by their numbers, not by a list of names: on the longest example, where a window would
+    end, behind the first of the others, where one group would leak into the next.
     """
-    probe = [*groups[: min(batch_size, 4)], max(groups, key=lambda group: group.num_tokens)]
+    longest = max(range(len(groups)), key=lambda index: groups[index].num_tokens)
+    probe = [groups[index] for index in [*[i for i in range(len(groups)) if i != longest][:1], longest]]
     apart = LanguagePolicy(policy.model, policy.tokenizer, layout="apart")
     alone = apart.sequence_logprobs(apart.lay(probe))
     try:

@@ -1,0 +1,1 @@
+"""Every estimator and algorithm held against exact answers: what `logratio verify` runs."""
