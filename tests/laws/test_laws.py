@@ -186,3 +186,32 @@ def test_a_negative_exact_kl():
     assert laws.exact_kl_is_not_negative([0.0, 1e-3]).value == 0.0
     with pytest.raises(LawBroken, match="exact_kl_not_negative"):
         laws.exact_kl_is_not_negative([0.5, -0.01])
+
+
+def test_fine_tuning_in_parts_adds_up_to_the_batch(policy, tmp_path):
+    groups = random_groups(12, vocab_size=VOCABULARY, num_answers=1)
+    config = SFTConfig(batch_size=4, learning_rate=1e-3, row_tokens=1)
+    with RunDirectory.begin(tmp_path / "run", {"identity": config.identity()}) as run:
+        train_sft(policy, groups, config, run)
+        assert "accumulation_equals_batch" in (run.path / "laws.json").read_text()
+
+
+def test_a_ratio_off_one_before_the_first_step():
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    log_ratio = torch.tensor([[0.0, 1e-6, 5.0], [0.0, torch.nan, 5.0]])
+    # What the mask leaves out may hold anything.
+    assert laws.ratio_is_one(log_ratio, mask, step=3).value < 1e-4
+    moved = torch.tensor([[0.0, 0.0, 0.0], [2e-4, 0.0, 0.0]])
+    with pytest.raises(LawBroken, match="ratio_is_one") as caught:
+        laws.ratio_is_one(moved, mask, step=3)
+    assert caught.value.where == "step 3, sequence 1, token 0"
+    with pytest.raises(LawBroken, match="ratio_is_one"):
+        laws.ratio_is_one(torch.full((2, 3), torch.nan), mask, step=3)
+
+
+@pytest.mark.parametrize("law", [laws.update_kl_is_zero, laws.reference_kl_is_zero])
+def test_a_divergence_before_the_first_step(law):
+    assert law(1e-9, step=0).limit == 1e-6
+    for value in (1e-5, -1e-5, float("nan")):
+        with pytest.raises(LawBroken, match=law.__name__):
+            law(value, step=0)

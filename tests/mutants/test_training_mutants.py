@@ -7,6 +7,13 @@ from mutants.harness import Mutant, survivors
 PACKING = "models/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"
 MUTANTS = (
     Mutant(
+        name="fine-tuning divides a part by its own count",
+        module="logratio.algorithms.sft",
+        old="share = negative.sum() / num_tokens",
+        new="share = negative.mean() / 4",
+        checks=("laws/test_laws.py::test_fine_tuning_in_parts_adds_up_to_the_batch",),
+    ),
+    Mutant(
         name="positions go on from the sibling answer",
         module="logratio.models.packing",
         old="positions += range(len(group.prompt), len(group.prompt) + len(answer) - 1)",

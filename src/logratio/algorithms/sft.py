@@ -56,13 +56,18 @@ def train_sft(
             examples = session.batch(step)
             batch = [groups[index] for index in examples]
             num_tokens = sum(group.num_answer_tokens for group in batch)
-            losses = torch.zeros(len(batch), dtype=torch.float64)
+            losses, shares = torch.zeros(len(batch), dtype=torch.float64), []
             with memory_fault(step=step, config=config, longest=longest):
                 for part, rows in policy.rows(batch, max_tokens=config.row_tokens):
                     negative = -policy.sequence_logprobs(rows)
-                    (negative.sum() / num_tokens).backward()
+                    share = negative.sum() / num_tokens
+                    share.backward()
                     losses[part] = negative.detach().double().cpu()
+                    shares.append(float(share.detach()))
             laws.loss_is_finite(losses, examples, step=step)
+            # An example's part in the mean over tokens, as many times as there are examples.
+            parts = losses * (len(batch) / num_tokens)
+            session.held(laws.accumulation_equals_batch(shares, parts, step=step))
             metrics = {"loss": float(losses.sum()) / num_tokens, "tokens": num_tokens}
             session.update(step, examples, metrics)
         return session.finish()

@@ -171,6 +171,49 @@ def gradient_is_finite(norm: float, examples: Sequence[int], *, step: int) -> No
         )
 
 
+def ratio_is_one(log_ratio: Tensor, mask: Tensor, *, step: int, tolerance: float = 1e-4) -> LawHeld:
+    """On the first minibatch of an update the policy is the one that sampled: every ratio is 1.
+
+    `[sequences, time]` of log π_θ − log π_θ'. What shows here is a log-probability recomputed after a step, at
+    another temperature, with dropout or through another layout than the one that recorded it.
+    """
+    deviation = (log_ratio.detach().exp() - 1.0).abs().nan_to_num(nan=math.inf).masked_fill(~mask, 0.0)
+    worst = int(deviation.argmax())
+    value = float(deviation.flatten()[worst])
+    if not value <= tolerance:
+        sequence, token = divmod(worst, deviation.shape[-1])
+        raise LawBroken(
+            "ratio_is_one",
+            value,
+            f"before the first step of an update a ratio is off 1 by {value:.2e} (limit {tolerance:g})",
+            where=f"step {step}, sequence {sequence}, token {token}",
+            action="the batch was not sampled by this policy, or its log-probabilities were computed otherwise",
+        )
+    return LawHeld(law="ratio_is_one", value=value, limit=tolerance, step=step)
+
+
+def update_kl_is_zero(update_kl: float, *, step: int, tolerance: float = 1e-6) -> LawHeld:
+    """On the first minibatch of an update KL[θ', θ] is 0, in nats a token."""
+    return _divergence_is_zero("update_kl_is_zero", update_kl, "the policy that sampled", step, tolerance)
+
+
+def reference_kl_is_zero(reference_kl: float, *, step: int, tolerance: float = 1e-6) -> LawHeld:
+    """Before the first update of a run that starts from its reference KL[π, π_ref] is 0, in nats a token."""
+    return _divergence_is_zero("reference_kl_is_zero", reference_kl, "the reference", step, tolerance)
+
+
+def _divergence_is_zero(law: str, value: float, other: str, step: int, tolerance: float) -> LawHeld:
+    if not abs(value) <= tolerance:
+        raise LawBroken(
+            law,
+            value,
+            f"before the first step the KL divergence to {other} is {value:.2e} nats a token, not 0",
+            where=f"step {step}",
+            action=f"the policy and {other} are not one model here, or are computed in two ways",
+        )
+    return LawHeld(law=law, value=value, limit=tolerance, step=step)
+
+
 def exact_kl_is_not_negative(kl: Sequence[float], *, tolerance: float = 1e-4) -> LawHeld:
     """A KL divergence summed over the full vocabulary is never negative, up to rounding."""
     value = min(kl)
