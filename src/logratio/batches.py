@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -59,3 +61,55 @@ class PackedRow:
     """`[N]` which answer target n belongs to, counted through the row's groups."""
     num_answers: int
     """How many answers the row holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectories:
+    """What happened: a token and an environment step are the same row. All `[sequences, time]`."""
+
+    mask: Tensor
+    """True where a row is real: not padding, not prompt, not the row that an autoreset adds."""
+    logprobs: Tensor
+    """log-probability of the action under the policy that sampled it, temperature included."""
+    rewards: Tensor
+    """Reward received after the action."""
+    values: Tensor
+    """The critic at this state; 0 where there is none."""
+    next_values: Tensor
+    """The critic at the true next state: the final observation where the episode was cut off."""
+    discounts: Tensor
+    """γ, or 0 where the episode terminated."""
+    traces: Tensor
+    """λ, or 0 where the episode ended for any reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Trajectories with what a policy needs to compute their log-probabilities again."""
+
+    trajectories: Trajectories
+    """The rows."""
+    items: Sequence[Any]
+    """What the policy evaluates, one item at a time or several: prompts with their answers, or states."""
+    item_of_row: Tensor
+    """`[sequences, time]` which item a row belongs to; whatever where the mask is false."""
+    metrics: dict[str, float]
+    """What the collector has to say of them: rewards by name, lengths, the KL to the reference."""
+    group_size: int = 1
+    """How many sequences in a row answer the same prompt."""
+    greedy_returns: Tensor | None = None
+    """`[sequences]` return of the greedy answer to the same prompt, where the collector was asked for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a policy says now of `R` rows, differentiable."""
+
+    rows: Tensor
+    """`[R]` which rows, as places in the flattened `[sequences · time]`."""
+    logprobs: Tensor
+    """`[R]` log-probability of the action that was taken."""
+    entropy: Tensor
+    """`[R]` entropy of the distribution it was taken from, in nats."""
+    values: Tensor | None = None
+    """`[R]` the critic at the state; `None` without a critic."""

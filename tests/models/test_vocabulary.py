@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from logratio.models.vocabulary import token_logprobs
+from logratio.models.vocabulary import token_logprobs, token_logprobs_and_entropy
 
 VOCABULARY, WIDTH, TOKENS = 37, 6, 11
 
@@ -66,3 +66,38 @@ def test_a_frozen_head_gets_no_gradient(inputs):
     token_logprobs(hidden, frozen, targets).sum().backward()
     assert hidden.grad is not None
     assert frozen.grad is None
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 36, 37, 38, 8192])
+def test_entropy_in_chunks_is_that_of_the_whole_softmax(inputs, chunk):
+    hidden, weight, targets = inputs
+    logprobs, entropy = token_logprobs_and_entropy(hidden, weight, targets, chunk=chunk)
+    every = (hidden @ weight.T).log_softmax(-1)
+    exact = -(every.exp() * every).sum(dim=-1)
+    assert torch.allclose(logprobs, whole(hidden, weight, targets), rtol=0, atol=1e-12)
+    assert torch.allclose(entropy, exact, rtol=0, atol=1e-12)
+    outer = torch.linspace(-2, 3, TOKENS, dtype=torch.float64)
+    for left, right in zip(
+        torch.autograd.grad((logprobs, entropy), (hidden, weight), (outer, outer.flip(0))),
+        torch.autograd.grad((whole(hidden, weight, targets), exact), (hidden, weight), (outer, outer.flip(0))),
+        strict=True,
+    ):
+        assert torch.allclose(left, right, rtol=0, atol=1e-12)
+
+
+def test_gradcheck_of_entropy(inputs):
+    hidden, weight, targets = inputs
+    assert torch.autograd.gradcheck(
+        lambda h, w: token_logprobs_and_entropy(h, w, targets, chunk=10), (hidden, weight)
+    )
+
+
+@pytest.mark.parametrize("scale", [30.0, 1e4])
+def test_entropy_is_finite_at_large_logits(inputs, scale):
+    hidden, weight, targets = (value.detach() for value in inputs)
+    hidden = (hidden * scale).float().requires_grad_()
+    logprobs, entropy = token_logprobs_and_entropy(hidden, weight.float().requires_grad_(), targets, chunk=10)
+    (logprobs + entropy).sum().backward()
+    assert bool(entropy.isfinite().all())
+    assert bool((entropy > -1e-2 * scale).all())
+    assert bool(hidden.grad.isfinite().all())

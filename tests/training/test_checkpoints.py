@@ -20,7 +20,7 @@ from logratio.models.pretrained import fingerprint
 from logratio.policies.language import LanguagePolicy
 from logratio.runs import RunDirectory
 from logratio.training import checkpoints, session
-from logratio.training.checkpoints import list_checkpoints, restore_latest, save_checkpoint
+from logratio.training.checkpoints import Restored, list_checkpoints, restore_latest, save_checkpoint
 from logratio.training.optimisation import build_optimizer
 from logratio.training.settings import TrainingConfig
 from tiny import random_groups, tiny_llama
@@ -41,7 +41,7 @@ def test_restored_state_takes_the_same_next_step(tmp_path):
     save_checkpoint(tmp_path, 1, model, optimizer, keep=2)
     other = tiny_llama(VOCABULARY, seed=9)
     other_optimizer = build_optimizer(other, TrainingConfig())
-    assert restore_latest(tmp_path, other, other_optimizer) == (1, [])
+    assert restore_latest(tmp_path, other, other_optimizer) == Restored(1, {}, ())
     for one, one_optimizer in ((model, optimizer), (other, other_optimizer)):
         one_optimizer.zero_grad()
         one(input_ids=torch.tensor([[4, 5, 6]])).logits.square().mean().backward()
@@ -74,7 +74,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, damage):
         file.unlink()
     else:
         (newest / checkpoints.STATE).write_text("{")
-    step, notes = restore_latest(tmp_path, model, optimizer)
+    restored = restore_latest(tmp_path, model, optimizer)
+    step, notes = restored.step, restored.notes
     assert step == 1
     assert "step-000002" in notes[0]
     assert fingerprint(model) == first

@@ -63,13 +63,19 @@ class LanguagePolicy:
             logits = self.model(input_ids=row.input_ids).logits[0, row.sources]
             dtype = torch.promote_types(logits.dtype, torch.float32)
             return logits.to(dtype).log_softmax(-1).gather(-1, row.targets[:, None])[:, 0]
-        hidden = self.model.base_model(
-            input_ids=row.input_ids,
-            position_ids=row.position_ids,
-            attention_mask=row.attention_mask,
-            use_cache=False,
-        ).last_hidden_state[0]
-        return token_logprobs(hidden[row.sources], self.model.get_output_embeddings().weight, row.targets)
+        return token_logprobs(self.states(row), self.model.get_output_embeddings().weight, row.targets)
+
+    def states(self, row: PackedRow) -> Tensor:
+        """The hidden states that predict the answer tokens: `[N, H]`, differentiable."""
+        layout: dict[str, Any] = {}
+        if row.attention_mask is not None:
+            layout = {
+                "position_ids": row.position_ids,
+                "attention_mask": row.attention_mask,
+                "use_cache": False,
+            }
+        hidden = self.model.base_model(input_ids=row.input_ids, **layout).last_hidden_state
+        return hidden[0, row.sources]
 
     def sequence_logprobs(self, rows: Sequence[PackedRow]) -> Tensor:
         """Log-probability of every answer, the sum over its tokens: `[answers]` nats, differentiable."""

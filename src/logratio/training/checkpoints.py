@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,30 @@ FORMAT_VERSION = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where a run goes on from."""
+
+    step: int
+    """Updates done; 0 where there is no checkpoint."""
+    numbers: dict[str, dict[str, float]]
+    """What else was saved: the fields of controllers, by name."""
+    notes: tuple[str, ...]
+    """A sentence for each damaged checkpoint that was passed over."""
+
+
 def save_checkpoint(
-    directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
+    directory: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+    numbers: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
     """Save the state after `step` updates and delete the oldest checkpoints past `keep`.
+
+    `numbers` are the fields of controllers, by name: Python writes and reads a float in JSON without loss.
 
     The checkpoint's directory appears under its name only when everything in it is on the disk.
     """
@@ -34,7 +56,7 @@ def save_checkpoint(
         with ThreadPoolExecutor(len(contents)) as pool:
             files = [temporary / name for name in contents]
             sums = dict(zip(contents, pool.map(write_tensors, files, contents.values()), strict=True))
-        state = {"format": FORMAT_VERSION, "step": step, "sha256": sums}
+        state = {"format": FORMAT_VERSION, "step": step, "numbers": dict(numbers or {}), "sha256": sums}
         (temporary / STATE).write_text(json.dumps(state, indent=2))
     for older in list_checkpoints(directory)[:-keep]:
         shutil.rmtree(older)
@@ -46,14 +68,8 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("step-*") if (path / STATE).is_file())
 
 
-def restore_latest(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[str]]:
+def restore_latest(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Restored:
     """Load the newest checkpoint that has its checksums.
-
-    Returns:
-        The number of updates done, 0 where there is no checkpoint; and a sentence for each damaged
-        checkpoint that was passed over.
 
     Raises:
         CheckpointCorrupt: there are checkpoints and all of them are damaged.
@@ -62,7 +78,8 @@ def restore_latest(
     passed_over: list[str] = []
     for path in reversed(list_checkpoints(directory)):
         try:
-            return restore(path, model, optimizer), passed_over
+            step, numbers = restore(path, model, optimizer)
+            return Restored(step, numbers, tuple(passed_over))
         except CheckpointCorrupt as fault:
             passed_over.append(f"{path.name} is damaged ({fault.what}): going back to the one before")
     if passed_over:
@@ -71,11 +88,13 @@ def restore_latest(
             where=str(directory),
             action="check the disk, then begin anew in another --out",
         )
-    return 0, passed_over
+    return Restored(0, {}, ())
 
 
-def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load one checkpoint after checking its sums; returns the number of updates it was saved after."""
+def restore(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """Load one checkpoint after checking its sums; returns the updates done, and the numbers saved."""
     try:
         state = json.loads((path / STATE).read_text())
     except (OSError, ValueError) as error:
@@ -92,7 +111,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
             raise CheckpointCorrupt(f"{name} does not have the checksum it was saved with", where=str(path))
     restore_weights(model, load_file(path / WEIGHTS))
     restore_optimizer(optimizer, load_file(path / OPTIMIZER))
-    return int(state["step"])
+    return int(state["step"]), state.get("numbers", {})
 
 
 def trainable_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -171,25 +171,21 @@ def gradient_is_finite(norm: float, examples: Sequence[int], *, step: int) -> No
         )
 
 
-def ratio_is_one(log_ratio: Tensor, mask: Tensor, *, step: int, tolerance: float = 1e-4) -> LawHeld:
-    """On the first minibatch of an update the policy is the one that sampled: every ratio is 1.
+def ratio_is_one(deviation: float, *, step: int, tolerance: float = 1e-4) -> LawHeld:
+    """On the first minibatch of an update the policy is the one that sampled: the largest |r − 1| is 0.
 
-    `[sequences, time]` of log π_θ − log π_θ'. What shows here is a log-probability recomputed after a step, at
-    another temperature, with dropout or through another layout than the one that recorded it.
+    What shows here is a log-probability recomputed after a step, at another temperature, with dropout or
+    through another layout than the one that recorded it.
     """
-    deviation = (log_ratio.detach().exp() - 1.0).abs().nan_to_num(nan=math.inf).masked_fill(~mask, 0.0)
-    worst = int(deviation.argmax())
-    value = float(deviation.flatten()[worst])
-    if not value <= tolerance:
-        sequence, token = divmod(worst, deviation.shape[-1])
+    if not deviation <= tolerance:
         raise LawBroken(
             "ratio_is_one",
-            value,
-            f"before the first step of an update a ratio is off 1 by {value:.2e} (limit {tolerance:g})",
-            where=f"step {step}, sequence {sequence}, token {token}",
-            action="the batch was not sampled by this policy, or its log-probabilities were computed otherwise",
+            deviation,
+            f"before the first step of an update a ratio is off 1 by {deviation:.2e} (limit {tolerance:g})",
+            where=f"step {step}",
+            action="the batch was not sampled by this policy, or its numbers were computed otherwise",
         )
-    return LawHeld(law="ratio_is_one", value=value, limit=tolerance, step=step)
+    return LawHeld(law="ratio_is_one", value=deviation, limit=tolerance, step=step)
 
 
 def update_kl_is_zero(update_kl: float, *, step: int, tolerance: float = 1e-6) -> LawHeld:

@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ from logratio.training.order import batch_indices, num_updates
 from logratio.training.settings import TrainingConfig
 
 LAWS, SUMMARY = "laws.json", "summary.json"
+Controller = TypeVar("Controller")
 
 
 class Session:
@@ -61,6 +63,8 @@ class Session:
         self.optimizer = build_optimizer(model, config)
         self.step = 0
         self._laws: dict[str, dict[str, Any]] = {}
+        self._kept: dict[str, Any] = {}
+        self._restored: dict[str, dict[str, float]] = {}
         self._stop_signal: int | None = None
         self._checkpoint_at = -1
         self._started = self._step_started = time.monotonic()
@@ -69,8 +73,9 @@ class Session:
 
     def __enter__(self) -> Session:
         self.model.eval()
-        self.step, notes = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
-        for note in notes:
+        restored = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
+        self.step, self._restored = restored.step, restored.numbers
+        for note in restored.notes:
             print(note, file=sys.stderr)
         self._checkpoint_at = self.step
         self.run.forget_after(self.step)
@@ -129,24 +134,42 @@ class Session:
             shuffle=self.config.shuffle,
         )
 
+    def keep(self, name: str, thing: Controller) -> Controller:
+        """Have checkpoints hold the fields of a dataclass of numbers, and set them where the run goes on."""
+        for field, value in self._restored.get(name, {}).items():
+            setattr(thing, field, value)
+        self._kept[name] = thing
+        return thing
+
     def update(self, step: int, examples: Sequence[int], metrics: Mapping[str, float]) -> None:
         """Move the weights along the gradients that stand, if they are finite, and log the update."""
+        self.log(step, len(examples), metrics | {"gradient_norm": self.move(step, examples)})
+
+    def move(self, step: int, examples: Sequence[int]) -> float:
+        """Move the weights along the gradients that stand, if they are finite; returns their norm."""
         norm = clip_gradient(self.model.parameters(), max_norm=self.config.max_gradient_norm)
         laws.gradient_is_finite(norm, examples, step=step)
         rate = learning_rate_at(step, num_steps=self.num_steps, config=self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        self.drop_gradients()
+        return norm
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients that stand."""
         self.optimizer.zero_grad(set_to_none=True)
+
+    def log(self, step: int, num_examples: int, metrics: Mapping[str, float]) -> None:
+        """Write down an update that was made."""
         seconds = time.monotonic() - self._step_started
         row: dict[str, Any] = {
             "stage": self.stage,
             "step": step + 1,
             "epoch": (step + 1) * self.config.batch_size / self.num_examples,
             **metrics,
-            "gradient_norm": norm,
-            "learning_rate": rate,
-            f"{self.unit}_per_second": len(examples) / seconds,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            f"{self.unit}_per_second": num_examples / seconds,
             "tokens_per_second": metrics.get("tokens", 0) / seconds,
             "seconds": seconds,
         }
@@ -173,6 +196,7 @@ class Session:
             self.model,
             self.optimizer,
             keep=self.config.keep_checkpoints,
+            numbers={name: asdict(thing) for name, thing in self._kept.items()},
         )
         self._checkpoint_at = self.step
 

@@ -1,0 +1,230 @@
+"""REINFORCE (Williams 1992): the policy gradient, with a choice of baselines and with importance weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from logratio.batches import Evaluation, Rollout
+from logratio.errors import BadConfig
+from logratio.objectives.advantages import discounted_returns, gae, group_centred, leave_one_out
+from logratio.objectives.importance import effective_sample_size, truncate_weights
+from logratio.objectives.masked import masked_whiten
+from logratio.objectives.policy_gradient import greedy_baseline, reinforce_loss
+from logratio.objectives.ppo import value_loss
+from logratio.policies.actor import Actor, Collector
+from logratio.runs import RunDirectory
+from logratio.training import laws
+from logratio.training.session import Session, memory_fault
+from logratio.training.settings import TrainingConfig, check_not_negative, check_positive
+from logratio.training.updates import (
+    Reduction,
+    Tally,
+    Targets,
+    describe,
+    every_row_is_counted,
+    minibatches,
+    row_weights,
+)
+
+Baseline = Literal["none", "batch-mean", "leave-one-out", "group-centred", "greedy", "critic"]
+OF_SIBLINGS = ("leave-one-out", "group-centred")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReinforceConfig(TrainingConfig):
+    """Settings of the policy gradient."""
+
+    baseline: Baseline = "leave-one-out"
+    """What is taken off the return: the mean of the batch, of the other answers to the prompt, of all answers
+    to it, the return of the greedy answer, or what the critic says (then with generalised advantages)."""
+    credit: Literal["reward-to-go", "return"] = "reward-to-go"
+    """What an action is credited with: the rewards from it on, or those of the whole sequence."""
+    whiten_advantages: bool = False
+    """Scale the advantages of a batch to mean 0 and deviation 1, over real rows alone."""
+    reduction: Reduction = "sums"
+    """Over sequences of their sums, which is the policy gradient; or a mean over all tokens, or over
+    sequences of their means."""
+    minibatches: int = 1
+    """Steps of the optimiser on what was collected. After the first the policy is another than the one that
+    collected; see --weights."""
+    weights: Literal["none", "token", "sequence"] = "sequence"
+    """Importance weights where the policy has moved: of the whole sequence (unbiased), of the token alone (a
+    surrogate of less variance), or none."""
+    weight_ceiling: float = 2.0
+    """Importance weights are cut to this; 0 leaves them as they are."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss, with --baseline critic."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check_positive(self, "minibatches")
+        check_not_negative(self, "weight_ceiling", "value_coefficient", "entropy_coefficient")
+        if self.credit == "return" and self.baseline == "critic":
+            raise BadConfig(
+                "a critic's advantages are of what follows an action, not of the whole sequence",
+                where="--credit",
+                action="leave --credit out, or take another --baseline",
+            )
+
+
+def train_reinforce(
+    actor: Actor, collector: Collector, config: ReinforceConfig, run: RunDirectory
+) -> dict[str, Any]:
+    """Make what brought more than the baseline more probable.
+
+    `∇J = E[Σ_t ∇ log π(a_t|s_t)·(Ψ_t − b)]`, Ψ the return or the reward-to-go; for sequences of a policy that
+    has been left behind, weighed by `π/μ`.
+
+    Args:
+        actor: changed in place.
+        collector: lets the actor act and brings the rewards.
+        config: settings.
+        run: the run directory, which holds checkpoints to go on from where there are any.
+
+    Returns:
+        The run's summary.
+
+    Raises:
+        BadConfig: a baseline of siblings without siblings, or one that the collector or the actor lacks.
+        LawBroken: on the first minibatch of an update a ratio is not 1, among others.
+        NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
+        Interrupted: on a signal, after a checkpoint.
+    """
+    actor.module.eval()
+    with Session(
+        actor.module, config, run, stage="reinforce", num_examples=collector.num_examples, unit=collector.unit
+    ) as session:
+        for name, controller in collector.controllers.items():
+            session.keep(name, controller)
+        for step in session.steps():
+            examples = session.batch(step)
+            rollout = collector.collect(step, examples)
+            targets = estimate(rollout, config)
+            tally, norms = Tally(), list[float]()
+            for numbers in minibatches(
+                len(rollout.items), parts=config.minibatches, epochs=1, seed=config.seed, step=step
+            ):
+                with memory_fault(step=step, config=config, longest=1):
+                    part = backpropagate(actor, rollout, numbers, targets, config, step=step)
+                if not norms:
+                    session.held(laws.ratio_is_one(part.ratio_deviation, step=step))
+                norms.append(session.move(step, examples))
+                tally.merge(part)
+            metrics = tally.means() | describe(rollout, targets) | rollout.metrics
+            metrics |= {"ratio_deviation": tally.ratio_deviation, "gradient_norm": sum(norms) / len(norms)}
+            session.log(step, len(examples), metrics | collector.learn(rollout))
+        return session.finish()
+
+
+def estimate(rollout: Rollout, config: ReinforceConfig) -> Targets:
+    """What each action is credited with, less the baseline; and the critic's targets.
+
+    Raises:
+        BadConfig: a baseline of siblings without siblings, or a greedy one without greedy answers.
+    """
+    rows = rollout.trajectories
+    if config.baseline == "critic":
+        advantages = gae(rows.rewards, rows.values, rows.next_values, rows.discounts, rows.traces)
+        returns = advantages + rows.values
+    else:
+        returns = discounted_returns(rows.rewards, rows.discounts)
+        whole = returns[:, 0]
+        credit = whole[:, None].expand_as(returns) if config.credit == "return" else returns
+        advantages = credit - _baseline(whole, rollout, config)[:, None]
+    if config.whiten_advantages:
+        advantages = masked_whiten(advantages, rows.mask)
+    return Targets.of(rollout, advantages, returns)
+
+
+def _baseline(returns: Tensor, rollout: Rollout, config: ReinforceConfig) -> Tensor:
+    """`[sequences]` what is taken off the return of each."""
+    if config.baseline in OF_SIBLINGS and rollout.group_size < 2:
+        raise BadConfig(
+            f"the baseline {config.baseline!r} needs at least two answers to a prompt",
+            where="--baseline",
+            action="sample more answers, or take --baseline batch-mean",
+        )
+    match config.baseline:
+        case "leave-one-out":
+            return returns - leave_one_out(returns, group_size=rollout.group_size)
+        case "group-centred":
+            return returns - group_centred(returns, group_size=rollout.group_size)
+        case "batch-mean":
+            return returns.mean().expand_as(returns)
+        case "greedy":
+            if rollout.greedy_returns is None:
+                raise BadConfig(
+                    "nothing greedy was collected to compare with",
+                    where="--baseline",
+                    action="take another baseline",
+                )
+            return returns - greedy_baseline(returns, rollout.greedy_returns)
+    return torch.zeros_like(returns)
+
+
+def backpropagate(
+    actor: Actor,
+    rollout: Rollout,
+    numbers: Sequence[int],
+    targets: Targets,
+    config: ReinforceConfig,
+    *,
+    step: int,
+) -> Tally:
+    """Add the gradients of a minibatch, part by part, and count what it said."""
+    weights, tally = row_weights(rollout, numbers, config.reduction), Tally()
+    time = rollout.trajectories.mask.shape[1]
+    for now in actor.evaluate([rollout.items[number] for number in numbers], numbers, rollout):
+        values, log_ratio = row_losses(now, targets, config, time=time)
+        loss = (values.pop("loss") * weights[now.rows].to(log_ratio)).sum()
+        laws.loss_is_finite(loss[None], numbers, step=step)
+        loss.backward()
+        tally.add(values, log_ratio)
+    every_row_is_counted(tally, weights, step=step)
+    return tally
+
+
+def row_losses(
+    now: Evaluation, targets: Targets, config: ReinforceConfig, *, time: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The loss of every row with its parts, `[R]` each, and the log-ratio to the policy that collected."""
+    at = now.rows
+    log_ratio = (now.logprobs - targets.logprobs[at].to(now.logprobs)).detach()
+    advantages = targets.advantages[at].to(now.logprobs)
+    log_weights = importance(log_ratio, at // time, config)
+    loss = policy_loss = reinforce_loss(now.logprobs, advantages, log_weights=log_weights)
+    parts = {
+        "policy_loss": policy_loss,
+        "entropy": now.entropy,
+        # Of this part's rows; 1 where the policy is the one that collected.
+        "effective_share": torch.full_like(
+            log_ratio, float(effective_sample_size(log_weights)) / len(log_weights)
+        ),
+    }
+    if config.entropy_coefficient:
+        loss = loss - config.entropy_coefficient * now.entropy
+    if config.baseline == "critic":
+        if now.values is None:
+            raise BadConfig(
+                "this policy has no critic", where="--baseline", action="take another baseline, or add one"
+            )
+        parts["value_loss"] = value_loss(now.values, targets.returns[at].to(now.values))
+        loss = loss + config.value_coefficient * parts["value_loss"]
+    return parts | {"loss": loss}, log_ratio
+
+
+def importance(log_ratio: Tensor, sequence: Tensor, config: ReinforceConfig) -> Tensor:
+    """`[R]` logarithms of the importance weights of rows; `sequence` says which sequence each is of."""
+    if config.weights == "none":
+        return torch.zeros_like(log_ratio)
+    if config.weights == "sequence":
+        _, place = sequence.unique(return_inverse=True)
+        log_ratio = log_ratio.new_zeros(int(place.max()) + 1).index_add(0, place, log_ratio)[place]
+    return truncate_weights(log_ratio, ceiling=config.weight_ceiling) if config.weight_ceiling else log_ratio

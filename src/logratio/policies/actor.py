@@ -1,0 +1,62 @@
+"""What the policy-gradient trainers ask of a policy, whether it writes text or drives an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+from logratio.batches import Evaluation, Rollout
+
+
+class Actor(Protocol):
+    """A policy, with or without a critic, that can be asked again about what it did."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that training moves: policy and critic."""
+        ...
+
+    def evaluate(
+        self, items: Sequence[Any], numbers: Sequence[int], rollout: Rollout
+    ) -> Iterator[Evaluation]:
+        """What the policy says now of the rows of some items.
+
+        Args:
+            items: the items themselves.
+            numbers: their places in the rollout.
+            rollout: the rollout they are of, for its rows.
+
+        Yields:
+            Parts that are computed at a time; together they hold every real row of the items once. Each is
+            differentiable and meant to be used before the next is asked for.
+        """
+        ...
+
+
+class Collector(Protocol):
+    """Where trajectories come from, always from the policy as it stands."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples a pass has: prompts, or batches of environment steps."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What an example is, for the progress line."""
+        ...
+
+    @property
+    def controllers(self) -> dict[str, Any]:
+        """Dataclasses of numbers that the collector moves and a checkpoint must hold, by name."""
+        ...
+
+    def collect(self, step: int, examples: Sequence[int]) -> Rollout:
+        """Let the policy act: a function of its weights, `step` and `examples`, and of nothing before."""
+        ...
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Adapt the controllers after an update with this rollout; returns their numbers for the metrics."""
+        ...

@@ -1,0 +1,205 @@
+"""A reward model at work: one number for a prompt with its answer, read behind the answer's last token.
+
+The prompt is read once for all its answers, and several prompts share a row, as for log-probabilities.
+A score is what the same sequence alone would have, up to rounding, whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logratio.batches import AnswerGroup, PackedRow, TokenIds
+from logratio.errors import DataFault, EmptyAnswer, PromptTooLong
+from logratio.models import tokenisation
+from logratio.models.attention import attend_by_block
+from logratio.models.packing import Layout, assign_rows, for_scores, last_places, lay_apart, pack
+from logratio.records import Completion, Prompt
+
+SCORE_TOLERANCE = 1e-3
+"""Different orders of the same float32 sums differ by less; a wrong mask, position or place by far more."""
+
+
+class Scorer:
+    """A model with a scalar head and the layout in which it computes scores.
+
+    Args:
+        model: a transformers model for sequence classification with one label, as `models.scoring` opens it.
+        tokenizer: its tokenizer.
+        layout: as for `LanguagePolicy`: `apart` computes each answer as a plain sequence.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, layout: Layout = "shared") -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.layout: Layout = layout
+        attend_by_block(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
+    def rows(
+        self, groups: Sequence[AnswerGroup], *, max_tokens: int
+    ) -> list[tuple[list[int], list[PackedRow]]]:
+        """Divide `groups` into parts that are computed at a time.
+
+        Returns:
+            Pairs of the indices of the groups in a part and the rows that hold exactly their answers, in
+            order: one packed row in the shared layout, a row for each answer in the other.
+        """
+        parts = assign_rows([num_tokens_read(group) for group in groups], capacity=max_tokens)
+        return [(part, self.lay([groups[index] for index in part])) for part in parts]
+
+    def lay(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
+        """The rows of `groups` in this scorer's layout."""
+        read = for_scores(groups)
+        if self.layout == "shared":
+            return [pack(read, device=self.device)]
+        return [
+            lay_apart(group.prompt, answer, device=self.device) for group in read for answer in group.answers
+        ]
+
+    def evaluate(self, row: PackedRow) -> Tensor:
+        """Score of every answer of a row: `[answers]`, in float32 at least, differentiable."""
+        packed = {"position_ids": row.position_ids, "attention_mask": row.attention_mask}
+        settings = {} if row.attention_mask is None else packed
+        body = self.model.base_model
+        hidden = body(input_ids=row.input_ids, use_cache=False, **settings).last_hidden_state[0]
+        scores = self.model.score(hidden[last_places(row)])[:, 0]
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def scores(self, rows: Sequence[PackedRow]) -> Tensor:
+        """Score of every answer of several rows: `[answers]`, differentiable."""
+        return torch.cat([self.evaluate(row) for row in rows])
+
+    @torch.no_grad()
+    def score_groups(self, groups: Sequence[AnswerGroup], *, max_tokens: int) -> list[list[float]]:
+        """Scores of the answers of every group, in their order."""
+        scores: list[list[float]] = [[] for _ in groups]
+        for part, rows in self.rows(groups, max_tokens=max_tokens):
+            values = iter(self.scores(rows).tolist())
+            for index in part:
+                scores[index] = [next(values) for _ in groups[index].answers]
+        return scores
+
+    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
+        """Score of every answer behind its prompt; equal answers to one prompt are computed once.
+
+        Args:
+            texts: prompts with an answer each.
+            max_tokens: tokens computed at a time.
+
+        Raises:
+            DataFault: a prompt or an answer that this tokenizer or its chat template refuses.
+        """
+        encoded = [self._encode(number, *text) for number, text in enumerate(texts)]
+        groups, places = gather_answers(encoded)
+        if not groups:
+            return []
+        self.settle_layout(groups)
+        scores = self.score_groups(groups, max_tokens=max_tokens)
+        return [scores[group][answer] for group, answer in places]
+
+    def _encode(self, number: int, prompt: Prompt, completion: Completion) -> tuple[TokenIds, TokenIds]:
+        try:
+            prompt_ids = tokenisation.encode_prompt(self.tokenizer, prompt)
+            answer_ids = tokenisation.encode_completion(
+                self.tokenizer, prompt, as_read(self.tokenizer, completion)
+            )
+            if not answer_ids:
+                raise EmptyAnswer("an answer that was cut off has no token", action="take the row out")
+            self._ensure_room(len(prompt_ids) + len(answer_ids))
+        except DataFault as fault:
+            fault.where = fault.where or f"text {number + 1} to be scored (“{str(prompt).strip()[:60]}”)"
+            raise
+        return prompt_ids, answer_ids
+
+    def _ensure_room(self, num_tokens: int) -> None:
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and num_tokens > limit:
+            raise PromptTooLong(
+                f"prompt and answer have {num_tokens} tokens, and this reward model reads {limit}",
+                action="sample shorter answers, or leave the prompt out",
+            )
+
+    @torch.no_grad()
+    def settle_layout(self, groups: Sequence[AnswerGroup]) -> float:
+        """Compare packed scores with those of plain sequences; compute apart where they differ.
+
+        As `training.start.settle_layout` for log-probabilities: an architecture that mixes tokens otherwise
+        than by masked attention is told by its numbers, on the longest group behind one other.
+
+        Returns:
+            The largest difference, relative to scores above 1; 0 where everything is computed apart.
+        """
+        if self.layout == "apart":
+            return 0.0
+        longest = max(range(len(groups)), key=lambda index: num_tokens_read(groups[index]))
+        probe = [groups[index] for index in [*[i for i in range(len(groups)) if i != longest][:1], longest]]
+        apart = Scorer(self.model, self.tokenizer, layout="apart")
+        alone = apart.scores(apart.lay(probe))
+        try:
+            packed = self.scores(self.lay(probe))
+            deviation = float(((packed - alone).abs() / alone.abs().clamp(min=1.0)).max())
+            reason = f"scores differ by {deviation:.2e}" if not deviation <= SCORE_TOLERANCE else ""
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if not reason:
+            return deviation
+        print(
+            f"this architecture cannot share a prompt between answers ({reason}); they are computed apart, "
+            "which is slower and as exact",
+            file=sys.stderr,
+        )
+        self.layout = "apart"
+        return 0.0
+
+
+def num_tokens_read(group: AnswerGroup) -> int:
+    """Tokens that the model reads of a group for its scores: every answer to its last token."""
+    return len(group.prompt) + group.num_answer_tokens
+
+
+def gather_answers(
+    sequences: Iterable[tuple[TokenIds, TokenIds]],
+) -> tuple[list[AnswerGroup], list[tuple[int, int]]]:
+    """Sequences as prompts with their different answers, so that each is computed once.
+
+    Args:
+        sequences: tokens of a prompt and of an answer.
+
+    Returns:
+        The groups in order of their first appearance, and for each sequence the numbers of its group and of
+        its answer within the group.
+    """
+    prompts: dict[TokenIds, int] = {}
+    answers: list[dict[TokenIds, int]] = []
+    places = []
+    for prompt, answer in sequences:
+        group = prompts.setdefault(prompt, len(prompts))
+        if group == len(answers):
+            answers.append({})
+        places.append((group, answers[group].setdefault(answer, len(answers[group]))))
+    groups = [AnswerGroup(prompt, tuple(answers[number])) for prompt, number in prompts.items()]
+    return groups, places
+
+
+def as_read(tokenizer: Any, completion: Completion) -> Completion:
+    """The answer with its sampled tokens where they say its text to this tokenizer, else the text alone.
+
+    A reward model judges texts; those who wrote them may have other tokens.
+    """
+    ids = completion.token_ids
+    if ids is None:
+        return completion
+    known = max(ids) < len(tokenizer)
+    if known and tokenisation.decode(tokenizer, ids) == completion.text:
+        return completion
+    return replace(completion, token_ids=None, logprobs=None, model_logprobs=None)
