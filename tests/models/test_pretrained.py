@@ -315,3 +315,14 @@ def test_a_hub_model_is_downloaded_at_the_commit_that_was_looked_at(monkeypatch,
     assert load("owner/name").directory == saved
     assert asked["revision"] == COMMIT
     assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in asked["allow_patterns"])
+
+
+def test_an_end_token_that_pads_is_trained_where_it_is_read(tmp_path):
+    tokenizer = tiny_tokenizer()
+    config = tiny_llama(len(tokenizer), tied=False).config
+    config.pad_token_id = tokenizer.eos_token_id
+    save(type(tiny_llama(4))(config), tokenizer, tmp_path / "model")
+    model = load(str(tmp_path / "model")).model
+    end = tokenizer.eos_token_id
+    model(input_ids=torch.tensor([[5, end, 6]])).logits[0, -1].square().sum().backward()
+    assert float(model.get_input_embeddings().weight.grad[end].abs().sum()) > 0

@@ -77,9 +77,11 @@ def test_entropy_in_chunks_is_that_of_the_whole_softmax(inputs, chunk):
     assert torch.allclose(logprobs, whole(hidden, weight, targets), rtol=0, atol=1e-12)
     assert torch.allclose(entropy, exact, rtol=0, atol=1e-12)
     outer = torch.linspace(-2, 3, TOKENS, dtype=torch.float64)
+    plain = (whole(hidden, weight, targets), exact)
+    outers = (outer, outer.flip(0))
     for left, right in zip(
-        torch.autograd.grad((logprobs, entropy), (hidden, weight), (outer, outer.flip(0))),
-        torch.autograd.grad((whole(hidden, weight, targets), exact), (hidden, weight), (outer, outer.flip(0))),
+        torch.autograd.grad((logprobs, entropy), (hidden, weight), outers),
+        torch.autograd.grad(plain, (hidden, weight), outers),
         strict=True,
     ):
         assert torch.allclose(left, right, rtol=0, atol=1e-12)

@@ -171,23 +171,6 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "unit = x",
         (of("masked", "test_equal_entries_are_whitened_to_0_not_to_rounding_noise"),),
     ),
-    (
-        "the margin helps the chosen",
-        BRADLEY_TERRY,
-        "chosen - rejected - margin",
-        "chosen - rejected + margin",
-        (
-            of("bradley_terry", "test_hand_worked"),
-            of("bradley_terry", "test_margins_may_differ_between_pairs"),
-        ),
-    ),
-    (
-        "a comparison's loss overflows",
-        BRADLEY_TERRY,
-        "return -F.logsigmoid(chosen - rejected - margin)",
-        "return -(chosen - rejected - margin).sigmoid().log()",
-        (of("bradley_terry", "test_far_apart_strengths_give_finite_losses_and_gradients"),),
-    ),
 )
 MUTANTS = tuple(
     Mutant(name=name, module=module, old=old, new=new, checks=checks)

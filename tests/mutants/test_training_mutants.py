@@ -66,8 +66,8 @@ MUTANTS = (
     Mutant(
         name="SFT: each part is divided by its own tokens",
         module="logratio.algorithms.sft",
-        old="(negative.sum() / num_tokens).backward()",
-        new="(negative.sum() / sum(len(row.targets) for row in rows)).backward()",
+        old="share = negative.sum() / num_tokens",
+        new="share = negative.sum() / sum(len(row.targets) for row in rows)",
         checks=("algorithms/test_sft.py::test_unequal_lengths_accumulate_to_the_batch",),
     ),
     Mutant(

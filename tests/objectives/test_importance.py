@@ -1,5 +1,6 @@
 """Importance sampling against sums over every answer of an enumerated model."""
 
+import inspect
 import math
 
 import pytest
@@ -211,6 +212,46 @@ def test_what_has_no_answer_is_refused():
         importance.self_normalised_estimate(torch.ones(3), impossible)
     with pytest.raises(ValueError, match="ceiling is 0"):
         importance.truncate_weights(torch.zeros(3), ceiling=0.0)
+
+
+def test_the_variance_keeps_its_bound(world, exact, rewards):
+    """At most B²(1 + χ²) of one sample (Cortes, Mansour and Mohri), with |v| ≤ B."""
+    target, behaviour, log_weights = exact
+    estimates = each_alone(importance.ordinary_estimate, rewards, log_weights)
+    variance = (behaviour * estimates.square()).sum() - (target * rewards).sum() ** 2
+    divergence = (behaviour * each_alone(importance.chi_square, log_weights)).sum()
+    assert variance <= rewards.abs().max() ** 2 * (1 + divergence)
+
+
+def test_chi_square_hand_worked():
+    """Weights 1 and 3: (1 + 9)/2 − 1 = 4. By the effective sample size, 2/1.6 − 1 = ¼: another estimate."""
+    pair = torch.tensor([1.0, 3.0], dtype=torch.float64).log()
+    assert importance.chi_square(pair).item() == pytest.approx(4, rel=1e-14)
+    assert 2 / importance.effective_sample_size(pair).item() - 1 == pytest.approx(0.25, rel=1e-13)
+
+
+def test_weights_beyond_the_number_format_are_infinite_not_wrong():
+    far = torch.tensor([0.0, 800.0], dtype=torch.float64)
+    assert importance.ordinary_estimate(torch.ones(2, dtype=torch.float64), far) == math.inf
+    assert importance.chi_square(far / 2 + 1) == math.inf
+
+
+def test_what_one_answer_has_behind_its_end_does_not_matter(world):
+    """Padding may hold anything: the weights are the same to the bit."""
+    target, behaviour = world.token_logprobs(world.policy), world.token_logprobs(world.other)
+    rubbish = torch.where(world.mask, 0.0, torch.nan).double()
+    for level in ("token", "sequence", "per_decision"):
+        clean = importance.log_weights(target, behaviour, world.mask, level=level)
+        dirty = importance.log_weights(target + rubbish, behaviour - rubbish, world.mask, level=level)
+        assert torch.equal(clean, dirty)
+
+
+def test_an_unknown_level_is_named():
+    """Without the checks of the annotations, as in a program."""
+    plain = inspect.unwrap(importance.log_weights)
+    tokens, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="level is 'turn'; it must be 'token', 'sequence'"):
+        plain(tokens, tokens, mask, level="turn")
 
 
 def test_mixed_shapes_and_unknown_levels_are_refused():

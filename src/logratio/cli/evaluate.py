@@ -3,10 +3,11 @@ r"""Compare a policy with a reference: the same prompts, the same seeds, a judge
     logratio evaluate --policy runs/dpo --reference runs/sft --prompts held_out.jsonl \
         --reward my_rewards:helpful --out runs/dpo/evaluation
 
-Both models answer every prompt once; the judge, a reward function given as module:function, gives each
-answer a number. What comes out: the win rate (ties half) with its interval, the same at equal length, mean
-rewards, the exact KL divergence to the reference in nats a sequence, lengths, how many answers end, how
-varied they are. The verdict is better, worse or not shown, and never more than the interval allows.
+Both models answer every prompt once; the judge, a reward function given as module:function or the directory
+of a reward model, gives each answer a number. What comes out: the win rate (ties half) with its interval, the
+same at equal length, mean rewards, the exact KL divergence to the reference in nats a sequence, lengths, how
+many answers end, how varied they are. The verdict is better, worse or not shown, and never more than the
+interval allows.
 
 report.json in --out holds every number, samples.jsonl every answer side by side; `logratio report` makes a
 page of them. Models between the two are shown beside them: --also sft=runs/sft. Prompts that the policy was
@@ -58,7 +59,8 @@ class Arguments:
     """Held-out prompts: JSON Lines with a column `prompt`, or a .txt file with one prompt a line. Further
     columns are given to the judge."""
     reward: str
-    """The judge: module:function, found in this directory or among the installed packages."""
+    """The judge: module:function, found in this directory or among the installed packages, or the directory
+    of a reward model."""
     out: Path = Path("runs/evaluation")
     """Directory of report.json and samples.jsonl."""
     also: tuple[str, ...] = ()
@@ -126,7 +128,7 @@ def run(arguments: Arguments) -> int:
     started = time.monotonic()
     config = evaluation_config(arguments)
     sources = model_sources(arguments)
-    judge = load_reward(arguments.reward)
+    judge = load_reward(arguments.reward, device=arguments.device)
     prepare_out(arguments)
     chosen = choose_prompts(
         read_prompts(arguments.prompts), num_prompts=arguments.num_prompts, seed=arguments.seed

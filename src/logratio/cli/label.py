@@ -9,8 +9,8 @@ the signature of TRL's reward functions:
     def brevity(completions, **kwargs):
         return [-float(len(completion)) for completion in completions]
 
-A function, given as module:function, is what --reward takes now. A reward that comes with logratio is
-logratio.rollouts.sentiment:sentiment.
+--reward takes a function, given as module:function, or the directory of a reward model, such as the --out of
+`logratio train reward`. A function that comes with logratio is logratio.rollouts.sentiment:sentiment.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Arguments:
     completions: Path
     """The answers: a file written by `logratio sample`."""
     reward: str
-    """What judges them: module:function, found in this directory or among the installed packages."""
+    """What judges them: module:function, found in this directory or among the installed packages, or the
+    directory of a reward model."""
     out: Path
     """The comparisons: JSON Lines with prompt, chosen, rejected, chosen_reward, rejected_reward."""
     pairs: Pairing = "best-worst"
@@ -48,12 +49,14 @@ class Arguments:
     model trained on pairs of cut-off answers learns not to end."""
     seed: int = 0
     """Seed of the noise; the same prompt and answers get the same label whatever else the file holds."""
+    device: str = "cpu"
+    """Where a reward model computes: cpu, cuda, cuda:1, mps."""
 
 
 def run(arguments: Arguments) -> int:
     """Label, write the comparisons and print what became of every pair."""
     check_settings(arguments.pairs, arguments.temperature, arguments.pairs_per_prompt)
-    reward = load_reward(arguments.reward)
+    reward = load_reward(arguments.reward, device=arguments.device)
     if arguments.out.resolve() == arguments.completions.resolve():
         raise BadConfig(
             "--out is the file of completions itself", where=str(arguments.out), action="give another"

@@ -18,9 +18,13 @@ COMMANDS = {
     "check": ("logratio.cli.check", "what is wrong with a file of comparisons, row by row"),
     "train sft": ("logratio.cli.train_sft", "supervised fine-tuning on the preferred answers"),
     "train dpo": ("logratio.cli.train_dpo", "direct preference optimisation"),
+    "train reinforce": ("logratio.cli.train_reinforce", "the policy gradient, from a reward"),
+    "train ppo": ("logratio.cli.train_ppo", "proximal policy optimisation, from a reward"),
+    "train reward": ("logratio.cli.train_reward", "a reward model from comparisons"),
     "evaluate": ("logratio.cli.evaluate", "policy against reference on held-out prompts"),
     "report": ("logratio.cli.report", "report.html and report.json from a run directory"),
     "chat": ("logratio.cli.chat", "talk to a model, or to two in turn"),
+    "verify": ("logratio.cli.verify", "every estimator and algorithm against exact answers"),
 }
 """Every command: its module, imported only when it is called, and what it does."""
 
@@ -88,7 +92,7 @@ def _split_command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  logratio {name:<11} {what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  logratio {name:<12} {what}" for name, (_, what) in COMMANDS.items())
     return (
         f"logratio {__version__}: from comparisons or a reward to a better language model, and a report\n"
         f"that shows how much better and why to believe it.\n\n{rows}\n\n"

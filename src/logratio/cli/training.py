@@ -20,6 +20,7 @@ from logratio.runs import RunDirectory, describe_machine, hash_file, write_json,
 if TYPE_CHECKING:
     from logratio.batches import AnswerGroup
     from logratio.policies.language import LanguagePolicy
+    from logratio.policies.scorer import Scorer
     from logratio.training.settings import TrainingConfig
 
 DATA, HELD_OUT = "data.json", "held_out.jsonl"
@@ -161,7 +162,7 @@ def check_end_tokens(
 
 
 def finish_run(
-    policy: LanguagePolicy, run: RunDirectory, summary: dict[str, Any], *, hints: Sequence[str]
+    policy: LanguagePolicy | Scorer, run: RunDirectory, summary: dict[str, Any], *, hints: Sequence[str]
 ) -> None:
     """Save the model and say where everything is."""
     from logratio.models.pretrained import save

@@ -103,3 +103,24 @@ def lay_apart(
         answer_index=torch.zeros(len(answer), dtype=torch.long, device=device),
         num_answers=1,
     )
+
+
+# --- rows that are read to their last token ----------------------------------------------------------
+
+
+def for_scores(groups: Sequence[AnswerGroup]) -> list[AnswerGroup]:
+    """The same groups, laid so that the last token of every answer is read too.
+
+    A log-probability predicts an answer's last token and never reads it; a score is read behind it. One token
+    more, which is neither read nor looked at, makes `pack` and `lay_apart` lay exactly that.
+    """
+    return [
+        AnswerGroup(group.prompt, tuple((*answer, answer[-1]) for answer in group.answers))
+        for group in groups
+    ]
+
+
+def last_places(row: PackedRow) -> Tensor:
+    """Where in a row that was laid `for_scores` the last token of each answer stands: `[answers]`."""
+    ends = torch.bincount(row.answer_index, minlength=row.num_answers).cumsum(0) - 1
+    return row.sources[ends]

@@ -225,6 +225,11 @@ def _open_model(
             where=source,
             action="download or save it again: a file is missing, or it is the model of another task",
         )
+    # A padding token that is also the end token would have no gradient where a conversation reads it; there
+    # is no padding here that needs one kept still.
+    embeddings = model.get_input_embeddings()
+    if getattr(embeddings, "padding_idx", None) is not None:
+        embeddings.padding_idx = None
     return model, notes
 
 

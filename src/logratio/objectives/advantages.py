@@ -3,8 +3,8 @@
 A token and an environment step are the same row. Two weights say what follows a row: `discounts` is γ, or 0
 where the episode terminated, and multiplies the value of the next state; `traces` is λ, or 0 where the
 episode ended for any reason, and multiplies the next row's advantage. An episode that was cut off by a time
-limit has its discount and trace 0: the value of the state it was cut at counts, what stands in the next row
-does not. Whatever a weight of 0 cuts off may hold anything, NaN included.
+limit keeps its discount and has trace 0: the value of the state it was cut at counts, what stands in the next
+row does not. Whatever a weight of 0 cuts off may hold anything, NaN included.
 """
 
 import torch
@@ -61,12 +61,13 @@ def leave_one_out(rewards: Float[Tensor, " sequences"], *, group_size: int) -> F
         group_size: k, the number of answers to a prompt.
 
     Returns:
-        [sequences] advantages.
+        [sequences] advantages; a group of equal rewards gets exactly 0.
 
     Raises:
         ValueError: fewer than two answers to a prompt, or rewards that do not divide into groups.
     """
     groups = _groups(rewards, group_size)
+    # R_i less the mean of the others is k/(k − 1) times R_i less the mean of all.
     return (group_size / (group_size - 1) * (groups - groups.mean(dim=1, keepdim=True))).flatten()
 
 
@@ -92,12 +93,10 @@ def group_centred(
         ValueError: fewer than two answers to a prompt, or rewards that do not divide into groups.
     """
     groups = _groups(rewards, group_size)
-    low, high = groups.min(dim=1, keepdim=True).values, groups.max(dim=1, keepdim=True).values
-    # Equal rewards are exactly 0 on [0, 1], so that no rounding in their mean is divided by its own spread.
-    spread = torch.where(high > low, high - low, torch.ones_like(high))
-    unit = (groups - low) / spread
-    deviation = unit - unit.mean(dim=1, keepdim=True)
-    deviation = torch.where(high > low, deviation, torch.zeros_like(deviation))
+    highest = groups.max(dim=1, keepdim=True).values
+    # In units of their spread squares neither overflow nor vanish.
+    spread = torch.where(highest > 0, highest, torch.ones_like(highest))
+    deviation = (groups - groups.mean(dim=1, keepdim=True)) / spread
     if not divide_by_std:
         return (deviation * spread).flatten()
     std = deviation.square().mean(dim=1, keepdim=True).sqrt()
@@ -106,7 +105,7 @@ def group_centred(
 
 def discounted_sum(terms: Rows, weights: Rows) -> Rows:
     """`S_t = x_t + w_t S_{t+1}`."""
-    total = torch.zeros_like(terms[:, 0]) if terms.shape[1] else terms.sum(dim=1)
+    total = terms.new_zeros(len(terms))
     sums = []
     for t in reversed(range(terms.shape[1])):
         total = terms[:, t] + weighted(weights[:, t], total)
@@ -120,8 +119,13 @@ def weighted(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def _groups(rewards: Tensor, group_size: int) -> Tensor:
+    """`[prompts, group_size]` rewards above the lowest of their group: advantages are the same.
+
+    Equal rewards are then exactly 0: no rounding in their mean is left for a deviation to magnify.
+    """
     if group_size < 2:
         raise ValueError(f"group_size is {group_size}; a baseline from siblings needs at least 2 answers")
     if len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size}")
-    return rewards.reshape(-1, group_size)
+    groups = rewards.reshape(-1, group_size)
+    return groups - groups.min(dim=1, keepdim=True).values

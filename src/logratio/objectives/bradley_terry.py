@@ -85,9 +85,7 @@ def plackett_luce_loss(
         mask = torch.ones_like(strengths, dtype=torch.bool)
     if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
         raise ValueError("a ranking has an item behind a gap: items come first, then what is masked")
-    # Low enough to add exactly 0 to any sum, and finite, since the derivative of −inf is not a number.
-    absent = torch.full_like(strengths, torch.finfo(strengths.dtype).min / 2)
-    present = torch.where(mask, strengths, absent)
+    present = strengths.masked_fill(~mask, -torch.inf)
     remaining = torch.logcumsumexp(present.flip(1), dim=1).flip(1)
     zero = torch.zeros_like(strengths)
     terms = torch.where(mask, remaining, zero) - torch.where(mask, strengths, zero)

@@ -16,24 +16,29 @@ def pareto_k(log_weights: Float[Tensor, " samples"]) -> Float[Tensor, ""]:
     The `min(n/5, 3√n)` largest weights, less the largest below them, are fitted by the posterior mean of
     Zhang and Stephens (2009), drawn a little to ½ for small tails (Vehtari et al., 2024, arXiv:1507.02646,
     appendix). Weights with shape k have moments up to 1/k: below 0.5 the estimate has a variance, above
-    `min(1 − 1/log10 n, 0.7)` it is not to be trusted.
+    `min(1 − 1/log10 n, 0.7)` it is not to be trusted. Answers that were sampled more than once have equal
+    weights: those that equal the threshold are no excess over it and are left out.
 
     Args:
         log_weights: log w of the samples.
 
     Returns:
-        A scalar. −inf where the largest weights are all equal: they have no tail. inf where there are too
-        few samples to tell.
+        A scalar. −inf where the largest weights are all equal but for rounding: they have no tail. inf where
+        the samples cannot tell: too few of them, no weight above 0, or one that is not a number.
     """
     count = len(log_weights)
-    tail = min(count // 5, math.ceil(3 * math.sqrt(count)))
+    tail = math.ceil(min(count / 5, 3 * math.sqrt(count)))
     if tail < LEAST_TAIL:
         return log_weights.new_tensor(torch.inf)
     weights = (log_weights.double() - log_weights.double().max()).exp().sort().values
     excess = weights[-tail:] - weights[-tail - 1]
-    if not bool(excess[-1] > 0):
+    if bool(excess[-1] <= 10 * torch.finfo(log_weights.dtype).eps):
         return log_weights.new_tensor(-torch.inf)
-    return _shape(excess.clamp(min=torch.finfo(torch.float64).tiny)).to(log_weights.dtype)
+    # Neither what equals the threshold is above it, nor what is not a number.
+    excess = excess[excess > 0]
+    if len(excess) < LEAST_TAIL:
+        return log_weights.new_tensor(torch.inf)
+    return _shape(excess).to(log_weights.dtype)
 
 
 def _shape(excess: Float[Tensor, " tail"]) -> Float[Tensor, ""]:

@@ -16,8 +16,8 @@ def reinforce_loss(
     `−w·Ψ·log π(a|s)`, with no gradient through w and Ψ (Williams, 1992; Sutton et al., 1999). Summed over the
     tokens of a sequence and averaged over sequences from π, its gradient is `−∇J` for Ψ the return, the
     reward-to-go, either less a baseline that does not depend on the action, or the advantage. For sequences
-    from another policy μ the same holds with w the weight of the sequence, or with the weight per decision
-    and rewards-to-go formed of weighted rewards; with the token's own ratio alone it is a surrogate.
+    from another policy μ the same holds with w the weight of the sequence, or without w and with Ψ the sum of
+    later rewards, each times its weight per decision; with w the token's own ratio it is a surrogate.
 
     Args:
         logprobs: log π of tokens, or of whole sequences.

@@ -44,8 +44,12 @@ def clip_loss(
         ValueError: a range is not above 0, ε is not below 1, or c is not above 1.
     """
     low, high = _bounds(clip_range, clip_range_high)
-    _check_dual(dual_clip)
     advantages = advantages.detach()
+    clipped = clip_active(
+        log_ratio, advantages, clip_range=clip_range, clip_range_high=clip_range_high, dual_clip=dual_clip
+    )
+    # Cut here, the gradient of a ratio beyond the number format is 0 as well; further on it is 0 times inf.
+    log_ratio = torch.where(clipped, log_ratio.detach(), log_ratio)
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
     if dual_clip is not None:
@@ -200,10 +204,15 @@ class ReferenceKLController:
         """Adapt to the mean KL of a batch of sequences; returns the new coefficient.
 
         Raises:
-            ValueError: the divergence is NaN.
+            ValueError: the divergence is NaN, or the batch is so large that one step would turn the
+                coefficient's sign: five times the horizon or more.
         """
         if math.isnan(reference_kl):
             raise ValueError("the KL divergence to the reference is NaN")
+        if not 0 < num_sequences < 5 * self.horizon:
+            raise ValueError(
+                f"num_sequences is {num_sequences}; it must be within 0 and 5 × {self.horizon:g}"
+            )
         error = min(max(reference_kl / self.target - 1.0, -0.2), 0.2)
         self.coefficient *= 1.0 + error * num_sequences / self.horizon
         return self.coefficient

@@ -18,6 +18,7 @@ Counts = Float[Tensor, "items items"]
 Value = tuple[Tensor, Tensor, Tensor]
 """Log-likelihood, its gradient `[P]`, and minus its Hessian `[P, P]`."""
 MAX_ITERATIONS = 200
+MAX_HALVINGS = 60
 TOLERANCE = 1e-13
 """Newton's decrement, over the number of comparisons, at which the maximum is reached."""
 
@@ -82,7 +83,8 @@ def fit_strengths(wins: Counts, *, ties: Counts | None = None, tie_model: Ties =
         NotConnectedError: some items never lost, or never won, against the rest (Ford, 1957): there is no
             finite maximum.
         ValueError: counts are negative, not finite, on the diagonal, or ties not symmetric; fewer than two
-            items; a tie model with nothing but ties.
+            items; a tie model whose parameter has no finite maximum, as with nothing but ties, or one win
+            and one tie.
     """
     wins = wins.double()
     _check_counts(wins, "wins")
@@ -96,8 +98,7 @@ def fit_strengths(wins: Counts, *, ties: Counts | None = None, tie_model: Ties =
     if tie_model == "half" or not bool(drawn.any()):
         merged = wins + drawn / 2
         return _fit(lambda point: _plain(point, merged), len(wins), merged.sum(), tie=None)
-    if not bool(wins.any()):
-        raise ValueError("nothing but ties: the tie parameter has no finite maximum; use tie_model='half'")
+    _ensure_ties_are_bounded(wins, drawn)
     model = {"davidson": _davidson, "rao-kupper": _rao_kupper}[tie_model]
     total = wins.sum() + drawn.sum() / 2
     return _fit(lambda point: model(point, wins, drawn), len(wins), total, tie=tie_model)
@@ -125,6 +126,25 @@ def _check_counts(counts: Tensor, name: str) -> None:
         raise ValueError(f"{name} has a count of an item against itself")
 
 
+def _ensure_ties_are_bounded(wins: Tensor, ties: Tensor) -> None:
+    """Refuse counts under which strengths and tie parameter can grow together without end.
+
+    Where every winner stands a step or more above the loser and no tie spans more than a step, a larger step
+    makes nothing less likely, in either model. There is no such placing just where some closed walk, down by
+    a win and up or down by a tie, has more wins than ties: a negative cycle of difference constraints.
+    """
+    height = torch.full_like(wins, torch.inf)
+    height[ties > 0], height[wins > 0] = 1.0, -1.0
+    for via in range(len(height)):
+        height = torch.minimum(height, height[:, via, None] + height[None, via])
+        if bool((height.diagonal() < 0).any()):
+            return
+    raise ValueError(
+        "the tie parameter has no finite maximum: going round from item to item there are never more wins "
+        "than ties; use tie_model='half', or more comparisons"
+    )
+
+
 def _fit(evaluate: Callable[[Tensor], Value], items: int, total: Tensor, *, tie: str | None) -> Strengths:
     """Damped Newton from equal strengths; the last coordinate is the logarithm of a tie model's parameter."""
     point = torch.zeros(items + (tie is not None), dtype=torch.float64, device=total.device)
@@ -143,15 +163,9 @@ def _fit(evaluate: Callable[[Tensor], Value], items: int, total: Tensor, *, tie:
         if iterations == MAX_ITERATIONS:
             raise ArithmeticError(f"no maximum after {iterations} Newton steps; decrement {decrement:.1e}")
         iterations += 1
-        length = 1.0
-        while True:
-            trial = point + length * step
-            value = evaluate(trial)
-            # At rounding distance from the maximum the likelihood no longer tells better from worse.
-            if bool(value[0] >= likelihood) or decrement < TOLERANCE:
-                break
-            length /= 2
-        point, (likelihood, gradient, information) = trial, value
+        # At rounding distance from the maximum the likelihood no longer tells better from worse.
+        floor = likelihood if decrement >= TOLERANCE else likelihood.new_tensor(-torch.inf)
+        point, (likelihood, gradient, information) = _uphill(evaluate, point, step, floor=floor)
     strengths = point[:items] - point[:items].mean()
     inverse = torch.linalg.inv(information + gauge)
     centre = torch.eye(items, dtype=torch.float64, device=total.device) - gauge[:items, :items]
@@ -164,35 +178,53 @@ def _fit(evaluate: Callable[[Tensor], Value], items: int, total: Tensor, *, tie:
     )
 
 
+def _uphill(
+    evaluate: Callable[[Tensor], Value], point: Tensor, step: Tensor, *, floor: Tensor
+) -> tuple[Tensor, Value]:
+    """The longest of a step, its half, its quarter and so on that does not go below the floor."""
+    for halvings in range(MAX_HALVINGS):
+        trial = point + step / 2**halvings
+        value = evaluate(trial)
+        if bool(value[0] >= floor):
+            return trial, value
+    raise ArithmeticError(f"no maximum: {MAX_HALVINGS} halvings of a Newton step, and none makes it likelier")
+
+
 def _plain(point: Tensor, wins: Tensor) -> Value:
     difference = point[:, None] - point[None]
-    chance = difference.sigmoid()
-    played = wins + wins.T
+    missed = (-difference).sigmoid()
     likelihood = (wins * F.logsigmoid(difference)).sum()
-    gradient = wins.sum(dim=1) - (played * chance).sum(dim=1)
-    return likelihood, gradient, _laplacian(played * chance * (1 - chance))
+    # Wins not expected, less defeats not expected: many wins less as many expected would leave rounding.
+    pull = wins * missed
+    gradient = pull.sum(dim=1) - pull.sum(dim=0)
+    return likelihood, gradient, _laplacian((wins + wins.T) * missed * missed.T)
 
 
 def _davidson(point: Tensor, wins: Tensor, ties: Tensor) -> Value:
-    """An exponential family: gradient and information are observed less expected, and a covariance."""
+    """An exponential family: gradient and information are observed less expected, and a covariance.
+
+    Of a score of 1, ½ or 0 and of being a tie; written without differences of nearly equal numbers, which
+    would be left to rounding where one side nearly always wins.
+    """
     strengths, log_nu = point[:-1], point[-1]
     first, second = strengths[:, None].expand_as(wins), strengths[None].expand_as(wins)
     terms = torch.stack([first, second, log_nu + (first + second) / 2])
     log_win, _, log_tie = (terms - terms.logsumexp(dim=0)).unbind()
     win, tie = log_win.exp(), log_tie.exp()
     played = wins + wins.T + ties
-    score = win + tie / 2
+    missed = win.T + tie / 2
+    pull = wins * missed + ties * (missed - missed.T) / 4
     likelihood = (wins * log_win).sum() + (ties * log_tie).sum() / 2
     gradient = torch.cat(
         [
-            wins.sum(dim=1) + ties.sum(dim=1) / 2 - (played * score).sum(dim=1),
-            ((ties - played * tie).sum() / 2)[None],
+            pull.sum(dim=1) - pull.sum(dim=0),
+            ((ties * (win + win.T) - (wins + wins.T) * tie).sum() / 2)[None],
         ]
     )
     information = point.new_zeros(len(point), len(point))
-    information[:-1, :-1] = _laplacian(played * (win + tie / 4 - score.square()))
-    information[:-1, -1] = information[-1, :-1] = (played * (tie / 2 - score * tie)).sum(dim=1)
-    information[-1, -1] = (played * tie * (1 - tie)).sum() / 2
+    information[:-1, :-1] = _laplacian(played * (win * win.T + (win + win.T) * tie / 4))
+    information[:-1, -1] = information[-1, :-1] = (played * tie * (win.T - win) / 2).sum(dim=1)
+    information[-1, -1] = (played * tie * (win + win.T)).sum() / 2
     return likelihood, gradient, information
 
 

@@ -66,4 +66,6 @@ def vtrace(
         later = torch.cat([errors[:, 1:], torch.zeros_like(errors[:, :1])], dim=1)
         following = next_values + weighted(traces, later)
         advantages = rho * (rewards + weighted(discounts, following) - values)
-    return VTrace(targets=values + errors, advantages=advantages)
+        # In here too: a target that moves with its critic would leave the critic's loss without a gradient.
+        targets = values + errors
+    return VTrace(targets=targets, advantages=advantages)

@@ -24,6 +24,7 @@ from logratio.runs import CONFIG, METRICS, REPORT, SAMPLES, describe_machine, re
 STAGE_ORDER = ("sft", "reward", "dpo", "reinforce", "ppo")
 EVALUATION = "evaluation"
 DATA = "data.json"
+REWARD_MODEL = "reward_model.json"
 DATA_CHECK = "DataCheck"
 NOT_CURVES = frozenset({"stage", "step", "epoch"})
 
@@ -49,6 +50,9 @@ def collect(run_path: Path | str) -> dict[str, Any]:
     training = {name: read_training(directory) for name, directory in directories.items()}
     report = merge(written, {"training": training} if training else {})
     report = merge(side_by_side(path), report)
+    for directory in directories.values():
+        found = read_object(directory / REWARD_MODEL)
+        report |= {"reward_model": found} if found else {}
     report["data"] = merge(data_counts(path, directories), report.get("data") or {})
     report["stages"] = stage_rows(report)
     report["provenance"] = {"logratio": __version__, **(report.get("provenance") or {})}
@@ -190,7 +194,9 @@ def count_lines(path: Path) -> int:
 def what_is_missing(report: Mapping[str, Any], directories: Mapping[str, Path]) -> list[str]:
     """What a whole report would have and this one has not, each with what to do."""
     missing = []
-    if "verdict" not in report and "win_rate" not in report:
+    judged = "verdict" in report or "win_rate" in report
+    # A reward model by itself has no reference to be compared with: held-out comparisons judge it.
+    if not judged and ("reward_model" not in report or [*directories] != ["reward"]):
         missing.append(
             "No evaluation: there is no verdict, no win rate, no KL and no answers. `logratio "
             "evaluate` makes one."

@@ -18,6 +18,7 @@ from logratio.report.sections.data import data_section
 from logratio.report.sections.frontier import frontier_section
 from logratio.report.sections.laws import laws_section
 from logratio.report.sections.provenance import provenance_section
+from logratio.report.sections.reward import reward_section
 from logratio.report.sections.section import Section
 from logratio.report.sections.steps import steps_section
 from logratio.report.sections.verdict import verdict_section
@@ -27,6 +28,7 @@ PAGE = "report.html"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 SECTIONS = (
     verdict_section,
+    reward_section,
     steps_section,
     frontier_section,
     head_to_head_section,

@@ -1,8 +1,9 @@
-"""A language model answers and is rewarded: trajectories of tokens, the KL to the reference charged on each."""
+"""A language model answers and is rewarded: trajectories of tokens, each charged its KL to the reference."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from logratio.batches import AnswerGroup, Evaluation, Rollout, Trajectories
+from logratio.errors import BadConfig
 from logratio.models.tokenisation import encode_prompt
 from logratio.objectives.kl import k1
 from logratio.objectives.ppo import ReferenceKLController
@@ -57,10 +59,25 @@ class CollectorConfig:
     """Answers over which a lasting error of the KL changes β by its share, at most a fifth."""
     missing_end_penalty: float = 0.0
     """Taken off the reward of an answer that was cut off."""
-    greedy: bool = False
-    """Also answer each prompt with the most probable tokens, for the greedy baseline."""
-    seed: int = 0
+    sampling_seed: int = 0
     """Seed of the answers."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "max_new_tokens", "decode_batch"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("kl_coefficient", "target_kl", "missing_end_penalty", "sampling_seed"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("discount", "lam"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        self._require("kl_horizon", 0 < self.kl_horizon < math.inf, "above 0")
+        steered = "above 0 where --target-kl steers it"
+        self._require("kl_coefficient", self.kl_coefficient > 0 or not self.target_kl, steered)
+
+    def _require(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            flag = "--" + name.replace("_", "-")
+            what = f"{name} is {getattr(self, name)}, it must be {wanted}"
+            raise BadConfig(what, where=flag, action=f"change {flag}")
 
 
 class LanguageCollector:
@@ -77,6 +94,7 @@ class LanguageCollector:
         reference: what the divergence is to; needed where it costs something.
         config: how.
         columns: further columns of each prompt's row, for the rewards.
+        greedy: also answer each prompt with the most probable tokens, for the greedy baseline.
     """
 
     unit = "prompts"
@@ -90,9 +108,10 @@ class LanguageCollector:
         reference: LanguagePolicy | None,
         config: CollectorConfig,
         columns: Sequence[Mapping[str, Any]] | None = None,
+        greedy: bool = False,
     ) -> None:
         self.actor, self.prompts, self.rewards = actor, prompts, rewards
-        self.reference, self.config = reference, config
+        self.reference, self.config, self.greedy = reference, config, greedy
         self.columns = columns if columns is not None else [{}] * len(prompts)
         self.kl_controller = (
             ReferenceKLController(
@@ -119,7 +138,19 @@ class LanguageCollector:
 
     @torch.no_grad()
     def collect(self, step: int, examples: Sequence[int]) -> Rollout:
-        """Answer the prompts `examples` and be rewarded; the same again for the same weights and step."""
+        """Answer the prompts `examples` and be rewarded; the same again for the same weights and step.
+
+        Raises:
+            BadConfig: an update has so many answers that the controller of β could turn it negative.
+            BadReward: a reward raised, or did not give a finite number for each answer.
+        """
+        num_sequences = len(examples) * self.config.num_samples
+        if self.kl_controller is not None and num_sequences >= 5 * self.config.kl_horizon:
+            raise BadConfig(
+                f"an update has {num_sequences} answers and kl_horizon is {self.config.kl_horizon:g}",
+                where="--kl-horizon",
+                action=f"give more than {num_sequences / 5:g}, or fewer answers an update",
+            )
         samples = self._answer(step, examples, num_samples=self.config.num_samples, temperature=1.0)
         scores, metrics = self._score(samples)
         groups = [self._group(own) for own in samples]
@@ -144,7 +175,7 @@ class LanguageCollector:
             item_of_row=rollout.item_of_row,
             metrics=metrics,
             group_size=self.config.num_samples,
-            greedy_returns=self._greedy_returns(step, examples) if self.config.greedy else None,
+            greedy_returns=self._greedy_returns(step, examples) if self.greedy else None,
         )
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
@@ -158,7 +189,7 @@ class LanguageCollector:
     def _answer(
         self, step: int, examples: Sequence[int], *, num_samples: int, temperature: float
     ) -> list[Sample]:
-        digest = hashlib.sha256(f"{self.config.seed}:{step}".encode()).digest()
+        digest = hashlib.sha256(f"{self.config.sampling_seed}:{step}".encode()).digest()
         return sample(
             self.actor.policy.model,
             self.actor.policy.tokenizer,

@@ -1,4 +1,6 @@
-"""Reward functions: found by name, called as TRL calls them, and not believed before they are checked.
+"""Rewards: functions found by name and called as TRL calls them, or reward models by their directory.
+
+Neither is believed before its numbers are checked.
 
 A function written for TRL's trainers works as it stands: it is called once, with a row for each answer, as
 `f(prompts=[…], completions=[…], **columns)`, and returns one number a row.
@@ -20,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, SupportsFloat
 
-from logratio.errors import BadReward, LogratioError
+from logratio.errors import BadReward, LogratioError, ModelNotFound
 from logratio.records import Completion, Prompt, Sample
 
 RewardFunction = Callable[..., Any]
@@ -110,6 +112,18 @@ def _ignore(*_values: Any) -> None:
     """Stand in for TRL's hooks that log from within a reward function."""
 
 
+class ModelReward(Reward):
+    """A reward model as a reward; it reads how an answer ended, which a function is not told.
+
+    Args:
+        name: what reports call it.
+        function: gives one number for each prompt with its answer, such as `Scorer.score`.
+    """
+
+    def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
+        return self.function([(sample.prompt, answer) for sample, answer in rows])
+
+
 def _accepted(function: RewardFunction, arguments: dict[str, Any]) -> dict[str, Any]:
     """Leave out what a function without `**kwargs` does not name."""
     try:
@@ -170,21 +184,22 @@ def _place(samples: Sequence[Sample], sample_index: int, answer_index: int) -> s
     return f"prompt {sample_index + 1}, answer {answer_index + 1} (“{shown}”)"
 
 
-def load_reward(spec: str) -> Reward:
-    """Find the reward function that `spec` names; the current directory counts as a place for modules.
+def load_reward(spec: str, *, device: str = "cpu") -> Reward:
+    """Find the reward that `spec` names; the current directory counts as a place for modules.
 
     Args:
-        spec: `module:function`, the module's name with dots.
+        spec: `module:function`, the module's name with dots; or the directory of a reward model.
+        device: where a reward model computes.
 
     Raises:
         BadReward: not of that form, no such module or function (with the nearest names), a module that
-            fails when it is imported, or something that cannot be called.
+            fails when it is imported, something that cannot be called, or a directory without a reward model.
+        ChatTemplateMismatch: the reward model's tokenizer has no way to write a conversation.
+        UnsafeArtifact, SpecialTokenTrouble, BadConfig: the reward model cannot be opened safely.
     """
     module_name, _, attribute = spec.partition(":")
     if Path(spec).is_dir():
-        raise BadReward(
-            "a directory is not a reward: only functions can be one", where=f"--reward {spec}", action=FORM
-        )
+        return _load_model(spec, device=device)
     if not module_name or not attribute or "/" in module_name or module_name.endswith(".py"):
         raise BadReward(
             f"{spec!r} does not name a reward function", where="--reward", action=_suggest_form(spec)
@@ -202,6 +217,24 @@ def load_reward(spec: str) -> Reward:
     if not callable(found):
         raise BadReward(f"{spec} is a {type(found).__name__}, not a function", where="--reward", action=FORM)
     return Reward(spec, found)
+
+
+def _load_model(spec: str, *, device: str) -> Reward:
+    from logratio.models.scoring import load_scorer
+    from logratio.policies.scorer import Scorer
+
+    try:
+        loaded = load_scorer(spec, device=device)
+    except ModelNotFound as fault:
+        raise BadReward(
+            f"the directory holds no reward model: {fault.what}",
+            where=f"--reward {spec}",
+            action=f"{fault.action}; or {FORM}",
+        ) from fault
+    for note in loaded.notes:
+        print(f"note: {spec}: {note}", file=sys.stderr)
+    # By its weights, so that it is the same judge wherever its directory is.
+    return ModelReward(f"reward model {loaded.fingerprint}", Scorer(loaded.model, loaded.tokenizer).score)
 
 
 def _suggest_form(spec: str) -> str:

@@ -143,7 +143,7 @@ class Session:
 
     def update(self, step: int, examples: Sequence[int], metrics: Mapping[str, float]) -> None:
         """Move the weights along the gradients that stand, if they are finite, and log the update."""
-        self.log(step, len(examples), metrics | {"gradient_norm": self.move(step, examples)})
+        self.log(step, len(examples), {**metrics, "gradient_norm": self.move(step, examples)})
 
     def move(self, step: int, examples: Sequence[int]) -> float:
         """Move the weights along the gradients that stand, if they are finite; returns their norm."""

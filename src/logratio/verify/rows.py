@@ -54,7 +54,9 @@ def equal(what: str, ours: float | Tensor, exact: float | Tensor, *, tolerance: 
     """Two values, or the worst entry of two tensors, are at most `tolerance` apart."""
     left, right = _flat(ours), _flat(exact)
     errors = [abs(a - b) for a, b in zip(left, right, strict=True)]
-    return _row(what, left, right, max(errors), tolerance)
+    # NaN first: `max` would pass over one that does not come first.
+    worst = next((error for error in errors if math.isnan(error)), max(errors))
+    return _row(what, left, right, worst, tolerance)
 
 
 def relative(what: str, ours: Tensor, exact: Tensor, *, tolerance: float) -> Row:

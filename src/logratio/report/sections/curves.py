@@ -67,8 +67,38 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
         *COMMON,
     ),
+    "reward": (
+        Panel(
+            title="Loss",
+            metrics=LOSS,
+            note="Negative log-likelihood of the labels; ln 2 is a guess.",
+            levels=(Level(value=math.log(2.0), label="ln 2"),),
+        ),
+        Panel(
+            title="Accuracy",
+            metrics=(("accuracy", "accuracy", "a"),),
+            note="Share of each batch's pairs that are ranked as labelled.",
+            levels=(CHANCE,),
+        ),
+        Panel(
+            title="Scores",
+            metrics=(("chosen_reward", "chosen", "good"), ("rejected_reward", "rejected", "bad")),
+            note="Only the gap between them means something; without --centring zero lies anywhere.",
+        ),
+        Panel(
+            title="Margin",
+            metrics=(("margin", "margin", "a"),),
+            note="Score of chosen minus rejected.",
+            levels=(Level(value=0.0, label="no margin"),),
+        ),
+        *COMMON,
+    ),
 }
-STAGE_TITLES = {"sft": "Supervised fine-tuning", "dpo": "Direct preference optimisation"}
+STAGE_TITLES = {
+    "sft": "Supervised fine-tuning",
+    "dpo": "Direct preference optimisation",
+    "reward": "Reward model",
+}
 
 
 def curves_section(report: Mapping[str, Any]) -> Section | None:

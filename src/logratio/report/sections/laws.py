@@ -19,7 +19,7 @@ LAWS = {
     "end_token_carries_loss": "Every finished answer ends in one end token, and it is trained on.",
     "accumulation_equals_batch": "The parts that were accumulated add up to the batch's loss.",
     "ratio_is_one": "On the first minibatch of an update every ratio to the policy that sampled is 1.",
-    "update_kl_is_zero": "On the first minibatch of an update the KL divergence to the policy that sampled is 0.",
+    "update_kl_is_zero": "On the first minibatch of an update the KL divergence to that policy is 0.",
     "reference_kl_is_zero": "Before the first update the KL divergence to the reference is 0.",
     "exact_kl_not_negative": "An exact KL divergence is never negative.",
     "reference_unchanged": "The reference is the same after training as before.",

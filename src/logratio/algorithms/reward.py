@@ -1,0 +1,206 @@
+"""A reward model: a score for every answer, such that differences of scores explain who preferred what.
+
+Bradley and Terry (1952) with the strengths computed by a model: `P(a over b) = σ(r(x, a) − r(x, b))`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logratio.batches import AnswerGroup
+from logratio.data.encoding import EncodedPair
+from logratio.data.grades import NO_GRADE, Grade
+from logratio.objectives.bradley_terry import comparison_loss
+from logratio.policies.scorer import SCORE_TOLERANCE, Scorer, gather_answers, num_tokens_read
+from logratio.runs import RunDirectory
+from logratio.training import laws
+from logratio.training.session import Session, memory_fault
+from logratio.training.settings import TrainingConfig, bad_setting, check_not_negative
+
+TIE = 0.5
+"""The preference of a tie: half a label for each side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig(TrainingConfig):
+    """Settings of a reward model's training; an example is a prompt with all its pairs."""
+
+    margin: str = "0"
+    """How much larger than the other the preferred score must be: one number, or the name of a column of the
+    data that holds it, larger where people were surer."""
+    centring: float = 0.0
+    """Weight of (chosen + rejected)², which fixes the zero of the scores; 0.01 is usual, 0 leaves it open."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check_not_negative(self, "centring")
+        if not self.margin:
+            raise bad_setting("margin", repr(self.margin), "a number or the name of a column")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What was said of two answers of a group."""
+
+    chosen: int
+    """Number of the preferred answer."""
+    rejected: int
+    """Number of the other."""
+    preference: float = 1.0
+    """Probability that the first is preferred: ½ for a tie."""
+    margin: float = 0.0
+    """How much larger its score must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledGroup:
+    """A prompt with its different answers and all that was said of pairs of them."""
+
+    answers: AnswerGroup
+    """The prompt and the answers, each once."""
+    labels: tuple[Label, ...]
+    """At least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """Scores and labels of a batch's pairs, `[pairs]` each."""
+
+    chosen: Tensor
+    rejected: Tensor
+    preference: Tensor
+    margin: Tensor
+
+
+def train_reward(
+    scorer: Scorer, groups: Sequence[LabelledGroup], config: RewardConfig, run: RunDirectory
+) -> dict[str, Any]:
+    """Raise the scores of chosen answers over those of rejected ones, head and body together.
+
+    `L = −(1/N) Σ_pairs log σ(r(x, y_w) − r(x, y_l) − m)` with ties, margins and centring as in
+    `comparison_loss`, and N the pairs of the whole batch: a vote weighs as a vote, however many its prompt
+    has. All pairs of a prompt are in one batch, and each of its answers is computed once (Ouyang et al.,
+    2022, arXiv:2203.02155, section 3.5, which divides by the pairs of each prompt instead).
+
+    Args:
+        scorer: changed in place.
+        groups: prompts with their answers and labels.
+        config: settings.
+        run: the run directory, which holds checkpoints to go on from where there are any.
+
+    Returns:
+        The run's summary.
+
+    Raises:
+        LawBroken: the parts of a batch do not add up.
+        NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
+        Interrupted: on a signal, after a checkpoint.
+        OutOfMemory: with the next smaller setting.
+    """
+    scorer.model.eval()
+    layout_law = settle_scores(scorer, [group.answers for group in groups])
+    longest = max(num_tokens_read(group.answers) for group in groups)
+    with Session(
+        scorer.model, config, run, stage="reward", num_examples=len(groups), unit="prompts"
+    ) as session:
+        session.held(layout_law)
+        for step in session.steps():
+            examples = session.batch(step)
+            batch = [groups[index] for index in examples]
+            num_pairs = sum(len(group.labels) for group in batch)
+            owners, pairs, shares = [], [], []
+            with memory_fault(step=step, config=config, longest=longest):
+                for part, rows in scorer.rows(
+                    [group.answers for group in batch], max_tokens=config.row_tokens
+                ):
+                    pair = gather_pairs(scorer.scores(rows), [batch[place] for place in part])
+                    share = pair_losses(pair, config).sum() / num_pairs
+                    share.backward()
+                    owners += [examples[place] for place in part for _ in batch[place].labels]
+                    pairs.append(pair)
+                    shares.append(float(share.detach()))
+            whole = concatenate(pairs)
+            losses = pair_losses(whole, config)
+            laws.loss_is_finite(losses, owners, step=step)
+            session.held(laws.accumulation_equals_batch(shares, losses, step=step))
+            num_tokens = sum(num_tokens_read(group.answers) for group in batch)
+            session.update(step, examples, summarise(losses, whole) | {"tokens": float(num_tokens)})
+        return session.finish()
+
+
+def settle_scores(scorer: Scorer, groups: Sequence[AnswerGroup]) -> laws.LawHeld:
+    """The law that packed scores are the model's own; where they are not, scores are computed apart."""
+    deviation = scorer.settle_layout(groups)
+    return laws.LawHeld(law="packed_equals_apart", value=deviation, limit=SCORE_TOLERANCE, step=0)
+
+
+def gather_pairs(scores: Tensor, groups: Sequence[LabelledGroup]) -> PairScores:
+    """Lay the scores of `groups`' answers, `[answers]` in their order, as `[pairs]` beside the labels."""
+    chosen, rejected, start = [], [], 0
+    for group in groups:
+        chosen += [start + label.chosen for label in group.labels]
+        rejected += [start + label.rejected for label in group.labels]
+        start += len(group.answers.answers)
+    labels = [label for group in groups for label in group.labels]
+    preference = scores.new_tensor([label.preference for label in labels])
+    margin = scores.new_tensor([label.margin for label in labels])
+    return PairScores(scores[chosen], scores[rejected], preference, margin)
+
+
+def concatenate(pairs: Sequence[PairScores]) -> PairScores:
+    """The parts of a batch as one, without their graphs."""
+    return PairScores(
+        *(torch.cat([getattr(pair, field.name).detach() for pair in pairs]) for field in fields(PairScores))
+    )
+
+
+def pair_losses(pair: PairScores, config: RewardConfig) -> Tensor:
+    """The loss of every pair: `[pairs]` nats."""
+    return comparison_loss(
+        pair.chosen, pair.rejected, margin=pair.margin, centring=config.centring, preference=pair.preference
+    )
+
+
+def summarise(losses: Tensor, pair: PairScores) -> dict[str, float]:
+    """The metrics of an update: means over its pairs; ties say nothing of margin and accuracy."""
+    decided = pair.preference != TIE
+    margin = (pair.chosen - pair.rejected)[decided].double()
+    means = {
+        "loss": float(losses.double().mean()),
+        "chosen_reward": float(pair.chosen.double().mean()),
+        "rejected_reward": float(pair.rejected.double().mean()),
+        "pairs": float(len(losses)),
+    }
+    if not len(margin):
+        return means
+    return means | {
+        "margin": float(margin.mean()),
+        "accuracy": float(((margin.sign() + 1.0) / 2.0).mean()),
+    }
+
+
+def group_pairs(pairs: Sequence[EncodedPair], grades: Mapping[str, Grade]) -> list[LabelledGroup]:
+    """All pairs of a prompt together, its answers once each; prompts in order of their first pair.
+
+    Args:
+        pairs: comparisons as tokens.
+        grades: by a comparison's place, what its row says beside the preference.
+    """
+    sequences = [
+        (pair.prompt_ids, answer) for pair in pairs for answer in (pair.chosen_ids, pair.rejected_ids)
+    ]
+    groups, places = gather_answers(sequences)
+    labels: dict[int, list[Label]] = defaultdict(list)
+    for pair, (group, chosen), (_, rejected) in zip(pairs, places[::2], places[1::2], strict=True):
+        grade = grades.get(pair.comparison.source, NO_GRADE)
+        if grade.tie:
+            labels[group].append(Label(chosen, rejected, preference=TIE))
+        else:
+            labels[group].append(Label(chosen, rejected, margin=grade.margin))
+    return [LabelledGroup(answers, tuple(labels[number])) for number, answers in enumerate(groups)]

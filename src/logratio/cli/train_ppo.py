@@ -1,0 +1,48 @@
+r"""Proximal policy optimisation: the model answers, is rewarded, and makes better answers more probable.
+
+    logratio train ppo --prompts prompts.jsonl --reward my_rewards:helpful --out runs/ppo
+    logratio train ppo --prompts prompts.jsonl --reward runs/rm 0.1*my_rewards:polite --out runs/ppo
+
+A reward is a Python function or the directory of a reward model; several are added up. Each update samples
+answers from the model as it is, charges every token for its divergence from the reference
+(--kl-coefficient, or --target-kl to steer it), lets a critic on the model's own states say what was to be
+expected, and then makes some optimiser steps that are clipped, penalised, or both. On the first of them every
+ratio to the policy that sampled is 1, or the run stops and says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from logratio.algorithms.ppo import PPOConfig, train_ppo
+from logratio.cli.policy_gradient import (
+    PolicyGradientFlags,
+    begin_run,
+    hints,
+    prepare,
+    read_rewards,
+    read_rows,
+)
+from logratio.cli.training import finish_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments(PolicyGradientFlags):
+    """Flags of `logratio train ppo`."""
+
+    training: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
+    """How the weights are moved, and how far at a time."""
+
+
+def run(arguments: Arguments) -> int:
+    """Train, save the model, say where it is."""
+    config = arguments.training
+    rewards, rows = read_rewards(arguments), read_rows(arguments, seed=config.seed)
+    with begin_run(arguments, config, rewards, command="ppo") as directory:
+        prepared = prepare(arguments, config, rewards, rows, directory, critic=True)
+        summary = train_ppo(prepared.actor, prepared.collector, config, directory)
+        finish_run(prepared.actor.policy, directory, summary, hints=hints(arguments))
+    return 0

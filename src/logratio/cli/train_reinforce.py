@@ -1,0 +1,63 @@
+r"""The policy gradient: the model answers, is rewarded, and makes what beat the baseline more probable.
+
+    logratio train reinforce --prompts prompts.jsonl --reward my_rewards:helpful --out runs/reinforce
+
+With several answers to a prompt (--num-samples) each is compared with the others (--baseline leave-one-out),
+which needs no critic and leaves the gradient unbiased. Every token is charged for its divergence from the
+reference (--kl-coefficient, or --target-kl to steer it). With --minibatches above 1 the later steps are on
+answers of a policy that has been left behind, and importance weights make up for it (--weights).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from logratio.algorithms.reinforce import OF_SIBLINGS, ReinforceConfig, train_reinforce
+from logratio.cli.policy_gradient import (
+    PolicyGradientFlags,
+    begin_run,
+    hints,
+    prepare,
+    read_rewards,
+    read_rows,
+)
+from logratio.cli.training import finish_run
+from logratio.errors import BadConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments(PolicyGradientFlags):
+    """Flags of `logratio train reinforce`."""
+
+    training: Annotated[ReinforceConfig, tyro.conf.arg(name="")] = field(default_factory=ReinforceConfig)
+    """How the weights are moved, and what an answer is compared with."""
+
+    def __post_init__(self) -> None:
+        if self.training.baseline in OF_SIBLINGS and self.collect.num_samples < 2:
+            raise BadConfig(
+                f"the baseline {self.training.baseline!r} compares answers to one prompt; there is one each",
+                where="--num-samples",
+                action="give 2 or more, or take --baseline batch-mean",
+            )
+
+
+def run(arguments: Arguments) -> int:
+    """Train, save the model, say where it is."""
+    config = arguments.training
+    rewards, rows = read_rewards(arguments), read_rows(arguments, seed=config.seed)
+    with begin_run(arguments, config, rewards, command="reinforce") as directory:
+        prepared = prepare(
+            arguments,
+            config,
+            rewards,
+            rows,
+            directory,
+            critic=config.baseline == "critic",
+            greedy=config.baseline == "greedy",
+        )
+        summary = train_reinforce(prepared.actor, prepared.collector, config, directory)
+        finish_run(prepared.actor.policy, directory, summary, hints=hints(arguments))
+    return 0

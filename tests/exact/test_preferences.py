@@ -1,0 +1,11 @@
+"""The checks of the preference losses: every row holds."""
+
+import pytest
+
+from logratio.verify import preferences
+
+
+@pytest.mark.parametrize("check", preferences.CHECKS, ids=lambda check: check.name)
+def test_every_row_holds(check):
+    failed = [row for row in check.run(True) if not row.passed]
+    assert failed == []

@@ -1,0 +1,295 @@
+"""Pitfalls of policy gradients, KL divergences, packing and sampling, planted: exact checks must notice."""
+
+import pytest
+
+from mutants.harness import Mutant, belonging, plant, run_checks, survivors
+
+POLICY_GRADIENT, ADVANTAGES = "logratio.objectives.policy_gradient", "logratio.objectives.advantages"
+IMPORTANCE, PPO, KL = "logratio.objectives.importance", "logratio.objectives.ppo", "logratio.objectives.kl"
+PACKING, DECODING = "logratio.models.packing", "logratio.policies.decoding"
+DRAWING, CACHE = "logratio.policies.drawing", "logratio.policies.kv_cache"
+
+
+def expectations(*names: str) -> tuple[str, ...]:
+    return tuple(f"exact/test_expectations.py::test_every_row_passes[{name}]" for name in names)
+
+
+def mechanics(*names: str) -> tuple[str, ...]:
+    return tuple(f"exact/test_mechanics.py::test_every_row_passes[{name}]" for name in names)
+
+
+# What is wrong | module | text | what stands there instead | tests that must fail
+PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "the policy gradient goes downhill",
+        POLICY_GRADIENT,
+        "return -weighted.detach() * logprobs",
+        "return weighted.detach() * logprobs",
+        expectations("E3", "E4", "E5", "E7"),
+    ),
+    (
+        "gradients flow through the importance weights",
+        POLICY_GRADIENT,
+        "return -weighted.detach() * logprobs",
+        "return -weighted * logprobs",
+        expectations("E3", "E5"),
+    ),
+    (
+        "importance weights are left out",
+        POLICY_GRADIENT,
+        "weighted = advantages if log_weights is None else advantages * log_weights.exp()",
+        "weighted = advantages",
+        expectations("E3", "E5"),
+    ),
+    (
+        "importance weights are used as logarithms",
+        POLICY_GRADIENT,
+        "advantages * log_weights.exp()",
+        "advantages * log_weights",
+        expectations("E3", "E5"),
+    ),
+    (
+        "the best baseline is the mean",
+        POLICY_GRADIENT,
+        "return torch.dot(squared_score_norms, returns) / total",
+        "return returns.mean() + 0 * total",
+        expectations("E3"),
+    ),
+    (
+        "one's own reward is in the leave-one-out baseline",
+        ADVANTAGES,
+        "return (group_size / (group_size - 1) * (groups - groups.mean(dim=1, keepdim=True))).flatten()",
+        "return (groups - groups.mean(dim=1, keepdim=True)).flatten()",
+        expectations("E4", "E5"),
+    ),
+    (
+        "the baseline is the sum of the siblings",
+        ADVANTAGES,
+        "return (group_size / (group_size - 1) * (groups - groups.mean(dim=1, keepdim=True))).flatten()",
+        "return (2 * groups - groups.sum(dim=1, keepdim=True) + 0.1 * groups).flatten()",
+        expectations("E4", "E5"),
+    ),
+    (
+        "groups are always divided by their deviation",
+        ADVANTAGES,
+        "    if not divide_by_std:\n        return (deviation * spread).flatten()\n",
+        "",
+        expectations("E4"),
+    ),
+    (
+        "rewards-to-go leave out the next reward",
+        ADVANTAGES,
+        "total = terms[:, t] + weighted(weights[:, t], total)",
+        "total = terms[:, t] + weighted(weights[:, t], total - terms[:, min(t + 1, terms.shape[1] - 1)])",
+        expectations("E3", "E5", "E7"),
+    ),
+    (
+        "the discount is applied to the reward at hand too",
+        ADVANTAGES,
+        "total = terms[:, t] + weighted(weights[:, t], total)",
+        "total = weighted(weights[:, t], terms[:, t] + total)",
+        expectations("E3", "E5", "E7", "R1"),
+    ),
+    (
+        "what stands behind an episode's end comes through",
+        ADVANTAGES,
+        "return torch.where(weights == 0, torch.zeros_like(values), weights * values)",
+        "return weights * values",
+        expectations("E3"),
+    ),
+    (
+        "the value of the next state is not taken into the difference",
+        ADVANTAGES,
+        "differences = rewards + weighted(discounts, next_values) - values",
+        "differences = rewards - values",
+        expectations("E3"),
+    ),
+    (
+        "weights per decision leave out the decision itself",
+        IMPORTANCE,
+        "return torch.where(mask, log_ratio.cumsum(dim=1), zero)",
+        "return torch.where(mask, log_ratio.cumsum(dim=1) - log_ratio, zero)",
+        expectations("E3", "E5"),
+    ),
+    (
+        "a sequence's weight is its mean token's",
+        IMPORTANCE,
+        "return log_ratio.sum(dim=1)",
+        "return log_ratio.sum(dim=1) / mask.sum(dim=1)",
+        expectations("E3", "E5"),
+    ),
+    (
+        "the ratio of PPO is its logarithm",
+        PPO,
+        "    ratio = log_ratio.exp()\n    surrogate",
+        "    ratio = log_ratio\n    surrogate",
+        expectations("E5"),
+    ),
+    (
+        "the ratio of PPO is upside down",
+        PPO,
+        "    ratio = log_ratio.exp()\n    surrogate",
+        "    ratio = (-log_ratio).exp()\n    surrogate",
+        expectations("E5"),
+    ),
+    (
+        "k2 is not halved",
+        KL,
+        "log_ratio.square() / 2",
+        "log_ratio.square()",
+        expectations("E6", "E7"),
+    ),
+    (
+        "k3 is of the other direction",
+        KL,
+        "return torch.expm1(-log_ratio) + log_ratio",
+        "return torch.expm1(log_ratio) - log_ratio",
+        expectations("E6", "E7"),
+    ),
+    (
+        "k3 is clamped",
+        KL,
+        "return torch.expm1(-log_ratio) + log_ratio",
+        "return (torch.expm1(-log_ratio) + log_ratio).clamp(max=1)",
+        expectations("E6"),
+    ),
+    (
+        "k1 is turned round",
+        KL,
+        "    return log_ratio\n",
+        "    return -log_ratio\n",
+        expectations("E6", "E7", "R1"),
+    ),
+    (
+        "the reported KL is of the reference to the policy",
+        "logratio.evaluation.divergence",
+        "kl.append(exact_kl(p, q))",
+        "kl.append(exact_kl(q, p))",
+        expectations("E6"),
+    ),
+    (
+        "the reported KL leaves out the first token of an answer and counts the last twice",
+        "logratio.evaluation.divergence",
+        "range(len(prompt) - 1, len(prompt) + len(answer) - 1)",
+        "[*range(len(prompt), len(prompt) + len(answer) - 1), len(prompt) + len(answer) - 2]",
+        expectations("E6"),
+    ),
+    (
+        "a token is predicted from its own place",
+        PACKING,
+        "sources += [split - 1, *range(first, len(tokens))]",
+        "sources += [min(first, len(tokens) - 1), *range(first, len(tokens))]",
+        mechanics("E1", "M1"),
+    ),
+    (
+        "the last token counts for the answer before",
+        PACKING,
+        "            answer_index += [num_answers] * len(answer)",
+        "            answer_index += [num_answers] * (len(answer) - 1) + [max(0, num_answers - 1)]",
+        mechanics("E1"),
+    ),
+    (
+        "answers see their siblings",
+        PACKING,
+        "mask[start:end, prompt_start:prompt_end] = True",
+        "mask[start:end, prompt_start : max(start, prompt_end)] = True",
+        mechanics("E1", "M1"),
+    ),
+    (
+        "positions go on from the sibling answer",
+        PACKING,
+        "positions += range(len(group.prompt), len(group.prompt) + len(answer) - 1)",
+        "positions += range(len(tokens) - start - len(answer) + 1, len(tokens) - start)",
+        mechanics("E1", "M1"),
+    ),
+    (
+        "padding on the left is attended to",
+        CACHE,
+        "attention_mask=(columns[None] >= self._padding[:, None]).long(),",
+        "attention_mask=(columns[None] >= 0 * self._padding[:, None]).long(),",
+        mechanics("M1"),
+    ),
+    (
+        "a row forgets which prompt it answers",
+        CACHE,
+        "[rows.to(self._device)]\n",
+        "[rows.sort(descending=True).values.to(self._device)]\n",
+        mechanics("M1"),
+    ),
+    (
+        "temperature is left out of the log-probabilities",
+        DRAWING,
+        "return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens),",
+        "return Drawn(tokens, _logprobs(shifted, block_sums, tokens),",
+        mechanics("M1"),
+    ),
+    (
+        "top-k is left out of the log-probabilities",
+        DRAWING,
+        "truncated_sums = _block_sums(weights)",
+        "truncated_sums = _block_sums((shifted / temperature).exp())",
+        mechanics("M1"),
+    ),
+    (
+        "the model's log-probabilities are the drawn ones",
+        DECODING,
+        "model_logprobs[rows, position] = drawn.model_logprobs",
+        "model_logprobs[rows, position] = drawn.logprobs",
+        mechanics("M1"),
+    ),
+    (
+        "a token is drawn from the wrong end of its interval",
+        DRAWING,
+        "index = (cumulative <= target[:, None]).sum(-1)",
+        "index = (cumulative <= (target * 0.9)[:, None]).sum(-1)",
+        (*expectations("E5"), *mechanics("M1")),
+    ),
+    (
+        "numbers repeat from one place to the next",
+        DRAWING,
+        "counters = np.arange(1, count + 1, dtype=np.uint64)",
+        "counters = np.ones(count, dtype=np.uint64)",
+        (*expectations("E5"), *mechanics("M1")),
+    ),
+    (
+        "SFT: each part is divided by its own tokens",
+        "logratio.algorithms.sft",
+        "share = negative.sum() / num_tokens",
+        "share = negative.sum() / sum(len(row.targets) for row in rows)",
+        mechanics("M2"),
+    ),
+    (
+        "DPO: each part is divided by its own pairs",
+        "logratio.algorithms.dpo",
+        "share = pair_losses(pair, config).sum() / len(batch)",
+        "share = pair_losses(pair, config).mean()",
+        mechanics("M2"),
+    ),
+    (
+        "gradients of one part are lost before the next",
+        "logratio.algorithms.sft",
+        "                for part, rows in policy.rows(batch, max_tokens=config.row_tokens):\n",
+        "                for part, rows in policy.rows(batch, max_tokens=config.row_tokens):\n"
+        "                    policy.model.zero_grad()\n",
+        mechanics("M2"),
+    ),
+)
+MUTANTS = tuple(
+    Mutant(name=name, module=module, old=old, new=new, checks=checks)
+    for name, module, old, new, checks in PITFALLS
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_pitfall_is_noticed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_same_checks_pass_on_an_unchanged_copy(tmp_path):
+    checks = tuple(dict.fromkeys(check for mutant in MUTANTS for check in mutant.checks))
+    outcomes = run_checks(checks, plant(None, tmp_path))
+    assert not outcomes.failed
+    assert not outcomes.broken
+    assert all(belonging(check, outcomes.passed) for check in checks)

@@ -1,0 +1,302 @@
+"""The pitfalls of advantages and PPO, each built in on purpose: the unit tests and the checks must notice."""
+
+import pytest
+
+from mutants.harness import Mutant, belonging, plant, run_checks, survivors
+
+ADVANTAGES, MASKED = "logratio.objectives.advantages", "logratio.objectives.masked"
+POLICY_GRADIENT, PPO = "logratio.objectives.policy_gradient", "logratio.objectives.ppo"
+DPO = "logratio.objectives.dpo"
+IN_FILES = {"G": "advantages", "P": "proximal", "D": "preferences"}
+
+
+def of(module: str, test: str) -> str:
+    return f"objectives/test_{module}.py::{test}"
+
+
+def check(name: str) -> str:
+    return f"exact/test_{IN_FILES[name[0]]}.py::test_every_row_holds[{name}]"
+
+
+# What is wrong | module | text | what stands there instead | tests that must fail
+PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "the trace forgets the discount",
+        ADVANTAGES,
+        "discounted_sum(differences, discounts * traces)",
+        "discounted_sum(differences, traces)",
+        (of("advantages", "test_gae_hand_worked"), check("G1")),
+    ),
+    (
+        "the trace is the discount alone",
+        ADVANTAGES,
+        "discounted_sum(differences, discounts * traces)",
+        "discounted_sum(differences, discounts)",
+        (of("advantages", "test_gae_hand_worked"), check("G1"), check("G3")),
+    ),
+    (
+        "the value is not taken from the reward",
+        ADVANTAGES,
+        "weighted(discounts, next_values) - values",
+        "weighted(discounts, next_values)",
+        (of("advantages", "test_gae_hand_worked"), check("G1"), check("G2"), check("G3")),
+    ),
+    (
+        "the next value is not discounted",
+        ADVANTAGES,
+        "rewards + weighted(discounts, next_values) - values",
+        "rewards + weighted((discounts > 0).to(discounts.dtype), next_values) - values",
+        (of("advantages", "test_gae_hand_worked"), check("G1"), check("G2")),
+    ),
+    (
+        "a group of equal rewards keeps the rounding of its mean",
+        ADVANTAGES,
+        "return groups - groups.min(dim=1, keepdim=True).values",
+        "return groups",
+        (of("advantages", "test_equal_rewards_get_exactly_0"),),
+    ),
+    (
+        "a group's deviation is never divided by",
+        ADVANTAGES,
+        "    if not divide_by_std:\n",
+        "    if divide_by_std is not None:\n",
+        (of("advantages", "test_group_centred_hand_worked"),),
+    ),
+    (
+        "gradients flow through the advantages of the policy gradient",
+        POLICY_GRADIENT,
+        "return -weighted.detach() * logprobs",
+        "return -weighted * logprobs",
+        (of("policy_gradient", "test_hand_worked"),),
+    ),
+    (
+        "the greedy answer's reward is the one that counts",
+        POLICY_GRADIENT,
+        "return rewards - greedy_rewards",
+        "return greedy_rewards - rewards",
+        (of("policy_gradient", "test_greedy_baseline"),),
+    ),
+    (
+        "the two clip ranges are exchanged",
+        PPO,
+        "return 1.0 - clip_range, 1.0 + high",
+        "return 1.0 - high, 1.0 + clip_range",
+        (of("ppo", "test_clip_in_every_region"), check("P2")),
+    ),
+    (
+        "the logarithm of the ratio is clipped",
+        PPO,
+        "ratio.clamp(low, high) * advantages)",
+        "log_ratio.clamp(low - 1, high - 1).exp() * advantages)",
+        (of("ppo", "test_clip_in_every_region"), check("P2")),
+    ),
+    (
+        "the ratio is clipped with no regard to the sign of the advantage",
+        PPO,
+        "surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)",
+        "surrogate = ratio.clamp(low, high) * advantages",
+        (of("ppo", "test_clip_in_every_region"), check("P2"), check("P7")),
+    ),
+    (
+        "the dual clip holds for good actions too",
+        PPO,
+        "torch.where(advantages < 0, surrogate.maximum(dual_clip * advantages), surrogate)",
+        "surrogate.maximum(dual_clip * advantages)",
+        (of("ppo", "test_clip_in_every_region"), check("P1"), check("P2")),
+    ),
+    (
+        "the clip fraction looks at good actions only",
+        PPO,
+        "((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))",
+        "(advantages > 0) & (ratio > high)",
+        (of("ppo", "test_clip_in_every_region"), check("P2"), check("P7")),
+    ),
+    (
+        "the clip fraction forgets the dual clip",
+        PPO,
+        "active | ((advantages < 0) & (ratio > dual_clip))",
+        "active",
+        (of("ppo", "test_clip_in_every_region"), check("P2")),
+    ),
+    (
+        "a clipped ratio that overflows makes the gradient NaN",
+        PPO,
+        "log_ratio = torch.where(clipped, log_ratio.detach(), log_ratio)",
+        "log_ratio = torch.where(clipped, log_ratio, log_ratio)",
+        (of("ppo", "test_a_clipped_ratio_beyond_the_number_format_has_no_gradient"),),
+    ),
+    (
+        "gradients flow through the advantages of the clip",
+        PPO,
+        "    advantages = advantages.detach()\n",
+        "",
+        (of("ppo", "test_no_gradient_flows_through_advantages_returns_and_old_values"),),
+    ),
+    (
+        "the penalised surrogate is of the logarithm",
+        PPO,
+        "return beta * update_kl - log_ratio.exp() * advantages.detach()",
+        "return beta * update_kl - log_ratio * advantages.detach()",
+        (of("ppo", "test_penalty_hand_worked"), check("P7")),
+    ),
+    (
+        "the penalty has no strength",
+        PPO,
+        "return beta * update_kl -",
+        "return update_kl -",
+        (of("ppo", "test_penalty_hand_worked"), check("P7")),
+    ),
+    (
+        "the value loss is not halved",
+        PPO,
+        "return error / 2",
+        "return error",
+        (of("ppo", "test_value_loss_in_every_region"), check("P3")),
+    ),
+    (
+        "the value is clipped about 0 and not about its old value",
+        PPO,
+        "near = old + (values - old).clamp(-clip_range, clip_range)",
+        "near = values.clamp(-clip_range, clip_range)",
+        (of("ppo", "test_value_loss_in_every_region"), check("P3")),
+    ),
+    (
+        "the value clip takes the smaller error",
+        PPO,
+        "return torch.maximum(error, (near",
+        "return torch.minimum(error, (near",
+        (of("ppo", "test_value_loss_in_every_region"), check("P3")),
+    ),
+    (
+        "gradients flow through the critic's targets",
+        PPO,
+        "    returns = returns.detach()\n",
+        "",
+        (of("ppo", "test_no_gradient_flows_through_advantages_returns_and_old_values"),),
+    ),
+    (
+        "gradients flow through the old values",
+        PPO,
+        "old = old_values.detach()",
+        "old = old_values",
+        (of("ppo", "test_no_gradient_flows_through_advantages_returns_and_old_values"),),
+    ),
+    (
+        "β falls where it should rise",
+        PPO,
+        "if update_kl < self.target / 1.5:",
+        "if update_kl > 1.5 * self.target:",
+        (of("ppo", "test_adaptive_penalty"), check("P3")),
+    ),
+    (
+        "β has no ceiling",
+        PPO,
+        "self.beta = min(self.ceiling, self.beta * 2)",
+        "self.beta = self.beta * 2",
+        (
+            of("ppo", "test_adaptive_penalty"),
+            of("ppo", "test_an_adaptive_penalty_is_not_lost_to_small_updates"),
+            check("P3"),
+        ),
+    ),
+    (
+        "a KL that is NaN leaves β as it is",
+        PPO,
+        "if math.isnan(update_kl):",
+        "if update_kl is None:",
+        (of("ppo", "test_controllers_refuse_what_makes_no_sense"),),
+    ),
+    (
+        "the reference controller's error is not clipped",
+        PPO,
+        "error = min(max(reference_kl / self.target - 1.0, -0.2), 0.2)",
+        "error = reference_kl / self.target - 1.0",
+        (of("ppo", "test_reference_controller"), check("P3")),
+    ),
+    (
+        "the reference controller lowers what it should raise",
+        PPO,
+        "error = min(max(reference_kl / self.target - 1.0, -0.2), 0.2)",
+        "error = min(max(1.0 - reference_kl / self.target, -0.2), 0.2)",
+        (of("ppo", "test_reference_controller"), check("P3")),
+    ),
+    (
+        "a batch beyond the horizon turns the coefficient's sign",
+        PPO,
+        "if not 0 < num_sequences < 5 * self.horizon:",
+        "if not 0 < num_sequences:",
+        (of("ppo", "test_controllers_refuse_what_makes_no_sense"),),
+    ),
+    (
+        "whitening takes its range from padding too",
+        MASKED,
+        "low, high = x[mask].min(), x[mask].max()",
+        "low, high = x.min(), x.max()",
+        (check("G4"), of("ppo", "test_padding_reaches_neither_loss_nor_gradient")),
+    ),
+    (
+        "whitening takes its mean from padding too",
+        MASKED,
+        "deviation = unit - masked_mean(unit, mask)",
+        "deviation = unit - unit.mean()",
+        (
+            check("G4"),
+            of("masked", "test_whitened_entries_have_mean_0_and_variance_1_whatever_the_padding"),
+        ),
+    ),
+    (
+        "whitening takes its variance from padding too",
+        MASKED,
+        "variance = masked_mean(deviation.square(), mask)",
+        "variance = deviation.square().mean()",
+        (
+            check("G4"),
+            of("masked", "test_whitened_entries_have_mean_0_and_variance_1_whatever_the_padding"),
+        ),
+    ),
+    (
+        "DPO compares with half of the reference",
+        DPO,
+        "return (chosen - reference_chosen) - (rejected - reference_rejected)",
+        "return (chosen - reference_chosen) - rejected",
+        (check("D1"), check("D6")),
+    ),
+    (
+        "robust DPO is not rescaled",
+        DPO,
+        " - label_smoothing * disagree) / (1 - 2 * label_smoothing)",
+        " - label_smoothing * disagree) / 1",
+        (check("D1"), check("D6"), check("D7")),
+    ),
+    (
+        "conservative DPO smooths twice",
+        DPO,
+        "return (1 - label_smoothing) * agree + label_smoothing * disagree",
+        "return (1 - 2 * label_smoothing) * agree + 2 * label_smoothing * disagree",
+        (check("D1"), check("D6"), check("D7")),
+    ),
+    (
+        "IPO's target is 1/τ",
+        DPO,
+        "1 / (2 * tau)",
+        "1 / tau",
+        (check("D1"), check("D6"), check("D7")),
+    ),
+)
+MUTANTS = tuple(
+    Mutant(name=name, module=module, old=old, new=new, checks=checks)
+    for name, module, old, new, checks in PITFALLS
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_pitfall_is_noticed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
+
+
+def test_the_same_tests_pass_on_an_unchanged_copy(tmp_path):
+    checks = tuple(dict.fromkeys(check for mutant in MUTANTS for check in mutant.checks))
+    outcomes = run_checks(checks, plant(None, tmp_path))
+    assert not outcomes.failed
+    assert not outcomes.broken
+    assert all(belonging(check, outcomes.passed) for check in checks)

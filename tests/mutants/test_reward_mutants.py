@@ -1,0 +1,202 @@
+"""Pitfalls of reward models, each as a patch that a test must kill."""
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+PACKED = "policies/test_scorer.py::test_packed_scores_equal_one_sequence_at_a_time_to_1e_10"
+END_READ = "policies/test_scorer.py::test_the_end_token_itself_is_read"
+BESIDE = "policies/test_scorer.py::test_tokens_beside_and_behind_an_answer_do_not_change_its_score"
+TRANSFORMERS = "models/test_scoring.py::test_transformers_reads_the_same_scores_from_what_is_saved"
+BY_HAND = (
+    "algorithms/test_reward.py::test_the_first_update_has_the_loss_and_gradient_of_pairs_computed_one_by_one"
+)
+PARTS = "algorithms/test_reward.py::test_a_batch_equals_its_parts_equals_each_answer_apart"
+GOLDEN = "algorithms/test_reward.py::test_the_loss_is_the_golden_one_with_each_setting"
+TOGETHER = "algorithms/test_reward.py::test_pairs_of_a_prompt_come_together_and_answers_once"
+EVALUATION = "evaluation/test_reward_model.py::"
+
+MUTANTS = (
+    Mutant(
+        name="the score is read one token before the end",
+        module="logratio.models.packing",
+        old="tuple((*answer, answer[-1]) for answer in group.answers)",
+        new="tuple(answer for answer in group.answers)",
+        checks=(PACKED,),
+    ),
+    Mutant(
+        name="the end token is not read",
+        module="logratio.models.packing",
+        old="return row.sources[ends]",
+        new="return (row.sources[ends] - 1).clamp(min=0)",
+        checks=(PACKED, END_READ),
+    ),
+    Mutant(
+        name="every answer of a row is scored at the row's end",
+        module="logratio.models.packing",
+        old="return row.sources[ends]",
+        new="return row.sources[ends[-1:]].expand(row.num_answers)",
+        checks=(PACKED, BESIDE),
+    ),
+    Mutant(
+        name="the end token pads in what is saved",
+        module="logratio.models.scoring",
+        old="if token not in ends and token < rows]",
+        new="if token < rows]",
+        checks=(
+            TRANSFORMERS,
+            "models/test_scoring.py::test_the_end_token_does_not_pad_and_its_embedding_learns",
+        ),
+    ),
+    Mutant(
+        name="the configuration names another padding token than the tokenizer",
+        module="logratio.models.scoring",
+        old="    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id\n",
+        new="",
+        checks=(TRANSFORMERS,),
+    ),
+    Mutant(
+        name="the end token's embedding does not learn",
+        module="logratio.models.scoring",
+        old="model.get_input_embeddings().padding_idx = None",
+        new="model.get_input_embeddings().padding_idx = tokenizer.eos_token_id",
+        checks=("models/test_scoring.py::test_the_end_token_does_not_pad_and_its_embedding_learns",),
+    ),
+    Mutant(
+        name="the head is not small",
+        module="logratio.models.scoring",
+        old="/ (hidden + 1) ** 0.5",
+        new="* 1.0",
+        checks=("models/test_scoring.py::test_the_head_is_small_and_a_function_of_the_seed",),
+    ),
+    Mutant(
+        name="the head is another one whenever a run is resumed",
+        module="logratio.models.scoring",
+        old="generator=torch.Generator().manual_seed(seed)",
+        new="generator=None",
+        checks=("models/test_scoring.py::test_the_head_is_small_and_a_function_of_the_seed",),
+    ),
+    Mutant(
+        name="a weight that is missing is filled with random numbers",
+        module="logratio.models.scoring",
+        old='missing = sorted(info["missing_keys"])',
+        new="missing = []",
+        checks=("models/test_scoring.py::test_a_head_that_was_never_saved_is_named",),
+    ),
+    Mutant(
+        name="packed scores are not held against plain ones",
+        module="logratio.policies.scorer",
+        old="if not deviation <= SCORE_TOLERANCE else",
+        new="if deviation < 0 else",
+        checks=(
+            "policies/test_scorer.py::test_an_architecture_that_mixes_tokens_otherwise_is_computed_apart",
+        ),
+    ),
+    Mutant(
+        name="tokens of another tokenizer are believed",
+        module="logratio.policies.scorer",
+        old="if known and tokenisation.decode(tokenizer, ids) == completion.text:",
+        new="if known:",
+        checks=("policies/test_scorer.py::test_sampled_tokens_are_read_where_they_are_this_tokenizer_s",),
+    ),
+    Mutant(
+        name="each part of a batch is divided by its own pairs",
+        module="logratio.algorithms.reward",
+        old="pair_losses(pair, config).sum() / num_pairs",
+        new="pair_losses(pair, config).mean()",
+        checks=(PARTS,),
+    ),
+    Mutant(
+        name="prompts weigh the same however many votes they have",
+        module="logratio.algorithms.reward",
+        old="num_pairs = sum(len(group.labels) for group in batch)",
+        new="num_pairs = len(batch)",
+        checks=(BY_HAND,),
+    ),
+    Mutant(
+        name="scores of a later group are those of an earlier one",
+        module="logratio.algorithms.reward",
+        old="start += len(group.answers.answers)",
+        new="start += len(group.labels)",
+        checks=(BY_HAND, PARTS),
+    ),
+    Mutant(
+        name="chosen and rejected are exchanged",
+        module="logratio.algorithms.reward",
+        old="return PairScores(scores[chosen], scores[rejected], preference, margin)",
+        new="return PairScores(scores[rejected], scores[chosen], preference, margin)",
+        checks=(BY_HAND, "algorithms/test_reward.py::test_it_learns_who_was_preferred_and_leaves_ties_level"),
+    ),
+    Mutant(
+        name="the margin is ignored",
+        module="logratio.algorithms.reward",
+        old="margin=pair.margin, centring",
+        new="margin=0.0, centring",
+        checks=(GOLDEN, BY_HAND),
+    ),
+    Mutant(
+        name="the centring is ignored",
+        module="logratio.algorithms.reward",
+        old="centring=config.centring",
+        new="centring=0.0",
+        checks=(GOLDEN,),
+    ),
+    Mutant(
+        name="a tie counts as a win",
+        module="logratio.algorithms.reward",
+        old="labels[group].append(Label(chosen, rejected, preference=TIE))",
+        new="labels[group].append(Label(chosen, rejected))",
+        checks=(TOGETHER,),
+    ),
+    Mutant(
+        name="ties count as errors in the accuracy",
+        module="logratio.algorithms.reward",
+        old="decided = pair.preference != TIE",
+        new="decided = pair.preference >= 0",
+        checks=("algorithms/test_reward.py::test_metrics_count_ties_neither_right_nor_wrong",),
+    ),
+    Mutant(
+        name="pairs of one prompt are counted as independent",
+        module="logratio.evaluation.reward_model",
+        old="effective = max(1, round(n / max(1.0, between / (share * (1 - share)))))",
+        new="effective = n",
+        checks=(
+            EVALUATION + "test_pairs_of_one_prompt_that_go_together_tell_no_more_than_one",
+            EVALUATION + "test_the_interval_covers_with_clusters",
+        ),
+    ),
+    Mutant(
+        name="calibration is measured on the chosen answer, which always won",
+        module="logratio.evaluation.reward_model",
+        old="return 1.0 / (1.0 + math.exp(-abs(pair.margin)))",
+        new="return max(0.5, 1.0 / (1.0 + math.exp(-pair.margin)))",
+        checks=(EVALUATION + "test_calibration_bins_by_hand",),
+    ),
+    Mutant(
+        name="agreement is the majority's share, which two votes always overstate",
+        module="logratio.evaluation.reward_model",
+        old="(a * (a - 1) + b * (b - 1)) / ((a + b) * (a + b - 1))",
+        new="max(a, b) / (a + b)",
+        checks=(EVALUATION + "test_agreement_by_hand",),
+    ),
+    Mutant(
+        name="two ties in different orders contradict each other and are left out",
+        module="logratio.cli.train_reward",
+        old="votes = [comparison for comparison in readable if not grades[comparison.source].tie]",
+        new="votes, ties = readable, []",
+        checks=("cli/test_train_reward.py::test_a_tie_that_cannot_be_used_is_counted",),
+    ),
+    Mutant(
+        name="a cut-off answer is scored as if it had ended",
+        module="logratio.rollouts.rewards",
+        old="return self.function([(sample.prompt, answer) for sample, answer in rows])",
+        new="return self.function([(s.prompt, Completion(text=a.text)) for s, a in rows])",
+        checks=("cli/test_train_reward.py::test_how_an_answer_ended_reaches_it",),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []

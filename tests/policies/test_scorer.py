@@ -1,0 +1,175 @@
+"""Scores are a text's own: alone, in a batch, packed, whatever stands beside or behind."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from logratio.batches import AnswerGroup
+from logratio.errors import EmptyAnswer, PromptTooLong
+from logratio.models.pretrained import save
+from logratio.models.scoring import add_head, load_for_training
+from logratio.policies.scorer import Scorer, as_read, gather_answers, num_tokens_read
+from logratio.records import Completion, Message, Prompt
+from tiny import exact_llama, random_groups, tiny_llama
+
+VOCABULARY = 50
+
+
+def exact_scorer(layout="shared"):
+    return Scorer(add_head(exact_llama(VOCABULARY), source="exact", seed=0), None, layout=layout)
+
+
+@pytest.fixture
+def scorer(tmp_path, tokenizer):
+    save(tiny_llama(len(tokenizer)), tokenizer, tmp_path / "start")
+    loaded = load_for_training(str(tmp_path / "start"), seed=0)
+    return Scorer(loaded.model, loaded.tokenizer)
+
+
+@pytest.mark.parametrize("num_answers", [1, 2, 4])
+def test_packed_scores_equal_one_sequence_at_a_time_to_1e_10(num_answers):
+    """Scores and gradients in float64, prompts shared and rows packed, against a plain forward each."""
+    groups = random_groups(7, vocab_size=VOCABULARY, num_answers=num_answers)
+    scorer = exact_scorer()
+    parameters = list(scorer.model.parameters())
+    outer = torch.randn(7 * num_answers, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    packed = scorer.scores(scorer.lay(groups))
+    packed_gradient = torch.autograd.grad(packed, parameters, outer)
+    alone = []
+    for group in groups:
+        for answer in group.answers:
+            tokens = torch.tensor([[*group.prompt, *answer]])
+            alone.append(scorer.model.score(scorer.model.model(input_ids=tokens).last_hidden_state[0, -1])[0])
+    alone = torch.stack(alone)
+    alone_gradient = torch.autograd.grad(alone, parameters, outer)
+    assert (packed - alone).abs().max() < 1e-10
+    for left, right in zip(packed_gradient, alone_gradient, strict=True):
+        assert (left - right).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("max_tokens", [1, 30, 60, 1000])
+def test_the_division_into_rows_changes_nothing(max_tokens):
+    groups = random_groups(9, vocab_size=VOCABULARY)
+    shared, apart = exact_scorer(), exact_scorer("apart")
+    whole = apart.score_groups(groups, max_tokens=1)
+    for found, expected in zip(shared.score_groups(groups, max_tokens=max_tokens), whole, strict=True):
+        assert found == pytest.approx(expected, abs=1e-10)
+
+
+def test_rows_hold_as_many_tokens_as_are_counted():
+    groups = random_groups(5, vocab_size=VOCABULARY)
+    (row,) = exact_scorer().lay(groups)
+    assert row.input_ids.shape[1] == sum(map(num_tokens_read, groups))
+
+
+@torch.no_grad()
+def test_tokens_beside_and_behind_an_answer_do_not_change_its_score():
+    scorer = exact_scorer()
+
+    def score(*answers, behind=()):
+        groups = [AnswerGroup((3, 4), answers), *behind]
+        return scorer.scores(scorer.lay(groups)).tolist()
+
+    one, two = (5, 6, 7, 0), (9, 9, 0)
+    alone = score(one)[0]
+    assert score(one, two)[0] == pytest.approx(alone, abs=1e-12)
+    assert score(two, one)[1] == pytest.approx(alone, abs=1e-12)
+    assert score(one, behind=[AnswerGroup((8,), (two,))])[0] == pytest.approx(alone, abs=1e-12)
+    padded = torch.tensor([[3, 4, *one, 8, 9, 10]])
+    hidden = scorer.model.model(input_ids=padded).last_hidden_state[0]
+    assert float(scorer.model.score(hidden[5])[0]) == pytest.approx(alone, abs=1e-12)
+
+
+@torch.no_grad()
+def test_the_end_token_itself_is_read():
+    scorer = exact_scorer()
+    ended, other = AnswerGroup((3, 4), ((5, 6, 0),)), AnswerGroup((3, 4), ((5, 6, 1),))
+    (one,), (two,) = scorer.score_groups([ended, other], max_tokens=100)
+    assert abs(one - two) > 1e-3
+
+
+# --- texts -------------------------------------------------------------------------------------------
+
+
+def test_texts_score_alone_as_in_a_batch_and_equal_ones_equally(scorer):
+    texts = [
+        (Prompt("the cat"), Completion(text="sat on the mat")),
+        (Prompt((Message(role="user", content="a good day"),)), Completion(text="I like this.")),
+        (Prompt("the cat"), Completion(text="I hate that.")),
+        (Prompt("the cat"), Completion(text="sat on the mat")),
+    ]
+    together = scorer.score(texts)
+    alone = [scorer.score([text])[0] for text in texts]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert together[0] == together[3]
+    assert abs(together[0] - together[2]) > 1e-4
+    assert scorer.score(texts, max_tokens=1) == pytest.approx(alone, abs=1e-5)
+    assert scorer.score([]) == []
+
+
+def test_an_answer_that_was_cut_off_has_no_end_token_to_be_read_at(scorer):
+    prompt, whole = Prompt("the cat"), Completion(text="sat on")
+    ended, cut = scorer.score([(prompt, whole), (prompt, replace(whole, finish_reason="length"))])
+    assert abs(ended - cut) > 1e-4
+
+
+def test_sampled_tokens_are_read_where_they_are_this_tokenizer_s(tokenizer):
+    text = "the cat"
+    letters = tuple(tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "the")
+    spelled = Completion(text="the", token_ids=(*letters, tokenizer.eos_token_id))
+    assert as_read(tokenizer, spelled) is spelled
+    foreign = Completion(text=text, token_ids=(100_000, 3), logprobs=(-1.0, -1.0))
+    assert as_read(tokenizer, foreign) == Completion(text=text)
+    assert as_read(tokenizer, replace(foreign, token_ids=(5, 6))).token_ids is None
+
+
+def test_what_cannot_be_scored_is_named_with_its_place(scorer):
+    fine = (Prompt("the cat"), Completion(text="sat"))
+    with pytest.raises(EmptyAnswer) as fault:
+        scorer.score([fine, (Prompt("the dog"), Completion(text="", finish_reason="length"))])
+    assert "text 2" in fault.value.where
+    assert "the dog" in fault.value.where
+    with pytest.raises(PromptTooLong, match="512"):
+        scorer.score([(Prompt("the cat"), Completion(text="x" * 600))])
+
+
+def test_sequences_are_gathered_by_prompt_in_order():
+    groups, places = gather_answers([((1,), (2,)), ((1,), (3,)), ((4,), (2,)), ((1,), (2,))])
+    assert groups == [AnswerGroup((1,), ((2,), (3,))), AnswerGroup((4,), ((2,),))]
+    assert places == [(0, 0), (0, 1), (1, 0), (0, 0)]
+
+
+# --- the layout --------------------------------------------------------------------------------------
+
+
+def test_an_architecture_without_positions_to_give_is_computed_apart(scorer, capsys):
+    forward = scorer.model.model.forward
+
+    def recurrent(input_ids, use_cache):
+        return forward(input_ids=input_ids, use_cache=use_cache)
+
+    scorer.model.model.forward = recurrent
+    groups = random_groups(3, vocab_size=VOCABULARY)
+    assert scorer.settle_layout(groups) == 0.0
+    assert scorer.layout == "apart"
+    assert "TypeError" in capsys.readouterr().err
+    assert len(scorer.score_groups(groups, max_tokens=100)) == 3
+
+
+def test_an_architecture_that_mixes_tokens_otherwise_is_computed_apart(scorer, capsys):
+    groups = random_groups(4, vocab_size=VOCABULARY)
+    assert scorer.settle_layout(groups) < 1e-5
+    assert scorer.layout == "shared"
+
+    def leaking(module, inputs, output):
+        """Add the mean over the row, as a recurrence would carry it from answer to answer."""
+        output.last_hidden_state = output.last_hidden_state + output.last_hidden_state.mean(1, keepdim=True)
+        return output
+
+    handle = scorer.model.model.register_forward_hook(leaking)
+    assert scorer.settle_layout(groups) == 0.0
+    handle.remove()
+    assert scorer.layout == "apart"
+    assert "cannot share a prompt" in capsys.readouterr().err
+    assert scorer.settle_layout(groups) == 0.0
