@@ -1,0 +1,139 @@
+"""Run checks one after the other and gather what they found.
+
+A check that raises has shown nothing. Its error is kept word for word beside the other checks' results, so
+that one broken check does not hide what the rest have to say.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from logratio import __version__
+from logratio.progress import format_seconds
+from logratio.runs import describe_machine
+from logratio.verify.rows import Check, Row
+from logratio.verify.words import count
+
+LIBRARIES = ("torch", "transformers", "numpy")
+"""Whose versions are recorded: what the checks compute with."""
+HOLDS, FAILED, CAUGHT, MISSED = "holds", "FAILED", "caught", "NOT CAUGHT"
+"""Verdicts of a row; the last two are those of a form that is known to be wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a check."""
+
+    check: Check
+    """The check."""
+    rows: tuple[Row, ...]
+    """Its comparisons; none where it raised."""
+    seconds: float
+    """Wall time."""
+    fault: str = ""
+    """The traceback of the error that stopped it."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison came out as it must; a check that compares nothing shows nothing."""
+        return not self.fault and bool(self.rows) and all(row.passed for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Name, title and verdict, and every row with its own."""
+        return {
+            "name": self.check.name,
+            "title": heading(self.check),
+            "passed": self.passed,
+            "seconds": round(self.seconds, 2),
+            "fault": self.fault,
+            "rows": [row.to_json() | {"verdict": verdict(row)} for row in self.rows],
+        }
+
+
+def run_check(check: Check, *, quick: bool) -> Outcome:
+    """Run one check; an error in it becomes its fault."""
+    started = time.perf_counter()
+    try:
+        rows, fault = tuple(check.run(quick)), ""
+    except Exception:
+        rows, fault = (), traceback.format_exc()
+    return Outcome(check=check, rows=rows, seconds=time.perf_counter() - started, fault=fault)
+
+
+def run_checks(
+    checks: Sequence[Check], *, quick: bool, show: Callable[[str], None] = print
+) -> Iterator[Outcome]:
+    """Run checks in their order, and say of each what came out and how long it took.
+
+    Args:
+        checks: what to run.
+        quick: whether statistical checks take fewer samples.
+        show: takes a line.
+    """
+    width = max((len(check.name) for check in checks), default=0)
+    for number, check in enumerate(checks, 1):
+        outcome = run_check(check, quick=quick)
+        place = f"[{number:>{len(str(len(checks)))}}/{len(checks)}]"
+        show(f"{place} {check.name:<{width}}  {heading(check)}: {summary(outcome)}")
+        yield outcome
+
+
+def heading(check: Check) -> str:
+    """A check's title, as a sentence begins."""
+    return check.title[:1].upper() + check.title[1:]
+
+
+def summary(outcome: Outcome) -> str:
+    """`12 comparisons hold  [3 s]`, or what does not."""
+    failed = sum(not row.passed for row in outcome.rows)
+    if outcome.fault:
+        told = f"stopped by {outcome.fault.rstrip().splitlines()[-1]}"
+    elif failed or not outcome.rows:
+        told = f"{failed} of {len(outcome.rows)} comparisons FAILED" if failed else "compared nothing"
+    else:
+        told = f"{count(len(outcome.rows), 'comparison')} hold"
+    return f"{told}  [{format_seconds(outcome.seconds)}]"
+
+
+def verdict(row: Row) -> str:
+    """The verdict on a row, in words."""
+    if row.control:
+        return CAUGHT if row.passed else MISSED
+    return HOLDS if row.passed else FAILED
+
+
+def gather(
+    outcomes: Sequence[Outcome],
+    *,
+    quick: bool,
+    finished: str,
+    pictures: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that `verify.json` holds and the page shows.
+
+    Args:
+        outcomes: of the checks that were run.
+        quick: whether statistical checks took fewer samples.
+        finished: when, as it is to be shown.
+        pictures: the numbers that the page draws; none where only some checks were asked for.
+    """
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    return {
+        "passed": bool(outcomes) and all(outcome.passed for outcome in outcomes),
+        "num_checks": len(outcomes),
+        "num_rows": len(rows),
+        "num_controls": sum(row.control for row in rows),
+        "failed": [outcome.check.name for outcome in outcomes if not outcome.passed],
+        "quick": quick,
+        "finished": finished,
+        "seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
+        "machine": describe_machine(),
+        "versions": {"logratio": __version__, **{name: version(name) for name in LIBRARIES}},
+        "checks": [outcome.to_json() for outcome in outcomes],
+        "pictures": None if pictures is None else dict(pictures),
+    }
