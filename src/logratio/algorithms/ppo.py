@@ -25,7 +25,6 @@ from logratio.training.updates import (
     Tally,
     Targets,
     describe,
-    every_row_is_counted,
     minibatches,
     row_weights,
 )
@@ -189,7 +188,7 @@ def backpropagate(
         laws.loss_is_finite(loss[None], numbers, step=step)
         loss.backward()
         tally.add(values, log_ratio)
-    every_row_is_counted(tally, weights, step=step)
+    laws.every_row_is_counted(tally.rows, weights, step=step)
     return tally
 
 

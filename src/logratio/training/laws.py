@@ -210,6 +210,19 @@ def _divergence_is_zero(law: str, value: float, other: str, step: int, tolerance
     return LawHeld(law=law, value=value, limit=tolerance, step=step)
 
 
+def every_row_is_counted(counted: int, weights: Tensor, *, step: int) -> None:
+    """A minibatch's parts hold each of its rows once; `weights` is above 0 for the rows that it has."""
+    expected = int((weights > 0).sum())
+    if counted != expected:
+        raise LawBroken(
+            "every_row_is_counted",
+            float(counted),
+            f"a minibatch has {expected} rows and its parts have {counted}",
+            where=f"step {step}",
+            action="the policy evaluated other rows than were collected; report this",
+        )
+
+
 def exact_kl_is_not_negative(kl: Sequence[float], *, tolerance: float = 1e-4) -> LawHeld:
     """A KL divergence summed over the full vocabulary is never negative, up to rounding."""
     value = min(kl)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from logratio.batches import Rollout
-from logratio.errors import LawBroken
 from logratio.objectives.masked import masked_mean
 
 Reduction = Literal["tokens", "sequences", "sums"]
@@ -93,23 +92,6 @@ def row_weights(rollout: Rollout, numbers: Sequence[int], reduction: Reduction) 
     if reduction == "sequences":
         weights = weights / lengths.clamp(min=1)
     return (weights / (lengths > 0).sum()).flatten()
-
-
-def every_row_is_counted(tally: Tally, weights: Tensor, *, step: int) -> None:
-    """A minibatch's parts hold each of its rows once.
-
-    Raises:
-        LawBroken: they hold more or fewer.
-    """
-    expected = int((weights > 0).sum())
-    if tally.rows != expected:
-        raise LawBroken(
-            "every_row_is_counted",
-            float(tally.rows),
-            f"a minibatch has {expected} rows and its parts have {tally.rows}",
-            where=f"step {step}",
-            action="the policy evaluated other rows than were collected; report this",
-        )
 
 
 def describe(rollout: Rollout, targets: Targets) -> dict[str, float]:
