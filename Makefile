@@ -11,13 +11,22 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 
+# Libraries that we are held against, each in an environment of its own.
+PEERS := trl rlax choix
+PEER_trl := trl==1.16.0
+PEER_rlax := rlax
+PEER_choix := choix
+PEERS_INSTALLED := $(PEERS:%=.venv-conformance-%/.installed)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test bench picture browser
+.PHONY: help setup quickstart check test mutants conformance bench picture browser
 
 help:
 	@echo "make quickstart   train and judge the embedded model, and write a report (about ten minutes on two cores)"
 	@echo "make test         lint, types, layers and all tests"
 	@echo "make check        lint, types and layers alone"
+	@echo "make mutants      faults built in on purpose: the tests must notice each"
+	@echo "make conformance  the same numbers as other libraries, each installed apart"
 	@echo "make bench        DPO here and in TRL, on the same rows"
 	@echo "make picture      the picture of the report in the README, from the last quickstart"
 	@echo "make setup        the environment alone, in $(VENV)"
@@ -35,6 +44,13 @@ check: $(INSTALLED)
 
 test: browser check
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+mutants: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m mutants.run --workers $(WORKERS) --write docs/mutants.md
+
+conformance: $(PEERS_INSTALLED)
+	set -e; for peer in $(PEERS); do \
+	  .venv-conformance-$$peer/bin/pytest -m conformance tests/conformance/test_$$peer.py; done
 
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python benchmarks/dpo_vs_trl.py
@@ -74,4 +90,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(PEERS_INSTALLED): .venv-conformance-%/.installed: pyproject.toml constraints.txt Makefile
+	test -x .venv-conformance-$*/bin/python || $(PYTHON) -m venv .venv-conformance-$*
+# As newer Pythons do themselves: neither git nor ruff shall look inside.
+	echo "*" > .venv-conformance-$*/.gitignore
+	.venv-conformance-$*/bin/python -m pip install --quiet --upgrade pip
+	.venv-conformance-$*/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]" "$(PEER_$*)"
 	@touch $@

@@ -1,0 +1,63 @@
+"""choix, a library of Luce's choice models: the same strengths and the same likelihoods."""
+
+import pytest
+import torch
+
+from logratio.objectives.bradley_terry import plackett_luce_loss, preference_probability
+from logratio.objectives.strengths import fit_strengths
+
+pytestmark = pytest.mark.conformance
+choix = pytest.importorskip("choix")
+ITEMS = 6
+
+
+@pytest.fixture(scope="module")
+def wins():
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randint(1, 30, (ITEMS, ITEMS), generator=generator).double()
+    return table - table.diagonal().diag()
+
+
+@pytest.fixture(scope="module")
+def games(wins):
+    """(winner, loser) of every game."""
+    return [(i, j) for i in range(ITEMS) for j in range(ITEMS) for _ in range(int(wins[i, j]))]
+
+
+@pytest.mark.parametrize("method", ["opt_pairwise", "ilsr_pairwise", "mm_pairwise"])
+def test_strengths(wins, games, method):
+    """Maximum likelihood by Newton's method, by spectral ranking, and by minorise–maximise."""
+    settings = {"tol": 1e-9} if method == "opt_pairwise" else {"tol": 1e-10, "max_iter": 10_000}
+    theirs = torch.as_tensor(getattr(choix, method)(ITEMS, games, **settings)).double()
+    torch.testing.assert_close(fit_strengths(wins).strengths, theirs - theirs.mean(), rtol=0.0, atol=1e-6)
+
+
+def test_likelihood_of_comparisons(wins, games):
+    fitted = fit_strengths(wins)
+    theirs = choix.log_likelihood_pairwise(games, fitted.strengths.numpy())
+    assert fitted.log_likelihood == pytest.approx(theirs, rel=1e-12)
+    first, second = choix.probabilities([0, 3], fitted.strengths.numpy())
+    ours = preference_probability(fitted.strengths[:1], fitted.strengths[3:4]).item()
+    assert ours == pytest.approx(first, rel=1e-12)
+    assert 1 - ours == pytest.approx(second, rel=1e-12)
+
+
+def test_likelihood_of_rankings():
+    generator = torch.Generator().manual_seed(1)
+    strengths = torch.randn(ITEMS, generator=generator, dtype=torch.float64)
+    for size in (2, 3, ITEMS):
+        order = torch.randperm(ITEMS, generator=generator)[:size]
+        theirs = choix.log_likelihood_rankings([tuple(order.tolist())], strengths.numpy())
+        assert -plackett_luce_loss(strengths[order][None]).item() == pytest.approx(theirs, rel=1e-12)
+
+
+def test_strengths_from_rankings():
+    """The loss of whole rankings is least where choix's own fit is."""
+    generator = torch.Generator().manual_seed(2)
+    rankings = torch.stack([torch.randperm(ITEMS, generator=generator) for _ in range(40)])
+    theirs = torch.as_tensor(
+        choix.ilsr_rankings(ITEMS, [tuple(r) for r in rankings.tolist()], tol=1e-10, max_iter=10_000)
+    ).double()
+    theirs.requires_grad_()
+    plackett_luce_loss(theirs[rankings]).sum().backward()
+    assert theirs.grad.abs().max() < 1e-6

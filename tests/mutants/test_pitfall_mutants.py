@@ -1,0 +1,310 @@
+"""Pitfalls of texts, tokens and sampling, each built in on purpose; most were real faults elsewhere.
+
+A name in brackets is the project in which the fault was found, or is.
+"""
+
+import pytest
+
+from mutants.harness import Mutant, belonging, plant, run_checks, survivors
+
+DPO, SFT = "logratio.algorithms.dpo", "logratio.algorithms.sft"
+FORMATS, ENCODING = "logratio.data.formats", "logratio.data.encoding"
+TRANSCRIPTS, SPLITS = "logratio.data.transcripts", "logratio.data.splits"
+DIVERGENCE, WIN_RATE = "logratio.evaluation.divergence", "logratio.evaluation.win_rate"
+PACKING, TOKENISATION = "logratio.models.packing", "logratio.models.tokenisation"
+PRETRAINED = "logratio.models.pretrained"
+LANGUAGE, CACHE = "logratio.policies.language", "logratio.policies.kv_cache"
+DECODING, DRAWING = "logratio.policies.decoding", "logratio.policies.drawing"
+LABELLING, SAMPLING = "logratio.rollouts.labelling", "logratio.rollouts.sampling"
+LAWS, REFERENCE = "logratio.training.laws", "logratio.training.reference"
+
+BY_HAND = "models/test_packing.py::test_a_row_as_worked_by_hand"
+PACKED = "models/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"
+APART = "models/test_packing.py::test_apart_equals_shared_and_knows_lengths"
+AFTER_SFT = "algorithms/test_dpo.py::test_loss_is_ln_2_directly_after_sft_in_the_same_process"
+LEARNS = "algorithms/test_dpo.py::test_dpo_learns_the_preference"
+REFUSED = "algorithms/test_dpo.py::test_contradictory_settings_are_refused"
+DRAWN = "policies/test_drawing.py::test_logprobs_are_those_of_the_truncated_distribution"
+FREQUENCIES = "policies/test_decoding.py::test_samples_follow_the_exact_distribution_of_sequences"
+BATCHES = "policies/test_decoding.py::test_answers_do_not_depend_on_the_batch_size"
+COMPANY = (
+    "policies/test_decoding.py::test_answers_do_not_depend_on_the_other_prompts_their_order_or_the_padding"
+)
+OTHERS = "policies/test_decoding.py::test_other_architectures_and_training_mode"
+KEPT_STOP = "policies/test_decoding.py::test_answers_stop_at_a_stop_token_and_keep_it"
+LAST_STOP = "policies/test_decoding.py::test_a_stop_token_at_the_last_position_is_an_end"
+ALIKE = "data/test_formats.py::test_answers_that_begin_alike_keep_all_their_words"
+
+
+def tokens(test: str) -> str:
+    return f"models/test_tokenisation.py::{test}"
+
+
+def distance(test: str) -> str:
+    return f"evaluation/test_divergence.py::{test}"
+
+
+# What is wrong | module | text | what stands there instead | tests that must fail
+OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "prompt tokens carry loss",
+        PACKING,
+        "            targets += answer\n            answer_index += [num_answers] * len(answer)",
+        "            sources += range(start, split - 1)\n"
+        "            targets += [*answer, *group.prompt[1:]]\n"
+        "            answer_index += [num_answers] * (len(answer) + len(group.prompt) - 1)",
+        (PACKED, BY_HAND),
+    ),
+    (
+        "prompt tokens carry loss where answers are computed apart (OpenRLHF)",
+        PACKING,
+        "        sources=torch.arange(len(prompt) - 1, len(tokens), device=device),\n"
+        "        targets=torch.tensor(answer, device=device),\n"
+        "        answer_index=torch.zeros(len(answer), dtype=torch.long, device=device),",
+        "        sources=torch.arange(len(tokens), device=device),\n"
+        "        targets=torch.tensor([*prompt[1:], *answer], device=device),\n"
+        "        answer_index=torch.zeros(len(tokens), dtype=torch.long, device=device),",
+        (APART,),
+    ),
+    (
+        "the prompt is cut where the two answers begin to differ (TRL)",
+        FORMATS,
+        '    prompt, answer = split_transcript(chosen, column="chosen", where=where)\n'
+        '    other_prompt, other_answer = split_transcript(rejected, column="rejected", where=where)\n',
+        "    shared = len(__import__('os').path.commonprefix([chosen, rejected]))\n"
+        "    prompt, answer = chosen[:shared], chosen[shared:]\n"
+        "    other_prompt, other_answer = rejected[:shared], rejected[shared:]\n",
+        (ALIKE,),
+    ),
+    (
+        "the first answer's header ends the prompt",
+        TRANSCRIPTS,
+        'text.rpartition(HEADERS["assistant"])',
+        'text.partition(HEADERS["assistant"])',
+        ("data/test_transcripts.py::test_the_last_header_ends_the_prompt",),
+    ),
+    (
+        "a token across the boundary of prompt and answer goes unnoticed (TRL)",
+        TOKENISATION,
+        "    if joined[: len(prompt_ids)] != prompt_ids:\n        raise BoundaryMismatch(",
+        "    if len(joined) < len(prompt_ids):\n        raise BoundaryMismatch(",
+        (tokens("test_a_prompt_that_shares_a_token_with_its_answer_is_a_mismatch"),),
+    ),
+    (
+        "a finished answer gets no end token",
+        TOKENISATION,
+        "return (*body, end) if finished else body",
+        "return body",
+        (
+            tokens("test_an_answer_ends_in_the_end_token_exactly_once"),
+            tokens("test_an_answer_that_was_cut_off_has_no_end_token"),
+        ),
+    ),
+    (
+        "an answer that was cut off gets an end token",
+        TOKENISATION,
+        "return (*body, end) if finished else body",
+        "return (*body, end)",
+        (tokens("test_an_answer_that_was_cut_off_has_no_end_token"),),
+    ),
+    (
+        "the end token is masked where it also pads (transformers)",
+        TOKENISATION,
+        "return (*body, end) if finished else body",
+        'return tuple(t for t in (*body, end) if t != getattr(tokenizer, "pad_token_id", None))',
+        (
+            tokens("test_padding_with_the_end_token_changes_nothing"),
+            tokens("test_an_answer_ends_in_the_end_token_exactly_once"),
+        ),
+    ),
+    (
+        "the begin token stands twice (alignment-handbook)",
+        TOKENISATION,
+        "return ids if ids[: len(prefix)] == prefix else prefix + ids",
+        "return prefix + ids",
+        (tokens("test_a_begin_token_in_the_text_is_not_doubled"),),
+    ),
+    (
+        "prompts end as if they were answers",
+        TOKENISATION,
+        "return tuple(tokenizer(text, add_special_tokens=False)",
+        "return tuple(tokenizer(text, add_special_tokens=True)",
+        (tokens("test_the_begin_token_stands_exactly_once"),),
+    ),
+    (
+        "the template's header of the answer is left out",
+        TOKENISATION,
+        "return _apply_template(tokenizer, prompt.messages, answer_follows=True)",
+        "return _apply_template(tokenizer, prompt.messages, answer_follows=False)",
+        (tokens("test_a_text_is_one_user_turn_of_the_template"),),
+    ),
+    (
+        "sampled tokens are tokenised again",
+        TOKENISATION,
+        "    if completion.token_ids is not None:\n        return completion.token_ids\n",
+        "",
+        (
+            tokens("test_sampled_tokens_stay_as_they_were_drawn"),
+            "data/test_checks.py::test_sampled_tokens_are_trained_on_as_drawn",
+        ),
+    ),
+    (
+        "a long answer loses its beginning",
+        ENCODING,
+        "(ids[:room] for ids in whole)",
+        "(ids[-room:] for ids in whole)",
+        ("data/test_checks.py::test_an_answer_that_just_fits_keeps_its_end_token",),
+    ),
+    (
+        "pairs that are one after cutting are kept (OpenRLHF)",
+        ENCODING,
+        "    if chosen == rejected:",
+        "    if whole[0] == whole[1]:",
+        ("data/test_checks.py::test_a_pair_that_cannot_be_trained_on_is_left_out_by_name_and_line",),
+    ),
+    (
+        "answers to one prompt stand in training and evaluation",
+        SPLITS,
+        "_position(key(item), seed)",
+        "_position(Prompt(f'{len(train)} {len(apart)} {key(item)}'), seed)",
+        ("data/test_splits.py::test_answers_to_one_prompt_stay_together_in_every_form",),
+    ),
+)
+
+# Top-k, and then top-p of what it left.
+NUCLEUS = (
+    "    if 0 < top_k < logits.shape[-1]:\n"
+    "        least = logits.topk(top_k, dim=-1).values[:, -1:]\n"
+    "        logits = logits.masked_fill(logits < least, -torch.inf)\n"
+    "    if top_p < 1:\n"
+    "        logits = logits.masked_fill(logits < _least_of_nucleus(logits, top_p), -torch.inf)\n"
+)
+OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "log-probabilities leave out the temperature (TRL)",
+        DRAWING,
+        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
+        "    truncated = truncated * temperature\n    truncated_sums = _block_sums(truncated.exp())\n"
+        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
+        (
+            DRAWN,
+            "policies/test_decoding.py::test_logprobs_with_truncation_equal_an_independent_renormalisation",
+        ),
+    ),
+    (
+        "log-probabilities leave out top-k and top-p (TRL)",
+        DRAWING,
+        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
+        "    truncated = shifted / temperature\n    truncated_sums = _block_sums(truncated.exp())\n"
+        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
+        (
+            DRAWN,
+            "policies/test_decoding.py::test_logprobs_with_truncation_equal_an_independent_renormalisation",
+        ),
+    ),
+    (
+        "the temperature does not reach the draw",
+        DRAWING,
+        "truncated = truncate(shifted / temperature,",
+        "truncated = truncate(shifted / 1.0,",
+        (DRAWN, FREQUENCIES),
+    ),
+    (
+        "top-p is of the whole vocabulary, not of what top-k left",
+        DRAWING,
+        NUCLEUS,
+        "    whole = logits\n" + NUCLEUS.replace("nucleus(logits", "nucleus(whole"),
+        ("policies/test_drawing.py::test_top_p_is_of_what_top_k_left",),
+    ),
+    (
+        "the model's own log-probability is that of the draw",
+        DRAWING,
+        "_logprobs(truncated, truncated_sums, tokens), _logprobs(shifted, block_sums, tokens))",
+        "_logprobs(truncated, truncated_sums, tokens), _logprobs(truncated, truncated_sums, tokens))",
+        (DRAWN,),
+    ),
+    (
+        "rows swap their random numbers when others end",
+        DECODING,
+        "numbers[rows, position],",
+        "numbers[: len(rows), position],",
+        (BATCHES, COMPANY),
+    ),
+    (
+        "the end token that was drawn is dropped",
+        DECODING,
+        "lengths[first_end] = position + 1",
+        "lengths[first_end] = max(position, 1)",
+        (KEPT_STOP,),
+    ),
+    (
+        "an answer that ends at the limit counts as cut off",
+        DECODING,
+        'finish_reason="stop" if stopped[row] else "length",',
+        'finish_reason="stop" if lengths[row] < config.max_new_tokens else "length",',
+        (LAST_STOP,),
+    ),
+    (
+        "dropout is on while sampling",
+        DECODING,
+        "    model.eval()\n    try:",
+        "    model.train()\n    try:",
+        (OTHERS, distance("test_dropout_is_off_and_training_mode_comes_back")),
+    ),
+    (
+        "dropout stays in a model that was loaded (TRL)",
+        PRETRAINED,
+        "        setattr(config, name, 0.0)",
+        "        setattr(config, name, active[name])",
+        ("models/test_pretrained.py::test_dropout_is_removed_and_said",),
+    ),
+    (
+        "positions count the padding on the left",
+        CACHE,
+        "position_ids=(positions[None] - self._padding[:, None]).clamp(min=0),",
+        "position_ids=(positions[None] - 0 * self._padding[:, None]).clamp(min=0),",
+        (OTHERS,),
+    ),
+    (
+        "padding on the left is attended to",
+        CACHE,
+        "attention_mask=(columns[None] >= self._padding[:, None]).long(),",
+        "attention_mask=(columns[None] >= 0 * self._padding[:, None]).long(),",
+        (COMPANY, OTHERS),
+    ),
+    (
+        "all answers to a prompt have one seed",
+        SAMPLING,
+        'f"{seed}:{prompt.key}:{answer}"',
+        'f"{seed}:{prompt.key}"',
+        ("rollouts/test_sampling.py::test_seeds_differ_by_run_prompt_and_number_and_survive_json",),
+    ),
+    (
+        "a label's noise ignores the temperature",
+        LABELLING,
+        "scaled = difference / temperature",
+        "scaled = difference * 1.0",
+        ("rollouts/test_labelling.py::test_probability_by_hand",),
+    ),
+)
+
+PITFALLS = (*OF_TOKENS, *OF_SAMPLING)
+MUTANTS = tuple(
+    Mutant(name=name, module=module, old=old, new=new, checks=checks)
+    for name, module, old, new, checks in PITFALLS
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_pitfall_is_noticed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_same_tests_pass_on_an_unchanged_copy(tmp_path):
+    checks = tuple(dict.fromkeys(check for mutant in MUTANTS for check in mutant.checks))
+    outcomes = run_checks(checks, plant(None, tmp_path))
+    assert not outcomes.failed
+    assert not outcomes.broken
+    assert all(belonging(check, outcomes.passed) for check in checks)
