@@ -109,6 +109,15 @@ def test_nothing_to_learn_is_a_fault_and_writes_nothing(place):
     assert not (place / "out").exists()
 
 
+def test_nothing_finished_says_which_flag_left_it_out(place):
+    cut = [Completion(text=text, finish_reason="length") for text in ("one", "another and")]
+    row = Sample(prompt=Prompt("p"), completions=tuple(cut), columns={})
+    write_json_lines(place / "completions.jsonl", [row.to_json()])
+    with pytest.raises(TooFewLabels, match="cut off at the limit") as caught:
+        run(arguments(place, finished_only=True))
+    assert "--no-finished-only" in caught.value.action
+
+
 def test_a_bad_reward_names_the_row_and_writes_nothing(place):
     with pytest.raises(BadReward, match="prompt 1, answer 1"):
         run(arguments(place, reward="broken"))

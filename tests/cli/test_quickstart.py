@@ -54,6 +54,8 @@ def arguments(tmp_path, monkeypatch, model_directory):
         num_held_out=6,
         num_samples=3,
         max_new_tokens=6,
+        # A model of random weights seldom ends an answer within six tokens.
+        finished_only=False,
         sft=SFTConfig(batch_size=4, learning_rate=1e-3),
         dpo=DPOConfig(batch_size=4, learning_rate=1e-3),
     )

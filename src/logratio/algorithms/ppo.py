@@ -134,13 +134,14 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
                 with memory_fault(step=step, config=config, longest=1):
                     part = backpropagate(actor, rollout, numbers, targets, config, beta=beta, step=step)
                 update_kl = part.means()["update_kl"]
+                # What ends an update is counted as well: it is where the policy has gone farthest.
+                tally.merge(part)
                 if not norms:
                     first_minibatch_laws(session, part, step=step)
                 if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
                     session.drop_gradients()
                     break
                 norms.append(session.move(step, examples))
-                tally.merge(part)
             metrics = tally.means() | {
                 "update_kl": update_kl,
                 "ratio_deviation": tally.ratio_deviation,
@@ -148,9 +149,10 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
                 "optimiser_steps": float(len(norms)),
             }
             if penalty:
-                metrics["update_kl"] = measure_update_kl(actor, rollout, targets)
-                metrics["penalty"] = penalty.update(metrics["update_kl"])
-            metrics |= describe(rollout, targets) | rollout.metrics | collector.learn(rollout)
+                metrics["update_kl_after"] = measure_update_kl(actor, rollout, targets)
+                metrics["penalty"] = penalty.update(metrics["update_kl_after"])
+            metrics |= describe(rollout, targets, critic="value_loss" in metrics)
+            metrics |= rollout.metrics | collector.learn(rollout)
             session.log(step, len(examples), metrics)
         return session.finish()
 

@@ -116,7 +116,8 @@ def train_reinforce(
                     session.held(laws.ratio_is_one(part.ratio_deviation, step=step))
                 norms.append(session.move(step, examples))
                 tally.merge(part)
-            metrics = tally.means() | describe(rollout, targets) | rollout.metrics
+            metrics = tally.means() | rollout.metrics
+            metrics |= describe(rollout, targets, critic=config.baseline == "critic")
             metrics |= {"ratio_deviation": tally.ratio_deviation, "gradient_norm": sum(norms) / len(norms)}
             session.log(step, len(examples), metrics | collector.learn(rollout))
         return session.finish()

@@ -100,7 +100,9 @@ def ensure_labels(
         raise TooFewLabels(
             f"no pair could be labelled. {describe(counts)}",
             where=where,
-            action="sample more answers for each prompt, or raise the sampling temperature",
+            action="sample with a higher --max-new-tokens, or give --no-finished-only"
+            if counts.unfinished
+            else "sample more answers for each prompt, or raise the sampling temperature",
         )
 
 

@@ -37,8 +37,13 @@ def attend_by_block(model: Any) -> None:
     Models that do not attend by `scaled_dot_product_attention` through transformers' table of attention
     functions are left as they are, and use the whole mask.
     """
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
-        model.set_attn_implementation(NAME)
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return
+    # The table is transformers' own and global: what is registered is this module's function, also after the
+    # module has been imported anew.
+    AttentionInterface.register(NAME, attention_by_block)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
 
 
 def attention_by_block(
@@ -69,7 +74,3 @@ def attention_by_block(
     # `split` joins the gradients of its parts once; slices would each fill a whole tensor with zeros.
     parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), blocks, strict=True)
     return torch.cat([sdpa_attention_forward(module, *part, **settings)[0] for part in parts], dim=1), None
-
-
-AttentionInterface.register(NAME, attention_by_block)
-AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -17,6 +17,7 @@ from logratio.report.sections.curves import curves_section
 from logratio.report.sections.data import data_section
 from logratio.report.sections.frontier import frontier_section
 from logratio.report.sections.laws import laws_section
+from logratio.report.sections.policy_gradient import policy_gradient_section
 from logratio.report.sections.provenance import provenance_section
 from logratio.report.sections.reward import reward_section
 from logratio.report.sections.section import Section
@@ -32,6 +33,7 @@ SECTIONS = (
     steps_section,
     frontier_section,
     head_to_head_section,
+    policy_gradient_section,
     curves_section,
     answers_section,
     data_section,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from logratio.report.checks import answers, data, training, verdict
+from logratio.report.checks import answers, data, policy_gradient, training, verdict
 from logratio.report.finding import Finding
 
 Check = Callable[[Mapping[str, Any]], Finding | None]
@@ -36,7 +36,8 @@ SEVERITIES = ("serious", "warning", "note")
 
 def findings(report: Mapping[str, Any]) -> list[Finding]:
     """The results of all checks whose numbers are there."""
-    return [finding for check in CHECKS if (finding := check(report)) is not None]
+    found = [finding for check in CHECKS if (finding := check(report)) is not None]
+    return found + policy_gradient.findings(report)
 
 
 def by_severity(warnings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -168,6 +168,7 @@ class LanguageCollector:
             "reference_kl": float(divergence.mean()),
             "kl_coefficient": self.kl_coefficient,
             "entropy": float(now["entropy"][mask].mean()),
+            "tokens": float(mask.sum()),
         }
         return Rollout(
             trajectories=trajectories,

@@ -170,15 +170,15 @@ class Session:
             **metrics,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             f"{self.unit}_per_second": num_examples / seconds,
-            "tokens_per_second": metrics.get("tokens", 0) / seconds,
             "seconds": seconds,
         }
+        if "tokens" in metrics:
+            row["tokens_per_second"] = metrics["tokens"] / seconds
         self.run.log(row)
         self._board.show(row)
         if self._progress is not None:
-            shown = {
-                name: row[name] for name in ("loss", "accuracy", f"{self.unit}_per_second") if name in row
-            }
+            names = ("loss", "accuracy", "reward", "reference_kl", f"{self.unit}_per_second")
+            shown = {name: row[name] for name in names if name in row}
             self._progress.advance(**shown)
 
     def held(self, law: laws.LawHeld) -> None:

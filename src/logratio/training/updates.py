@@ -94,17 +94,15 @@ def row_weights(rollout: Rollout, numbers: Sequence[int], reduction: Reduction) 
     return (weights / (lengths > 0).sum()).flatten()
 
 
-def describe(rollout: Rollout, targets: Targets) -> dict[str, float]:
-    """The mean return, and how much of its variance the critic explained: 1 is all, 0 as a constant would."""
+def describe(rollout: Rollout, targets: Targets, *, critic: bool) -> dict[str, float]:
+    """The mean return, and how much of its variance a critic explained: 1 is all, 0 as a constant would."""
     mask = rollout.trajectories.mask.flatten()
     returns, values = targets.returns.double(), targets.values.double()
-    spread = _variance(returns, mask)
-    explained = 1.0 - _variance(returns - values, mask) / spread if spread > 0 else 0.0
-    return {
-        "return": float(masked_mean(returns, mask)),
-        "explained_variance": explained,
-        "rows": float(mask.sum()),
-    }
+    found = {"return": float(masked_mean(returns, mask)), "rows": float(mask.sum())}
+    if critic:
+        spread = _variance(returns, mask)
+        found["explained_variance"] = 1.0 - _variance(returns - values, mask) / spread if spread > 0 else 0.0
+    return found
 
 
 def _variance(values: Tensor, mask: Tensor) -> float:

@@ -34,6 +34,26 @@ COMMON = (
     Panel(title="Gradient norm", metrics=(("gradient_norm", "norm", "c"),), note="Before clipping."),
     Panel(title="Learning rate", metrics=(("learning_rate", "rate", "c"),), smooth=False),
 )
+POLICY_GRADIENT = (
+    Panel(
+        title="Policy loss",
+        metrics=(("policy_loss", "loss", "a"),),
+        note="The gradient is what counts: this number need not fall, and near 0 says nothing.",
+    ),
+    Panel(
+        title="Critic's loss",
+        metrics=(("value_loss", "loss", "b"),),
+        note="Half the squared distance from its guess to what followed.",
+    ),
+    Panel(
+        title="Optimiser steps an update",
+        metrics=(("optimiser_steps", "steps", "c"),),
+        note="Fewer where the update KL passed its limit.",
+        smooth=False,
+    ),
+    *COMMON,
+)
+"""What the optimiser did; what became of the answers is in the section on what was learned."""
 PANELS: dict[str, tuple[Panel, ...]] = {
     "sft": (
         Panel(title="Loss", metrics=LOSS, note="Negative log-likelihood, nats an answer token."),
@@ -93,11 +113,15 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
         *COMMON,
     ),
+    "reinforce": POLICY_GRADIENT,
+    "ppo": POLICY_GRADIENT,
 }
 STAGE_TITLES = {
     "sft": "Supervised fine-tuning",
     "dpo": "Direct preference optimisation",
     "reward": "Reward model",
+    "reinforce": "Policy gradient (REINFORCE)",
+    "ppo": "Proximal policy optimisation (PPO)",
 }
 
 
@@ -122,7 +146,7 @@ def curves_section(report: Mapping[str, Any]) -> Section | None:
 def _stage(name: str, training: Mapping[str, Any]) -> Html:
     curves = training["curves"]
     panels = PANELS.get(name) or _panels_for(curves)
-    charts = [_panel(panel, curves, training) for panel in panels]
+    charts = [draw(panel, training) for panel in panels]
     count = number(training.get("updates") or len(curves.get("step") or []))
     return join(
         [
@@ -137,11 +161,12 @@ def _panels_for(curves: Mapping[str, Any]) -> tuple[Panel, ...]:
     return tuple(Panel(title=name, metrics=((name, name, "a"),)) for name in curves if name != "step")
 
 
-def _panel(panel: Panel, curves: Mapping[str, Any], training: Mapping[str, Any]) -> Html | None:
+def draw(panel: Panel, training: Mapping[str, Any]) -> Html | None:
+    """A panel of a stage's curves; `None` where the stage has logged none of its metrics."""
     series = [
         one
         for metric, label, style in panel.metrics
-        if (one := _series(metric, label, style, curves)) is not None
+        if (one := _series(metric, label, style, training["curves"])) is not None
     ]
     if not series:
         return None

@@ -1,0 +1,338 @@
+"""Checks of a policy-gradient run: steps too large, a critic that says nothing, answers that go astray.
+
+Thresholds with a source carry it; the others are starting points of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from statistics import fmean
+from typing import Any
+
+from logratio.report.digits import number, percent
+from logratio.report.finding import MIN_TAIL, TAIL, Finding, Severity, curve, measured, tail_mean
+
+STAGES = {"reinforce": "REINFORCE", "ppo": "PPO"}
+"""The stages that are checked, with what sentences call them."""
+
+UPDATE_KL_FACTOR = 1.5
+"""Spinning Up ends an update at 1.5 times its target."""
+CLIP_WARNING, CLIP_SERIOUS = 0.2, 0.4
+RATIO_WARNING, RATIO_SERIOUS = 5.0, 10.0
+EFFECTIVE_WARNING, EFFECTIVE_SERIOUS = 0.5, 0.1
+WARMED_UP = 10
+"""Updates in which a critic that begins at 0 may learn something."""
+EXPLAINED_SERIOUS = -0.5
+KL_FACTOR, KL_WARNING, KL_SERIOUS = 2.0, 30.0, 50.0
+ENDED_WARNING, ENDED_SERIOUS, ENDED_ALIKE = 0.8, 0.5, 0.1
+ENTROPY_LEFT, ENTROPY_SERIOUS = 0.5, 0.1
+CONSTANT_WARNING, CONSTANT_SERIOUS = 0.1, 0.5
+LENGTH_CHANGE = 0.5
+REWARD_ERRORS = 2.0
+
+Check = Callable[[Mapping[str, Any], str], Finding | None]
+
+
+def findings(report: Mapping[str, Any]) -> list[Finding]:
+    """The results of all checks of every policy-gradient stage whose numbers are there."""
+    return [finding for stage in STAGES for finding in findings_of(report, stage)]
+
+
+def findings_of(report: Mapping[str, Any], stage: str) -> list[Finding]:
+    """The results of all checks of one stage whose numbers are there."""
+    return [finding for check in CHECKS if (finding := check(report, stage)) is not None]
+
+
+def setting(report: Mapping[str, Any], stage: str, name: str) -> float | None:
+    """A number among the settings that the stage ran with; `None` where it is not known."""
+    return measured(report, "training", stage, "settings", "settings", name)
+
+
+def head_mean(values: Sequence[float]) -> float | None:
+    """The mean over a curve's first 5 values; `None` for a shorter curve."""
+    return fmean(values[:MIN_TAIL]) if len(values) >= MIN_TAIL else None
+
+
+def stretches(values: Sequence[float]) -> list[float]:
+    """The means over all stretches of a tenth of a curve, of at least 5 values; none for a shorter curve.
+
+    A learning rate that falls to 0 makes the end of every run a quiet one, so what is asked of the size of
+    updates is asked of the worst stretch.
+    """
+    length = max(MIN_TAIL, math.ceil(len(values) * TAIL))
+    sums = [0.0, *accumulate(values)]
+    return [(end - start) / length for start, end in zip(sums, sums[length:], strict=False)]
+
+
+def update_kl_high(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """Updates move the policy further than they were to."""
+    means = stretches(curve(report, stage, "update_kl"))
+    target = setting(report, stage, "target_update_kl")
+    if not means or not target:
+        return None
+    update_kl = max(means)
+    cut_short = " Where that is passed, the rest of the update is left out." * bool(
+        setting(report, stage, "stop_at")
+    )
+    return Finding(
+        name="UpdateTooLarge",
+        severity="warning",
+        raised=update_kl > UPDATE_KL_FACTOR * target,
+        value=update_kl,
+        threshold=f"update KL above {UPDATE_KL_FACTOR:g} times its target ({number(target)} nats a token) in "
+        "a tenth of the run",
+        what=f"In the worst tenth of {STAGES[stage]} an update moves the policy by {number(update_kl)} nats "
+        f"a token; {number(target)} are wanted.",
+        meaning="What the advantages say holds near the policy that answered, and this one is no longer near."
+        + cut_short,
+        action="Lower --learning-rate or --update-epochs, or take larger batches.",
+    )
+
+
+def clip_fraction_high(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """Much of an update is lost to the clip."""
+    means = stretches(curve(report, stage, "clip_fraction"))
+    if not means or setting(report, stage, "clip_range") == 0:
+        return None
+    clipped = max(means)
+    return Finding(
+        name="ClipTooActive",
+        severity="serious" if clipped > CLIP_SERIOUS else "warning",
+        raised=clipped > CLIP_WARNING,
+        value=clipped,
+        threshold=f"the clip stops more than {percent(CLIP_WARNING, 0)} of the tokens in a tenth of the run "
+        f"(serious above {percent(CLIP_SERIOUS, 0)})",
+        what=f"In the worst tenth of {STAGES[stage]} the clip stops {percent(clipped)} of the tokens.",
+        meaning="The steps are so large that the clip, which is there for the few, decides what is learned.",
+        action="Lower --learning-rate or --update-epochs.",
+    )
+
+
+def clip_never_active(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """The clip never did anything, though there were several steps an update."""
+    clipped, steps = curve(report, stage, "clip_fraction"), curve(report, stage, "optimiser_steps")
+    if len(clipped) < WARMED_UP or not setting(report, stage, "clip_range") or max(steps, default=0) <= 1:
+        return None
+    return Finding(
+        name="ClipNeverActive",
+        severity="note",
+        raised=max(clipped) == 0,
+        value=max(clipped),
+        threshold="no token is clipped in any update",
+        what=f"The clip stopped {percent(max(clipped))} of the tokens in the update where it stopped most.",
+        meaning="The policy hardly moves within an update, so more could be made of each batch.",
+        action="Raise --learning-rate or --update-epochs, if the reward does not rise as it is.",
+    )
+
+
+def ratio_far(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """Some token became many times more probable within an update."""
+    means = stretches(curve(report, stage, "ratio_deviation"))
+    if not means:
+        return None
+    ratio = 1.0 + max(means)
+    return Finding(
+        name="RatioFarFromOne",
+        severity="serious" if ratio > RATIO_SERIOUS else "warning",
+        raised=ratio > RATIO_WARNING,
+        value=ratio,
+        threshold=f"an update's largest ratio is above {RATIO_WARNING:g} "
+        f"(serious above {RATIO_SERIOUS:g}), as a mean over a tenth of the run",
+        what=f"In the worst tenth of {STAGES[stage]} an update makes some token {number(ratio)} times as "
+        "probable.",
+        meaning="Few tokens carry the update: its estimate rests on answers that the policy would no longer "
+        "give, or gives far more often.",
+        action="Lower --learning-rate, or make fewer steps on each batch.",
+    )
+
+
+def effective_share_low(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """Importance weights leave few of the rows that count."""
+    means = stretches(curve(report, stage, "effective_share"))
+    if not means:
+        return None
+    share = min(means)
+    return Finding(
+        name="FewEffectiveSamples",
+        severity="serious" if share < EFFECTIVE_SERIOUS else "warning",
+        raised=share < EFFECTIVE_WARNING,
+        value=share,
+        threshold=f"effective sample size below {percent(EFFECTIVE_WARNING, 0)} of the tokens in a tenth of "
+        f"the run (serious below {percent(EFFECTIVE_SERIOUS, 0)})",
+        what=f"In the worst tenth of {STAGES[stage]} the weighted tokens are worth {percent(share)} of "
+        "their number.",
+        meaning="The policy has left the one that answered so far behind that a few answers decide the step.",
+        action="Lower --minibatches or --learning-rate, or try `--weights token`.",
+    )
+
+
+def critic_explains_nothing(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """The critic predicts returns no better than their mean does."""
+    explained = curve(report, stage, "explained_variance")
+    # Without a critic all values are 0, which explains nothing and is no fault.
+    if len(explained) < WARMED_UP or not curve(report, stage, "value_loss"):
+        return None
+    last = fmean(explained[-max(MIN_TAIL, len(explained) // 10) :])
+    return Finding(
+        name="CriticExplainsNothing",
+        severity="serious" if last < EXPLAINED_SERIOUS else "warning",
+        raised=last <= 0,
+        value=last,
+        threshold=f"explained variance of 0 or less after {WARMED_UP} updates (serious below "
+        f"{number(EXPLAINED_SERIOUS)})",
+        what=f"At the end of {STAGES[stage]} the critic explains {number(last)} of the variance of returns.",
+        meaning="Advantages measured against this critic are noisier than against a plain mean.",
+        action="Raise --value-coefficient, train for longer, or use `train reinforce --baseline "
+        "leave-one-out`, which needs no critic.",
+    )
+
+
+def reference_kl_high(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """The policy is further from its reference than wanted."""
+    kl = tail_mean(curve(report, stage, "reference_kl"))
+    if kl is None:
+        return None
+    target = setting(report, stage, "target_kl")
+    limit = KL_FACTOR * target if target else KL_WARNING
+    wanted = f"{KL_FACTOR:g} times the target of {number(target)}" if target else f"{number(limit)}"
+    return Finding(
+        name="ReferenceKLTooHigh",
+        severity="serious" if kl > KL_SERIOUS else "warning",
+        raised=kl > limit,
+        value=kl,
+        threshold=f"KL to the reference above {wanted} nats an answer (serious above {KL_SERIOUS:g})",
+        what=f"At the end of {STAGES[stage]} the KL to the reference is {number(kl)} nats an answer.",
+        meaning="This far away a policy usually exploits its reward rather than improving.",
+        action="Raise --kl-coefficient, or lower --kl-horizon so that it follows faster; lower "
+        "--learning-rate; read the answers.",
+    )
+
+
+def ended_rarely(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """Many answers are cut off."""
+    shares = curve(report, stage, "ended")
+    ended, before = tail_mean(shares), head_mean(shares)
+    if ended is None or before is None:
+        return None
+    alike = before - ended < ENDED_ALIKE
+    return Finding(
+        name="AnswersCutOff",
+        severity="serious" if ended < ENDED_SERIOUS and not alike else "warning",
+        raised=ended < ENDED_WARNING,
+        value=ended,
+        threshold=f"fewer than {percent(ENDED_WARNING, 0)} of the answers end by themselves (serious below "
+        f"{percent(ENDED_SERIOUS, 0)}, unless they began so)",
+        what=f"At the end of {STAGES[stage]} {percent(ended)} of the answers end by themselves, "
+        f"{percent(before)} at its beginning.",
+        meaning="The rest are cut at the token limit and rewarded half said."
+        + (" It began so: the limit is too short for these prompts." if alike else ""),
+        action="Raise --max-new-tokens; where only the trained policy runs on, give --missing-end-penalty.",
+    )
+
+
+def length_changed(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """Answers became much longer or shorter."""
+    lengths = curve(report, stage, "answer_tokens")
+    last, first = tail_mean(lengths), head_mean(lengths)
+    if last is None or not first:
+        return None
+    ratio = last / first
+    return Finding(
+        name="AnswerLengthChanged",
+        severity="warning",
+        raised=abs(ratio - 1.0) > LENGTH_CHANGE,
+        value=ratio,
+        threshold=f"more than {percent(LENGTH_CHANGE, 0)} longer or shorter than at the beginning",
+        what=f"In {STAGES[stage]} answers went from {number(first)} to {number(last)} tokens.",
+        meaning="Rewards that grow with length, or with brevity, are raised by length alone.",
+        action="Compare answers of equal length by their reward, and add a reward that makes up for it.",
+    )
+
+
+def entropy_halved(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """The policy tries few continuations any more."""
+    entropies = curve(report, stage, "entropy")
+    last, first = tail_mean(entropies), head_mean(entropies)
+    if last is None or not first:
+        return None
+    return Finding(
+        name="EntropyLost",
+        severity="serious" if last < ENTROPY_SERIOUS else "warning",
+        raised=last < ENTROPY_LEFT * first,
+        value=last / first,
+        threshold=f"entropy below {percent(ENTROPY_LEFT, 0)} of that at the beginning (serious below "
+        f"{ENTROPY_SERIOUS:g} nats a token)",
+        what=f"In {STAGES[stage]} the entropy went from {number(first)} to {number(last)} nats a token.",
+        meaning="The policy settles on few answers. What it does not try it cannot learn from.",
+        action="Raise --kl-coefficient, give --entropy-coefficient 0.01, or stop earlier.",
+    )
+
+
+def reward_constant(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """All answers of an update are rewarded alike."""
+    spreads = curve(report, stage, "reward_std")
+    if len(spreads) < MIN_TAIL:
+        return None
+    # A spread of rounding errors is none.
+    share = fmean(float(spread < 1e-9) for spread in spreads)
+    severity: Severity = "note" if share <= CONSTANT_WARNING else "warning"
+    return Finding(
+        name="RewardConstant",
+        severity="serious" if share > CONSTANT_SERIOUS else severity,
+        raised=share > 0,
+        value=share,
+        threshold=f"an update whose answers have one and the same reward (a warning above "
+        f"{percent(CONSTANT_WARNING, 0)} of the updates, serious above {percent(CONSTANT_SERIOUS, 0)})",
+        what=f"In {percent(share)} of the {STAGES[stage]} updates every answer has the same reward.",
+        meaning="Where all are rewarded alike none is better than another: the gradient of the reward is 0, "
+        "and only the charge for the KL is learned from.",
+        action="Use a reward with finer steps, more answers (--num-samples, --batch-size), or prompts that "
+        "are neither too easy nor too hard.",
+    )
+
+
+def reward_fell(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """The reward is lower at the end than at the beginning, by more than its noise."""
+    rewards = curve(report, stage, "reward")
+    half = max(MIN_TAIL, len(rewards) // 4)
+    if len(rewards) < 2 * half:
+        return None
+    first, last = rewards[:half], rewards[-half:]
+    error = (_squared_error(first) + _squared_error(last)) ** 0.5
+    change = fmean(last) - fmean(first)
+    return Finding(
+        name="RewardFell",
+        severity="warning",
+        raised=change < -REWARD_ERRORS * error and change < 0,
+        value=change,
+        threshold="lower in the last quarter than in the first by more than "
+        f"{REWARD_ERRORS:g} standard errors",
+        what=f"In {STAGES[stage]} the mean reward went from {number(fmean(first))} to {number(fmean(last))}.",
+        meaning="Training moved away from what it was to bring.",
+        action="Lower --learning-rate; where the KL falls too, lower --kl-coefficient, which outweighs the "
+        "reward.",
+    )
+
+
+def _squared_error(values: Sequence[float]) -> float:
+    """The squared standard error of a mean, from how much the updates differ."""
+    mean = fmean(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
+
+
+CHECKS: tuple[Check, ...] = (
+    reward_fell,
+    reward_constant,
+    reference_kl_high,
+    update_kl_high,
+    clip_fraction_high,
+    clip_never_active,
+    ratio_far,
+    effective_share_low,
+    critic_explains_nothing,
+    entropy_halved,
+    ended_rarely,
+    length_changed,
+)
