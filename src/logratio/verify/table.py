@@ -14,6 +14,7 @@ from logratio.verify import (
     preferences,
     proximal,
     strengths,
+    trainers,
     weights,
 )
 from logratio.verify.rows import Check
@@ -28,6 +29,7 @@ MODULES = (
     preferences,
     optimum,
     control,
+    trainers,
 )
 """Modules with checks, from what the rest builds on to what is built."""
 

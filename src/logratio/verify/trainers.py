@@ -1,0 +1,135 @@
+"""The trainers themselves, on a transformer whose best policy is known exactly.
+
+`train_reinforce` and `train_ppo` run whole: sessions, run directories, packed rows, minibatches, critic,
+optimiser. They start from the reference and are charged for their KL divergence to it, so that they must end
+at `π* ∝ π_ref exp(r/β)` and at the objective `β E[log Z]`, both found by enumeration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from logratio.algorithms.ppo import PPOConfig, train_ppo
+from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
+from logratio.exact import optimum, oracle
+from logratio.exact.agents import EnumeratedCollector
+from logratio.exact.training import Problem
+from logratio.exact.transformer import small_llama, word_tokenizer
+from logratio.exact.world import END, World
+from logratio.policies.language import LanguagePolicy
+from logratio.policies.language_actor import LanguageActor, ValueHead
+from logratio.runs import RunDirectory
+from logratio.verify.rows import Check, Row, below, control
+
+# A Llama without a token of its own at the start cannot tell "1" from "1 1": positions turn queries and keys,
+# but the average of equal values is the same. The end token stands in no prefix, so it can mark the start.
+WORLD = World(vocabulary=3, horizon=3, prompts=((END, 1), (END, 2, 1)))
+WIDTH = 32
+SEEDS = (0, 1, 2, 3, 4)
+BETA = 1.0
+STEPS: dict[str, Any] = {
+    # Adam forgets soon: the advantages, and the noise with them, vanish as the optimum comes near.
+    **{"learning_rate": 0.005, "adam_beta1": 0.8, "adam_beta2": 0.95},
+    **{"warmup": 0.0, "checkpoint_every": 0, "batch_size": 2},
+}
+CONFIGS: dict[str, ReinforceConfig | PPOConfig] = {
+    "train_reinforce": ReinforceConfig(epochs=200, **STEPS),
+    # As it is by default, whitened advantages among others; but no update ends early, which would take more.
+    "train_ppo": PPOConfig(epochs=60, update_epochs=3, minibatches=1, stop_at=0.0, **STEPS),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a run of a trainer ended."""
+
+    distance: float
+    """Total variation to π*, the mean over prompts."""
+    gap: float
+    """The objective that is missing to `β E[log Z]`."""
+    distances: Sequence[float] = field(default=())
+    """Total variation before each update, at the worst prompt."""
+
+
+def t1(quick: bool) -> list[Row]:
+    """The policy gradient with the leave-one-out baseline; with less KL in the reward it ends elsewhere."""
+    rows = _ends("train_reinforce", quick)
+    cheap = train("train_reinforce", seed=0, charged=0.5)
+    rows.append(control("The same charged half of β: TV to π*", cheap.distance, at_least=0.1))
+    return rows
+
+
+def t2(quick: bool) -> list[Row]:
+    """PPO with its critic, three steps on what was collected."""
+    return _ends("train_ppo", quick)
+
+
+def _ends(trainer: str, quick: bool) -> list[Row]:
+    runs = [train(trainer, seed=seed) for seed in (SEEDS[:1] if quick else SEEDS)]
+    of = f"{trainer} on a Llama, worst of {len(runs)} seeds"
+    return [
+        below(f"{of}: objective missed", max(run.gap for run in runs), 1e-2, exact=0.0),
+        below(f"{of}: TV to π*", max(run.distance for run in runs), 0.02, exact=0.0),
+    ]
+
+
+@lru_cache
+def train(trainer: str, *, seed: int, charged: float = 1.0) -> Run:
+    """Run a trainer from the reference to its end.
+
+    Args:
+        trainer: `train_reinforce` or `train_ppo`.
+        seed: of the model's weights and of the sequences.
+        charged: share of β that is charged; 1 but for the negative control.
+    """
+    config = CONFIGS[trainer]
+    model = reference_llama(seed=seed)
+    critic = ValueHead(WIDTH, dtype=torch.float64) if isinstance(config, PPOConfig) else None
+    actor = LanguageActor(LanguagePolicy(model, word_tokenizer()), row_tokens=512, value_head=critic)
+    reference, rewards = oracle.transformer_logits(WORLD, model), WORLD.rewards(seed=7)
+    problem = Problem(world=WORLD, reference=reference, rewards=rewards, beta=charged * BETA)
+    collector = EnumeratedCollector(actor, problem, num_samples=128, seed=seed)
+    with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stderr(io.StringIO()):
+        place = Path(directory) / "run"
+        with RunDirectory.begin(place, {"identity": config.identity()}) as run:
+            if isinstance(config, PPOConfig):
+                train_ppo(actor, collector, config, run)
+            else:
+                train_reinforce(actor, collector, config, run)
+            distances = [row["distance"] for row in run.metrics]
+    end = oracle.transformer_logits(WORLD, model)
+    best, normalisers = optimum.optimal_probabilities(WORLD, reference, rewards, beta=BETA)
+    reached = optimum.regularised_reward(WORLD, end, reference, rewards, beta=BETA)
+    return Run(
+        distance=optimum.total_variation(oracle.sequence_probabilities(WORLD, end), best),
+        gap=BETA * sum(normalisers) / len(normalisers) - reached,
+        distances=distances,
+    )
+
+
+def reference_llama(*, seed: int) -> Any:
+    """A Llama that starts with every token within reach and can come to represent any policy of the world.
+
+    Wide embeddings tell the states apart; a small head gives no token so little probability that it would not
+    be drawn.
+    """
+    model = small_llama(seed=seed, vocabulary=WORLD.vocabulary, hidden=WIDTH, spread=0.15)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(4.0)
+        model.get_output_embeddings().weight.mul_(0.4)
+    return model
+
+
+CHECKS = (
+    Check(name="T1", title="REINFORCE takes a Llama to the exact optimum", run=t1),
+    Check(name="T2", title="PPO takes a Llama to the exact optimum", run=t2),
+)

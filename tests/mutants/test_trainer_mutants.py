@@ -1,0 +1,211 @@
+"""Pitfalls of the policy-gradient trainers and what they collect, each a patch that a test must kill."""
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+TRAJECTORY = "algorithms/test_ppo.py::test_what_a_trajectory_of_an_answer_is"
+COLLECTED = "exact/test_trainers.py::test_what_is_collected_is_what_the_product_collects"
+SUMS = "algorithms/test_ppo.py::test_ppo_at_ratio_one_has_the_gradient_of_the_sums_written_out"
+PARTS = "algorithms/test_ppo.py::test_reinforce_with_a_critic_and_lambda_one_is_the_return_less_the_value"
+WHITENED = "exact/test_trainers.py::test_ppo_returns_are_advantages_before_whitening_and_values"
+SIBLINGS = "exact/test_trainers.py::test_the_baseline_of_a_sequence_is_the_mean_of_its_siblings"
+STALE = "algorithms/test_ppo.py::test_answers_of_another_policy_are_noticed"
+WEIGHTED = "exact/test_trainers.py::test_the_mean_of_weighted_gradients_is_the_gradient_of_the_objective"
+MUTANTS = (
+    # --- what is collected -----------------------------------------------------------------------------
+    Mutant(
+        name="the score comes one token late",
+        module="logratio.rollouts.language",
+        old="rewards + torch.where(mask & ~goes_on, scores[:, None], zero)",
+        new="rewards + torch.where(~mask & mask.roll(1, dims=1), scores[:, None], zero)",
+        checks=(TRAJECTORY, COLLECTED),
+    ),
+    Mutant(
+        name="the score comes with every token",
+        module="logratio.rollouts.language",
+        old="rewards + torch.where(mask & ~goes_on, scores[:, None], zero)",
+        new="rewards + torch.where(mask, scores[:, None], zero)",
+        checks=(TRAJECTORY, COLLECTED),
+    ),
+    Mutant(
+        name="the coefficient of the KL in the reward is not applied",
+        module="logratio.rollouts.language",
+        old="-self.kl_coefficient * k1(log_ratio)",
+        new="-k1(log_ratio)",
+        checks=(TRAJECTORY, COLLECTED),
+    ),
+    Mutant(
+        name="the KL in the reward has the wrong sign",
+        module="logratio.rollouts.language",
+        old="-self.kl_coefficient * k1(log_ratio)",
+        new="self.kl_coefficient * k1(log_ratio)",
+        checks=(TRAJECTORY, COLLECTED),
+    ),
+    Mutant(
+        name="finished answers pay for a missing end",
+        module="logratio.rollouts.language",
+        old='float(answer.finish_reason == "length")',
+        new='float(answer.finish_reason != "length")',
+        checks=(TRAJECTORY,),
+    ),
+    Mutant(
+        name="the last token is followed by something",
+        module="logratio.rollouts.language",
+        old="discounts=self.config.discount * goes_on.to(log_ratio)",
+        new="discounts=self.config.discount * mask.to(log_ratio)",
+        checks=(TRAJECTORY, COLLECTED),
+    ),
+    Mutant(
+        name="traces run through the padding",
+        module="logratio.rollouts.language",
+        old="traces=self.config.lam * goes_on.to(log_ratio)",
+        new="traces=self.config.lam * torch.ones_like(log_ratio)",
+        checks=(TRAJECTORY, COLLECTED),
+    ),
+    Mutant(
+        name="every update draws with the same seed",
+        module="logratio.rollouts.language",
+        old='f"{self.config.sampling_seed}:{step}"',
+        new='f"{self.config.sampling_seed}"',
+        checks=("algorithms/test_ppo.py::test_collecting_is_a_function_of_step_and_weights",),
+    ),
+    # --- the policy asked again ------------------------------------------------------------------------
+    Mutant(
+        name="a minibatch's groups are taken for the first ones",
+        module="logratio.policies.language_actor",
+        old="numbers[place] * k + answer",
+        new="place * k + answer",
+        checks=(PARTS,),
+    ),
+    Mutant(
+        name="rows are laid one token on",
+        module="logratio.policies.language_actor",
+        old="sequence * time + token\n",
+        new="sequence * time + (token + 1) % length\n",
+        checks=(SUMS, COLLECTED),
+    ),
+    # --- advantages and returns ------------------------------------------------------------------------
+    Mutant(
+        name="PPO: returns are made of whitened advantages",
+        module="logratio.algorithms.ppo",
+        old="    returns = advantages + rows.values\n"
+        "    if config.whiten_advantages:\n"
+        "        advantages = masked_whiten(advantages, rows.mask)\n",
+        new="    if config.whiten_advantages:\n"
+        "        advantages = masked_whiten(advantages, rows.mask)\n"
+        "    returns = advantages + rows.values\n",
+        checks=(WHITENED,),
+    ),
+    Mutant(
+        name="PPO: whitening counts the padding",
+        module="logratio.algorithms.ppo",
+        old="masked_whiten(advantages, rows.mask)",
+        new="masked_whiten(advantages, torch.ones_like(rows.mask))",
+        checks=(WHITENED,),
+    ),
+    Mutant(
+        name="PPO: the critic learns the rewards, not the returns",
+        module="logratio.algorithms.ppo",
+        old="returns = advantages + rows.values",
+        new="returns = rows.rewards.clone()",
+        checks=(WHITENED,),
+    ),
+    Mutant(
+        name="REINFORCE: siblings are those of all prompts",
+        module="logratio.algorithms.reinforce",
+        old="returns - leave_one_out(returns, group_size=rollout.group_size)",
+        new="returns - leave_one_out(returns, group_size=len(returns))",
+        checks=(SIBLINGS,),
+    ),
+    Mutant(
+        name="REINFORCE: the baseline counts the sequence itself",
+        module="logratio.algorithms.reinforce",
+        old="returns - leave_one_out(returns, group_size=rollout.group_size)",
+        new="returns - group_centred(returns, group_size=rollout.group_size)",
+        checks=(SIBLINGS,),
+    ),
+    Mutant(
+        name="REINFORCE: every action is credited with the whole",
+        module="logratio.algorithms.reinforce",
+        old='if config.credit == "return" else returns',
+        new="if config.credit else returns",
+        checks=("exact/test_trainers.py::test_reward_to_go_leaves_out_what_came_before",),
+    ),
+    # --- ratios, weights and penalties -----------------------------------------------------------------
+    Mutant(
+        name="PPO: the ratio is to the policy as it moves",
+        module="logratio.algorithms.ppo",
+        old="log_ratio = now.logprobs - targets.logprobs[at].to(now.logprobs)",
+        new="log_ratio = now.logprobs - now.logprobs.detach()",
+        checks=(STALE, "exact/test_trainers.py::test_ratios_are_to_the_policy_that_collected"),
+    ),
+    Mutant(
+        name="PPO: the update's KL is that of the other direction",
+        module="logratio.algorithms.ppo",
+        old="update_kl = k3(-log_ratio)",
+        new="update_kl = k3(log_ratio)",
+        checks=(
+            "exact/test_trainers.py"
+            "::test_the_mean_of_the_update_kl_is_the_divergence_of_the_old_policy_from_the_new",
+        ),
+    ),
+    Mutant(
+        name="PPO: the penalty's coefficient is adapted at each minibatch",
+        module="logratio.algorithms.ppo",
+        old="                norms.append(session.move(step, examples))\n",
+        new="                norms.append(session.move(step, examples))\n"
+        "                if penalty:\n"
+        "                    beta = penalty.update(update_kl)\n",
+        checks=("exact/test_trainers.py::test_the_penalty_is_adapted_once_an_update",),
+    ),
+    Mutant(
+        name="REINFORCE: no weights though the policy has moved",
+        module="logratio.algorithms.reinforce",
+        old='if config.weights == "none":',
+        new='if config.weights != "token":',
+        checks=(WEIGHTED,),
+    ),
+    Mutant(
+        name="REINFORCE: weights are gathered over a place in time, not a sequence",
+        module="logratio.algorithms.reinforce",
+        old="importance(log_ratio, at // time, config)",
+        new="importance(log_ratio, at % time, config)",
+        checks=(WEIGHTED,),
+    ),
+    Mutant(
+        name="REINFORCE: tokens are weighed alone",
+        module="logratio.algorithms.reinforce",
+        old='if config.weights == "sequence":',
+        new="if config.weights is None:",
+        checks=(WEIGHTED,),
+    ),
+    # --- what a row counts -----------------------------------------------------------------------------
+    Mutant(
+        name="a minibatch's rows are divided by the whole batch",
+        module="logratio.training.updates",
+        old="return (weights / (lengths > 0).sum()).flatten()",
+        new="return (weights / len(lengths)).flatten()",
+        checks=(PARTS,),
+    ),
+    Mutant(
+        name="rows are counted though they are of another minibatch",
+        module="logratio.training.updates",
+        old="(rows.mask & torch.isin(rollout.item_of_row, chosen))",
+        new="rows.mask",
+        checks=(PARTS,),
+    ),
+    Mutant(
+        name="sums over a sequence become means",
+        module="logratio.training.updates",
+        old='if reduction == "sequences":',
+        new="if reduction:",
+        checks=(SUMS, PARTS),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
