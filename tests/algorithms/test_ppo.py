@@ -17,6 +17,7 @@ from logratio.models.pretrained import fingerprint
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, ValueHead
 from logratio.records import Prompt
+from logratio.rollouts import language
 from logratio.rollouts.language import CollectorConfig, LanguageCollector, WeightedReward
 from logratio.runs import RunDirectory
 from logratio.training import session
@@ -303,3 +304,25 @@ def test_siblings_are_needed_for_their_baseline(baseline):
     collector.config = dataclasses.replace(collector.config, num_samples=1)
     with pytest.raises(BadConfig, match="two answers"):
         reinforce.estimate(collector.collect(0, [0]), ReinforceConfig(baseline=baseline))
+
+
+def test_a_sampler_at_another_temperature_is_noticed(tmp_path, monkeypatch):
+    honest = language.sample
+
+    def warmer(*arguments, **settings):
+        samples = honest(*arguments, **settings)
+        return [
+            dataclasses.replace(
+                own,
+                completions=tuple(
+                    dataclasses.replace(answer, model_logprobs=tuple(0.9 * x for x in answer.model_logprobs))
+                    for answer in own.completions
+                ),
+            )
+            for own in samples
+        ]
+
+    monkeypatch.setattr(language, "sample", warmer)
+    for train, config in ((train_ppo, PPOConfig()), (train_reinforce, ReinforceConfig())):
+        with pytest.raises(LawBroken, match="sampled_equals_recomputed"):
+            run(train, config, tmp_path / train.__name__)

@@ -4,13 +4,17 @@ import json
 import math
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from logratio.cli.main import main
-from logratio.cli.policy_gradient import split_weight
+from logratio.cli.policy_gradient import layout_probe, split_weight
+from logratio.data.reading import PromptRow
 from logratio.errors import BadConfig
 from logratio.models.pretrained import save
+from logratio.policies.language import LanguagePolicy
+from logratio.records import Prompt
 from logratio.runs import RunDirectory, read_json_lines
+from logratio.training.start import settle_layout
 from tiny import tiny_llama, tiny_tokenizer
 
 SMALL = ["--batch-size", "4", "--learning-rate", "1e-3", "--threads", "1", "--max-new-tokens", "6"]
@@ -125,3 +129,19 @@ def test_weights_before_names():
     assert split_weight("-0.5*a:b") == (-0.5, "a:b")
     with pytest.raises(BadConfig, match="'x' is not a weight"):
         split_weight("x*a:b")
+
+
+def test_an_architecture_that_mixes_tokens_otherwise_is_found_out(capsys):
+    tokenizer = tiny_tokenizer(chat=False)
+    rows = [
+        PromptRow(prompt=Prompt(text), columns={}, source="here:1")
+        for text in ("the cat sat", "a good day", "I like this")
+    ]
+    probe = layout_probe(tokenizer, rows)
+    mamba = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4)
+    mixing = LanguagePolicy(MambaForCausalLM(mamba).eval(), tokenizer)
+    settle_layout(mixing, probe)
+    assert mixing.layout == "apart"
+    plain = LanguagePolicy(tiny_llama(len(tokenizer)).eval(), tokenizer)
+    settle_layout(plain, probe)
+    assert plain.layout == "shared"

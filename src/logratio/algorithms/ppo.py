@@ -25,6 +25,7 @@ from logratio.training.updates import (
     Tally,
     Targets,
     describe,
+    first_minibatch_laws,
     minibatches,
     row_weights,
 )
@@ -137,7 +138,8 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
                 # What ends an update is counted as well: it is where the policy has gone farthest.
                 tally.merge(part)
                 if not norms:
-                    first_minibatch_laws(session, part, step=step)
+                    first_minibatch_laws(session, rollout, part, step=step)
+                    session.held(laws.update_kl_is_zero(update_kl, step=step))
                 if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
                     session.drop_gradients()
                     break
@@ -226,12 +228,6 @@ def row_losses(
         parts["value_loss"] = critic
         loss = loss + config.value_coefficient * critic
     return parts | {"loss": loss}, log_ratio
-
-
-def first_minibatch_laws(session: Session, tally: Tally, *, step: int) -> None:
-    """Before the first step of an update the policy is the one that collected."""
-    session.held(laws.ratio_is_one(tally.ratio_deviation, step=step))
-    session.held(laws.update_kl_is_zero(tally.means()["update_kl"], step=step))
 
 
 @torch.no_grad()

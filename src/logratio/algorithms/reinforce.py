@@ -26,6 +26,7 @@ from logratio.training.updates import (
     Tally,
     Targets,
     describe,
+    first_minibatch_laws,
     minibatches,
     row_weights,
 )
@@ -113,7 +114,7 @@ def train_reinforce(
                 with memory_fault(step=step, config=config, longest=1):
                     part = backpropagate(actor, rollout, numbers, targets, config, step=step)
                 if not norms:
-                    session.held(laws.ratio_is_one(part.ratio_deviation, step=step))
+                    first_minibatch_laws(session, rollout, part, step=step)
                 norms.append(session.move(step, examples))
                 tally.merge(part)
             metrics = tally.means() | rollout.metrics

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from logratio import __version__
+from logratio.batches import AnswerGroup
 from logratio.cli.training import HELD_OUT, resolve_model
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.data.splits import split_by_prompt
@@ -154,6 +155,7 @@ def prepare(
     from logratio.policies.language import LanguagePolicy
     from logratio.policies.language_actor import LanguageActor, ValueHead
     from logratio.training.memory import estimate_bytes
+    from logratio.training.start import settle_layout
 
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
@@ -169,6 +171,8 @@ def prepare(
     run.settle(model_fingerprint=loaded.fingerprint, reference_fingerprint=other.fingerprint)
     policy = LanguagePolicy(loaded.model, loaded.tokenizer)
     reference = LanguagePolicy(other.model, loaded.tokenizer)
+    for language in (policy, reference):
+        settle_layout(language, layout_probe(loaded.tokenizer, train))
     head = ValueHead(hidden_width(loaded.model)).to(policy.device) if critic else None
     actor = LanguageActor(policy, row_tokens=config.row_tokens, value_head=head)
     peak = estimate_bytes(actor.module, frozen=other.model, row_tokens=config.row_tokens)
@@ -183,6 +187,17 @@ def prepare(
         greedy=greedy,
     )
     return Prepared(actor, collector)
+
+
+def layout_probe(tokenizer: Any, rows: Sequence[PromptRow]) -> list[AnswerGroup]:
+    """Prompts with two answers each, on which it shows whether a prompt can be computed once for its answers.
+
+    What the answers say is of no account: they are the prompt's own tokens, there and back.
+    """
+    from logratio.models.tokenisation import encode_prompt
+
+    prompts = [tuple(encode_prompt(tokenizer, row.prompt)) for row in rows[:8]]
+    return [AnswerGroup(prompt, (prompt, prompt[::-1])) for prompt in prompts]
 
 
 def hidden_width(model: Any) -> int:

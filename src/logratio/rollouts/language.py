@@ -165,6 +165,7 @@ class LanguageCollector:
         trajectories = self._trajectories(now, log_ratio, scores.to(log_ratio), mask)
         divergence = torch.where(mask, k1(log_ratio), 0.0).sum(dim=1)
         metrics |= {
+            "sampled_deviation": sampled_deviation(samples, now["logprobs"]),
             "reference_kl": float(divergence.mean()),
             "kl_coefficient": self.kl_coefficient,
             "entropy": float(now["entropy"][mask].mean()),
@@ -292,3 +293,14 @@ class LanguageCollector:
             discounts=self.config.discount * goes_on.to(log_ratio),
             traces=self.config.lam * goes_on.to(log_ratio),
         )
+
+
+def sampled_deviation(samples: Sequence[Sample], logprobs: Tensor) -> float:
+    """The largest difference, in nats, of `[sequences, time]` log-probabilities to the recorded ones."""
+    answers = [answer for own in samples for answer in own.completions]
+    deviations = [
+        (row[: len(recorded)] - torch.tensor(recorded, dtype=row.dtype)).abs().max()
+        for row, recorded in zip(logprobs, (answer.model_logprobs or () for answer in answers), strict=True)
+        if recorded
+    ]
+    return float(torch.stack(deviations).max())

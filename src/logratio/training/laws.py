@@ -115,6 +115,21 @@ def sampled_logprobs_are_recomputed(
     return LawHeld(law="sampled_equals_recomputed", value=worst, limit=tolerance, step=0)
 
 
+def sampler_and_trainer_agree(deviation: float, *, step: int) -> LawHeld:
+    """The largest difference of a rollout's recomputed log-probabilities to those recorded while sampling."""
+    tolerance = FLOAT32_LOGPROB_TOLERANCE
+    if not deviation <= tolerance:
+        raise LawBroken(
+            "sampled_equals_recomputed",
+            deviation,
+            f"a token's log-probability was recorded {deviation:.2e} nats away from what training computes"
+            f" (limit {tolerance:g})",
+            where=f"step {step}",
+            action="the sampler and the trainer do not compute the same model; report this",
+        )
+    return LawHeld(law="sampled_equals_recomputed", value=deviation, limit=tolerance, step=step)
+
+
 def end_token_carries_loss(
     groups: Sequence[AnswerGroup], finished: Sequence[Sequence[bool]], stop_ids: Collection[int]
 ) -> LawHeld:

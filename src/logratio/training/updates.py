@@ -12,6 +12,8 @@ from torch import Tensor
 
 from logratio.batches import Rollout
 from logratio.objectives.masked import masked_mean
+from logratio.training import laws
+from logratio.training.session import Session
 
 Reduction = Literal["tokens", "sequences", "sums"]
 
@@ -92,6 +94,13 @@ def row_weights(rollout: Rollout, numbers: Sequence[int], reduction: Reduction) 
     if reduction == "sequences":
         weights = weights / lengths.clamp(min=1)
     return (weights / (lengths > 0).sum()).flatten()
+
+
+def first_minibatch_laws(session: Session, rollout: Rollout, tally: Tally, *, step: int) -> None:
+    """Before the first step of an update the policy is the one that collected, as it was recorded."""
+    if "sampled_deviation" in rollout.metrics:
+        session.held(laws.sampler_and_trainer_agree(rollout.metrics["sampled_deviation"], step=step))
+    session.held(laws.ratio_is_one(tally.ratio_deviation, step=step))
 
 
 def describe(rollout: Rollout, targets: Targets, *, critic: bool) -> dict[str, float]:
