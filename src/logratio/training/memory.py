@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+from logratio.models.adapters import LOW_RANK, WRAPPED
 
 ACTIVATIONS = 40
 """Numbers kept for the backward pass a token, layer and unit of width: roughly a Llama's."""
@@ -23,13 +26,22 @@ def peak_memory_bytes() -> int:
 def estimate_bytes(trained: nn.Module, *, frozen: nn.Module | None, row_tokens: int) -> int:
     """What a run will take at its peak, before it begins: an estimate.
 
-    Weights, gradients and two moments of what is trained; the weights of what is not; the activations
-    of a row.
+    Weights; gradients and two moments of those that are trained; the weights of what is not; the activations
+    of a row, for each adapter that computes it.
     """
-    sizes = [parameter.numel() * parameter.element_size() for parameter in trained.parameters()]
+    named = dict(trained.named_parameters())
+    moved = [parameter for parameter in named.values() if parameter.requires_grad]
     # A matrix that maps a width to itself or wider tells the width; norms and biases have one axis.
-    squares = [min(parameter.shape) for parameter in trained.parameters() if parameter.ndim == 2]
+    squares = [min(p.shape) for name, p in named.items() if p.ndim == 2 and LOW_RANK not in name]
     width = max(squares, default=0)
     layers = max(1, len(squares) // 7)
-    other = 0 if frozen is None else sum(p.numel() * p.element_size() for p in frozen.parameters())
-    return 4 * sum(sizes) + other + ACTIVATIONS * 4 * row_tokens * width * layers
+    num_adapted = sum(name.endswith(f"{WRAPPED}weight") for name in named)
+    passes = sum(f"{LOW_RANK}A." in name for name in named) // num_adapted if num_adapted else 1
+    other = [] if frozen is None else frozen.parameters()
+    held = num_bytes(named.values()) + 3 * num_bytes(moved) + num_bytes(other)
+    return held + ACTIVATIONS * 4 * row_tokens * width * layers * passes
+
+
+def num_bytes(parameters: Iterable[nn.Parameter]) -> int:
+    """What weights take."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)

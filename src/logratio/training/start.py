@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +25,8 @@ def settle_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup]) -> laws
     """
     longest = max(range(len(groups)), key=lambda index: groups[index].num_tokens)
     probe = [groups[index] for index in [*[i for i in range(len(groups)) if i != longest][:1], longest]]
-    apart = LanguagePolicy(policy.model, policy.tokenizer, layout="apart")
+    apart = copy.copy(policy)
+    apart.layout = "apart"
     alone = apart.sequence_logprobs(apart.lay(probe))
     try:
         rows = policy.lay(probe)

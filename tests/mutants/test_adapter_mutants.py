@@ -1,0 +1,203 @@
+"""Pitfalls of adapters, each as a patch that a test must kill."""
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+LIVE, FILES, COMMANDS = "models/test_adapters.py", "models/test_adapter_files.py", "cli/test_train_lora.py"
+OFF = f"{LIVE}::test_off_it_is_the_base_bit_for_bit_and_on_again_what_it_was"
+BY_HAND = f"{LIVE}::test_merged_is_the_base_with_the_product_added"
+GRADIENTS = f"{LIVE}::test_gradients_of_policy_and_critic_in_one_loss_are_those_of_two_models"
+NEW = f"{LIVE}::test_a_new_adapter_changes_nothing_bit_for_bit"
+THREE = f"{LIVE}::test_policy_critic_and_reference_on_one_base_are_three_models"
+REFERENCE = f"{FILES}::test_a_new_adapter_on_an_opened_one_has_that_model_as_its_reference"
+RESUMED = f"{COMMANDS}::test_a_run_that_lost_its_end_goes_on_bit_for_bit"
+
+MUTANTS = (
+    Mutant(
+        name="an adapter that is off goes on computing",
+        module="logratio.models.adapters",
+        old="    for layer in layers.values():\n        layer._disable_adapters",
+        new="    for layer in layers.values():\n        if name == BASE:\n            continue\n"
+        "        layer._disable_adapters",
+        checks=(OFF, THREE),
+    ),
+    Mutant(
+        name="the gradient of an adapter is lost after a switch",
+        module="logratio.models.adapters",
+        old="layer._active_adapter = [name]",
+        new="layer.set_adapter(name)",
+        checks=(GRADIENTS, f"{LIVE}::test_using_nests_and_restores_after_a_fault"),
+    ),
+    Mutant(
+        name="a switch makes no further adapter active",
+        module="logratio.models.adapters",
+        old="    for layer in layers.values():\n        layer._disable_adapters",
+        new="    for layer in layers.values():\n        layer._disable_adapters = name == BASE\n"
+        "        if layer.active_adapters != [name]:\n            continue\n"
+        "        layer._disable_adapters",
+        checks=(GRADIENTS, THREE),
+    ),
+    Mutant(
+        name="what was in use is not put back",
+        module="logratio.models.adapters",
+        old="    finally:\n        _switch(layers, before)",
+        new="    finally:\n        _switch(layers, name)",
+        checks=(OFF, THREE),
+    ),
+    Mutant(
+        name="the critic's adapter takes the policy's place when it is added",
+        module="logratio.models.adapters",
+        old="    _switch(layers, before)\n\n\ndef linear_layers",
+        new="    _switch(layers, name)\n\n\ndef linear_layers",
+        checks=(THREE,),
+    ),
+    Mutant(
+        name="the seed of an adapter's draw is ignored",
+        module="logratio.models.adapters",
+        old="digest = hashlib.sha256(seed.encode()).digest()",
+        new="digest = hashlib.sha256(name.encode()).digest()",
+        checks=(f"{LIVE}::test_the_draw_is_a_function_of_seed_and_name",),
+    ),
+    Mutant(
+        name="an adapter is drawn from the global generator",
+        module="logratio.models.adapters",
+        old=".uniform_(-bound, bound, generator=generator)",
+        new=".uniform_(-bound, bound)",
+        checks=(f"{LIVE}::test_the_draw_neither_reads_nor_moves_the_global_generator", RESUMED),
+    ),
+    Mutant(
+        name="an adapter begins with B away from 0",
+        module="logratio.models.adapters",
+        old="    up.zero_()",
+        new="    up.fill_(1e-3)",
+        checks=(NEW, f"{LIVE}::test_a_is_uniform_and_b_is_0"),
+    ),
+    Mutant(
+        name="α is dropped",
+        module="logratio.models.adapters",
+        old="lora_alpha=alpha,",
+        new="lora_alpha=rank,",
+        checks=(BY_HAND, f"{FILES}::test_the_configuration_has_one_order_in_every_process"),
+    ),
+    Mutant(
+        name="an adapter is scaled by α/√r",
+        module="logratio.models.adapters",
+        old="lora_alpha=alpha,",
+        new="lora_alpha=alpha, use_rslora=True,",
+        checks=(BY_HAND,),
+    ),
+    Mutant(
+        name="an adapter is folded in twice",
+        module="logratio.models.adapters",
+        old="        layer.merge(safe_merge=True, adapter_names=[name])\n",
+        new="        layer.merge(safe_merge=True, adapter_names=[name])\n"
+        "        layer.merged_adapters.clear()\n"
+        "        layer.merge(safe_merge=True, adapter_names=[name])\n",
+        checks=(
+            BY_HAND,
+            "training/test_finish.py::test_the_model_is_plain_and_the_adapter_stands_beside_it",
+            f"{COMMANDS}::test_a_reward_model_s_head_is_trained_beside_its_adapter",
+        ),
+    ),
+    Mutant(
+        name="the adapter in use is folded in, whichever was asked for",
+        module="logratio.models.adapters",
+        old="layer.merge(safe_merge=True, adapter_names=[name])",
+        new="layer.merge(safe_merge=True)",
+        checks=(f"{LIVE}::test_merging_one_adapter_leaves_the_other_out",),
+    ),
+    Mutant(
+        name="a folded model stays frozen",
+        module="logratio.models.adapters",
+        old="return model.requires_grad_(True)",
+        new="return model",
+        checks=(f"{LIVE}::test_merged_is_a_plain_model_whose_weights_can_be_trained",),
+    ),
+    Mutant(
+        name="a model opened from an adapter stays frozen",
+        module="logratio.models.adapter_files",
+        old="return merged.requires_grad_(True).eval()",
+        new="return merged.eval()",
+        checks=(
+            f"{FILES}::test_an_adapter_is_opened_as_the_plain_model_that_it_makes",
+            f"{COMMANDS}::test_whole_weights_are_trained_from_an_adapter",
+        ),
+    ),
+    Mutant(
+        name="an adapter that is opened is left out: the reference is the bare base",
+        module="logratio.models.pretrained",
+        old="        model = merge_source(model, adapter)\n",
+        new="",
+        checks=(REFERENCE, f"{FILES}::test_an_adapter_is_opened_as_the_plain_model_that_it_makes"),
+    ),
+    Mutant(
+        name="adapters on one another are merged in the wrong order",
+        module="logratio.models.pretrained",
+        old="enumerate(reversed(adapters))",
+        new="enumerate(adapters)",
+        checks=(f"{FILES}::test_an_adapter_on_an_adapter_is_merged_in_turn",),
+    ),
+    Mutant(
+        name="an adapter is laid on a base with other weights",
+        module="logratio.models.pretrained",
+        old="if comparable and known is not None and known != fingerprint(model):",
+        new="if comparable and known is not None and not fingerprint(model):",
+        checks=(f"{FILES}::test_a_base_with_other_weights_is_refused",),
+    ),
+    Mutant(
+        name="weights of an adapter that are missing are made up",
+        module="logratio.models.adapter_files",
+        old='*(key for key in found.missing_keys if f".{POLICY}" in key)',
+        new="",
+        checks=(f"{FILES}::test_weights_that_do_not_fit_the_base_are_named",),
+    ),
+    Mutant(
+        name="a policy computes with whatever adapter is in use",
+        module="logratio.policies.language",
+        old="return nullcontext() if self.adapter is None else using(self.model, self.adapter)",
+        new="return nullcontext()",
+        checks=(THREE, GRADIENTS, REFERENCE),
+    ),
+    Mutant(
+        name="the estimate of memory counts frozen weights as trained",
+        module="logratio.training.memory",
+        old="if parameter.requires_grad]",
+        new="if parameter.ndim]",
+        checks=("training/test_memory.py::test_under_an_adapter_the_weights_stand_once",),
+    ),
+    Mutant(
+        name="a base that moves is not noticed",
+        module="logratio.algorithms.dpo",
+        old="return hash_tensor(logprobs) + fingerprint(policy.model, trainable=False)",
+        new="return hash_tensor(logprobs)",
+        checks=("laws/test_adapter_laws.py::test_a_base_that_moves_stops_the_run",),
+    ),
+    Mutant(
+        name="a model folded in wrongly is saved all the same",
+        module="logratio.training.laws",
+        old="value = float((merged - before).abs().max()) / max(1.0, float(before.abs().max()))",
+        new="value = float((merged - merged).abs().max()) / max(1.0, float(before.abs().max()))",
+        checks=("laws/test_adapter_laws.py::test_an_adapter_folded_in_wrongly_is_not_saved_as_the_model",),
+    ),
+    Mutant(
+        name="another rank is resumed",
+        module="logratio.cli.training",
+        old='        "identity": config.identity()\n        | flags.lora.identity()\n',
+        new='        "identity": config.identity()\n',
+        checks=(f"{COMMANDS}::test_another_adapter_is_not_resumed",),
+    ),
+    Mutant(
+        name="the head of a reward model is frozen with its base",
+        module="logratio.cli.train_reward",
+        old="    loaded.model.score.requires_grad_(True)\n",
+        new="",
+        checks=(f"{COMMANDS}::test_a_reward_model_s_head_is_trained_beside_its_adapter",),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
