@@ -8,6 +8,7 @@ import pytest
 
 from logratio.cli.main import main
 from logratio.models.pretrained import save
+from logratio.models.scoring import add_head
 from logratio.records import Prompt
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -111,6 +112,40 @@ def test_the_reward_that_training_used_is_called_a_proxy(models, place, capsys):
     report = json.loads((place / "out/report.json").read_text())
     assert [warning["name"] for warning in report["warnings"]] == ["OptimisedProxy"]
     assert "optimised proxy" in capsys.readouterr().out
+
+
+def judging_run(place, prompts):
+    """A run directory of a reward model that was trained on these prompts."""
+    tokenizer = tiny_tokenizer()
+    save(add_head(tiny_llama(len(tokenizer)), source="tiny", seed=0), tokenizer, place / "rm" / "model")
+    keys = [Prompt(prompt).key for prompt in prompts]
+    (place / "rm" / "training_prompts.json").write_text(json.dumps(keys))
+    return place / "rm"
+
+
+def test_a_judge_that_has_seen_prompts_is_warned_of(models, place, capsys):
+    judge = judging_run(place, ["the dog ran 3", "the dog ran 5", "another"])
+    assert main(flags(models, reward=judge)) == 0
+    report = json.loads((place / "out/report.json").read_text())
+    (warning,) = report["warnings"]
+    assert (warning["name"], warning["severity"]) == ("JudgeSawPrompts", "warning")
+    assert f"{report['verdict']['judge']} was trained on 2 of the 9 prompts" in warning["what"]
+    assert f"warning: {warning['what']}" in capsys.readouterr().out
+    # The model's own directory is of the same run.
+    assert main(flags(models, reward=judge / "model", out="again")) == 0
+    assert json.loads((place / "again/report.json").read_text())["warnings"] == [warning]
+
+
+def test_a_judge_that_has_seen_other_prompts_is_not(models, place):
+    assert main(flags(models, reward=judging_run(place, ["another", "and another"]))) == 0
+    assert json.loads((place / "out/report.json").read_text())["warnings"] == []
+
+
+def test_a_function_has_seen_nothing_whatever_lies_where_it_is_called(models, place):
+    (place / "training_prompts.json").write_text(json.dumps([Prompt("the dog ran 3").key]))
+    elsewhere = place.parent / f"{place.name}-out"
+    assert main(flags(models, out=elsewhere)) == 0
+    assert json.loads((elsewhere / "report.json").read_text())["warnings"] == []
 
 
 def test_a_report_is_not_written_over(models, place, capsys):

@@ -178,6 +178,80 @@ def evaluation(**changes: Any) -> dict[str, Any]:
     return report | changes
 
 
+def frontier() -> dict[str, Any]:
+    """Best-of-n, and a bound that ends where its samples do."""
+    kls = [0.0006 * 1.35**index for index in range(26)]
+    bound = [
+        {
+            "beta": 0.42 / math.sqrt(2 * kl),
+            "kl": kl,
+            "reward": 0.262 + gain,
+            "reward_interval": [0.262 + 0.93 * gain, 0.262 + 1.06 * gain],
+            "effective_samples": 512 * math.exp(-1.5 * kl),
+        }
+        for kl in kls
+        if (gain := 0.42 * math.sqrt(2 * kl) * math.exp(-0.22 * kl))
+    ]
+    gained = {1: 0.004, 2: 0.09, 4: 0.165, 8: 0.222, 16: 0.26}
+    best = [
+        {
+            "n": n,
+            "reward": 0.262 + gain,
+            "reward_interval": [0.222 + gain, 0.302 + gain],
+            "kl_bound": math.log(n) - (n - 1) / n,
+        }
+        for n, gain in gained.items()
+    ]
+    return {"best_of_n": best, "upper_bound": bound, "prompts": 24, "samples_a_prompt": 512}
+
+
+def methods() -> dict[str, Any]:
+    """The same policy as in `evaluation`, PPO, and the best of 16."""
+    rates = {
+        "dpo": (0.640625, 0.5638, 0.7108),
+        "ppo": (0.694, 0.618, 0.76),
+        "best_of_n": (0.681, 0.605, 0.748),
+    }
+    rows = {
+        name: {"win_rate": {"value": value, "low": low, "high": high, "n": 160}}
+        for name, (value, low, high) in rates.items()
+    }
+    rows["dpo"] |= {"reward": 0.448, "reward_interval": [0.394, 0.5], "kl": 4.37, "kl_interval": [4.05, 4.71]}
+    rows["ppo"] |= {"reward": 0.561, "reward_interval": [0.512, 0.609], "kl": 6.2, "kl_interval": [5.7, 6.72]}
+    rows["best_of_n"] |= {
+        "n": 16,
+        "reward": 0.522,
+        "reward_interval": [0.482, 0.562],
+        "kl": math.log(16) - 15 / 16,
+        "kl_is_bound": True,
+    }
+    return rows
+
+
+def beside_ppo() -> dict[str, Any]:
+    """What a quickstart with PPO changes in `evaluation`: a stage, its contests, methods and frontier."""
+    report = evaluation()
+    rows = methods()["ppo"]
+    contest = report["comparisons"][1]
+    for row in report["samples"]:
+        answer = row["answers"]["sft"] | {"text": PLAIN[3], "kl": 6.0}
+        row["answers"] = {**row["answers"], "ppo": answer}
+    return {
+        name: {**report[name], "ppo": rows[name]}
+        for name in ("reward", "reward_interval", "kl", "kl_interval")
+    } | {
+        "stages": [*report["stages"], {"name": "ppo", "win_rate": rows["win_rate"]}],
+        "comparisons": [
+            *report["comparisons"],
+            contest | {"name": "ppo", "win_rate": rows["win_rate"]},
+            contest | {"name": "policy", "against": "ppo"},
+        ],
+        "samples": report["samples"],
+        "methods": methods(),
+        "frontier": frontier(),
+    }
+
+
 LAWS = [
     {"name": "step_zero_loss", "value": 0.693147, "limit": 0.693147, "step": 0},
     {"name": "step_zero_rewards", "value": 2.4e-7, "limit": 0.0, "step": 0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,14 +12,13 @@ from hypothesis import strategies as st
 
 from logratio.report.charts import (
     Level,
-    Point,
     Series,
     histogram,
     line_chart,
     linear_scale,
     moving_mean,
     nice_ticks,
-    scatter_chart,
+    root_scale,
     thin_out,
     tick_label,
 )
@@ -91,22 +91,23 @@ def test_long_curves_stay_small():
     assert len(svg) < 40_000
 
 
-def test_a_scatter_point_has_its_error_bars_around_it():
-    points = [
-        Point(label="<reference>", x=0.0, y=0.26, y_interval=[0.2, 0.32], style="reference"),
-        Point(label="policy", x=4.4, y=0.45, x_interval=[4.1, 4.7], y_interval=[0.39, 0.5]),
-    ]
-    root = ElementTree.fromstring(scatter_chart(points, name="n", x_label="KL", y_label="reward"))
-    groups = [group for group in root.iter("g") if "point" in group.get("class", "")]
-    assert len(groups) == 2
-    for group in groups:
-        dot = group.find("circle")
-        for bar in group.findall("line"):
-            for axis, place in (("x", "cx"), ("y", "cy")):
-                low, high = sorted(float(bar.get(f"{axis}{end}")) for end in (1, 2))
-                assert low - 0.1 <= float(dot.get(place)) <= high + 0.1
-    assert len(groups[1].findall("line")) == 2
-    assert groups[0].find("circle").find("title").text == "<reference>: KL 0, reward 0.26"
+def test_a_root_scale_stretches_what_lies_near_0():
+    scale = root_scale([0.01, 9.0], 50, 650)
+    assert scale(0) == 50
+    assert scale(scale.high) == 650
+    assert scale.high >= 9
+    assert (scale(4) - 50) / (scale(1) - 50) == pytest.approx(2)
+    assert [scale.name(tick) for tick in scale.ticks] == ["0", "0.05", "0.2", "0.5", "1", "2", "5"]
+
+
+@given(st.lists(st.floats(1e-4, 500), min_size=1, max_size=5), st.floats(20, 80))
+def test_ticks_of_a_root_scale_are_apart_and_inside(numbers, apart):
+    scale = root_scale(numbers, 50, 650, apart=apart)
+    places = [scale(tick) for tick in scale.ticks]
+    assert places[0] == 50
+    assert len(places) > 2
+    assert all(later - earlier >= apart - 1e-6 for earlier, later in pairwise(places))
+    assert places[-1] <= 650
 
 
 def test_a_histogram_counts_every_value_and_no_bin_straddles_the_split():

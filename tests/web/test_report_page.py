@@ -48,7 +48,8 @@ class Document(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    return render(made_run.write_quickstart(tmp_path_factory.mktemp("runs") / "quickstart"))
+    place = tmp_path_factory.mktemp("runs") / "quickstart"
+    return render(made_run.write_quickstart(place, **made_run.beside_ppo()))
 
 
 @pytest.fixture(scope="module")

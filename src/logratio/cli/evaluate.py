@@ -11,7 +11,8 @@ interval allows.
 
 report.json in --out holds every number, samples.jsonl every answer side by side; `logratio report` makes a
 page of them. Models between the two are shown beside them: --also sft=runs/sft. Prompts that the policy was
-trained on are refused. The same command gives the same numbers.
+trained on are refused; where the judge is a reward model that was trained on some of them, the report warns
+of it. The same command gives the same numbers.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class OpenedOnDemand(Mapping[str, "LoadedModel"]):
 
 def run(arguments: Arguments) -> int:
     """Evaluate, print the verdict, write the report."""
+    from logratio.evaluation.caveats import judge_saw_prompts
     from logratio.evaluation.measure import evaluate_policies
     from logratio.evaluation.summary import describe
     from logratio.evaluation.training_record import training_record
@@ -145,6 +147,7 @@ def run(arguments: Arguments) -> int:
         config,
         columns=[judge_columns(row) for row in chosen.rows],
         trained_on_judge=judge.name in record.rewards,
+        warnings=judge_saw_prompts(judge.name, count_seen(arguments.reward, chosen.rows), len(chosen.rows)),
     )
     provenance = describe_run(arguments, config, models, seconds=time.monotonic() - started)
     write_report(arguments.out, evaluation, counts=chosen.counts, provenance=provenance)
@@ -253,6 +256,15 @@ def ensure_held_out(rows: Sequence[PromptRow], trained_on: frozenset[str]) -> No
         )
 
 
+def count_seen(judge: str, rows: Sequence[PromptRow]) -> int:
+    """How many prompts a reward model, or the model it started from, was trained on; 0 for a function."""
+    from logratio.evaluation.training_record import training_record
+
+    path = Path(judge).expanduser()
+    seen = training_record(path).prompt_keys if path.is_dir() else frozenset()
+    return sum(row.prompt.key in seen for row in rows)
+
+
 def ensure_readable(sources: Mapping[str, str], rows: Sequence[PromptRow]) -> None:
     """Find out with the tokenizers alone whether the models fit together and can read every prompt.
 
@@ -307,9 +319,14 @@ def describe_run(
 
 
 def write_report(
-    out: Path, evaluation: Evaluation, *, counts: Mapping[str, int], provenance: Mapping[str, Any]
+    out: Path,
+    evaluation: Evaluation,
+    *,
+    counts: Mapping[str, int],
+    provenance: Mapping[str, Any],
+    further: Mapping[str, Any] | None = None,
 ) -> None:
     """Write samples.jsonl, then report.json: where a report stands, so do its answers."""
     write_json_lines(out / SAMPLES, (row.to_json() for row in evaluation.rows))
     report = evaluation.to_json() | {"data": {"evaluation": dict(counts)}, "provenance": dict(provenance)}
-    write_json(out / REPORT, report)
+    write_json(out / REPORT, report | dict(further or {}))

@@ -59,6 +59,38 @@ def optimised_proxy(judge: str, trained_on_judge: bool) -> list[Caveat]:
     ]
 
 
+def judge_saw_prompts(judge: str, seen: int, num_prompts: int) -> list[Caveat]:
+    """The judge is a model that was trained on prompts which the policies are judged on."""
+    if not seen:
+        return []
+    return [
+        Caveat(
+            name="JudgeSawPrompts",
+            severity="warning",
+            what=f"The judge {judge} was trained on {seen} of the {num_prompts} prompts that it judges.",
+            meaning="It remembers the answers that were compared there, so its rewards on them are surer than"
+            " they are right, and say less of other prompts.",
+            action="Evaluate on prompts that neither policy nor judge has seen, or take another judge.",
+        )
+    ]
+
+
+def above_bound(name: str, reward: Estimate, kl: Estimate, most: Estimate) -> list[Caveat]:
+    """A model has more reward than any policy can have at its distance from the reference."""
+    return [
+        Caveat(
+            name="AboveTheBound",
+            severity="serious",
+            what=f"{name}: reward {reward.value:.3g} ({reward.low:.3g} to {reward.high:.3g}) at a KL of"
+            f" {kl.value:.3g} nats, where no policy can have more than {most.value:.3g}"
+            f" ({most.low:.3g} to {most.high:.3g}).",
+            meaning="This cannot be: the KL or the split is wrong.",
+            action="Measure KL on fresh answers at temperature 1, and judge all models on the same held-out"
+            " prompts with answers cut at the same length.",
+        )
+    ]
+
+
 def off_distribution(*, temperature: float, top_k: int, top_p: float) -> list[Caveat]:
     """The answers were not drawn from the models themselves, so the KL along them is of another kind."""
     if temperature == 1 and top_k == 0 and top_p == 1:

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: lines, points with error bars, histograms.
+"""Small charts as inline SVG: lines, histograms, and the axes and scales that other charts share.
 
 Colours and line widths are the style sheet's, by class, so the same chart serves light, dark and print.
 Every chart has a name for readers that do not see it, and every point says its numbers on hover.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -66,37 +66,26 @@ class Level:
     """What it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """A point with error bars."""
-
-    label: str
-    """Its name."""
-    x: float
-    """Horizontal position."""
-    y: float
-    """Vertical position."""
-    x_interval: Sequence[float] | None = None
-    """Low and high of x."""
-    y_interval: Sequence[float] | None = None
-    """Low and high of y."""
-    style: str = "a"
-    """The style sheet's class of its colour."""
-
-
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A linear map from values to positions, with the values that get a tick."""
+    """A map from values to positions, with the values that get a tick."""
 
     low: float
     high: float
     start: float
     end: float
     ticks: tuple[float, ...]
+    power: float = 1.0
+    """1 for a linear map; below 1 what lies near `low` is stretched."""
 
     def __call__(self, value: float) -> float:
         """The position of `value`."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + share**self.power * (self.end - self.start)
+
+    def name(self, tick: float) -> str:
+        """A tick's value as text."""
+        return tick_label(tick, self.ticks) if self.power == 1 else number(tick)
 
 
 def nice_ticks(low: float, high: float, *, count: int = 5) -> tuple[float, ...]:
@@ -121,6 +110,25 @@ def linear_scale(
     elif high == low:
         high = low + 1.0
     return Scale(low, high, start, end, nice_ticks(low, high, count=count))
+
+
+def root_scale(values: Sequence[float], start: float, end: float, *, apart: float = 36.0) -> Scale:
+    """A scale from 0 on which positions go with the square root, for values that crowd near 0.
+
+    Args:
+        values: what it holds, none below 0, one above.
+        start: where 0 lies.
+        end: where it ends.
+        apart: least distance between ticks, which are 1, 2 and 5 times powers of ten.
+    """
+    bare = Scale(0.0, max(values) * 1.06, start, end, (), power=0.5)
+    powers = range(math.floor(math.log10(bare.high)), -6, -1)
+    ticks: list[float] = []
+    for tick in (factor * 10.0**power for power in powers for factor in (5, 2, 1)):
+        clear = not ticks or bare(ticks[-1]) - bare(tick) >= apart
+        if tick <= bare.high and clear and bare(tick) - start >= apart:
+            ticks.append(tick)
+    return replace(bare, ticks=(0.0, *reversed(ticks)))
 
 
 def tick_label(value: float, ticks: Sequence[float]) -> str:
@@ -153,23 +161,10 @@ def line_chart(
     x = linear_scale([v for one in series for v in one.xs], LEFT, SMALL.right, padding=0.0)
     values = [v for one in series for v in one.ys] + [level.value for level in levels]
     y = linear_scale(values, SMALL.base, TOP)
-    body = [_axes(x, y, SMALL, x_label=x_label), *(_level_line(level, x, y) for level in levels)]
+    body = [draw_axes(x, y, SMALL, x_label=x_label), *(_level_line(level, x, y) for level in levels)]
     body += [_line(one, x, y, smooth=smooth) for one in series]
     body += [_level_label(level, x, y) for level in levels]
-    return _chart(body, name, SMALL)
-
-
-def scatter_chart(points: Sequence[Point], *, name: str, x_label: str, y_label: str) -> Html:
-    """Points with error bars, joined in their order by a thin line."""
-    xs = [v for one in points for v in (one.x, *(one.x_interval or ()))]
-    ys = [v for one in points for v in (one.y, *(one.y_interval or ()))]
-    x = linear_scale(xs, LEFT, LARGE.right, padding=0.1)
-    y = linear_scale(ys, LARGE.base, TOP + LABEL_HEIGHT, padding=0.1)
-    path = " ".join(f"{x(one.x):.1f},{y(one.y):.1f}" for one in points)
-    body = [_axes(x, y, LARGE, x_label=x_label, y_label=y_label)]
-    body.append(element("polyline", points=path, class_="trail"))
-    body += [_point(one, x, y, x_label, y_label) for one in points]
-    return _chart(body, name, LARGE)
+    return draw_chart(body, name, SMALL)
 
 
 def histogram(
@@ -188,7 +183,7 @@ def histogram(
     edges = [origin + index * width for index in (min(counts), max(counts) + 1)]
     x = linear_scale(edges, LEFT, LARGE.right, padding=0.02)
     y = linear_scale([0, max(counts.values())], LARGE.base, TOP, padding=0.0)
-    body = [_axes(x, y, LARGE, x_label=x_label)]
+    body = [draw_axes(x, y, LARGE, x_label=x_label)]
     for index, count in sorted(counts.items()):
         left, right = (x(origin + (index + side) * width) for side in (0, 1))
         note = f"{number(origin + index * width)} to {number(origin + (index + 1) * width)}: {count}"
@@ -203,7 +198,7 @@ def histogram(
                 class_="bin below" if split is not None and index < 0 else "bin",
             )
         )
-    return _chart(body, name, LARGE)
+    return draw_chart(body, name, LARGE)
 
 
 def moving_mean(values: Sequence[float], width: int) -> list[float]:
@@ -222,27 +217,30 @@ def thin_out(xs: Sequence[float], ys: Sequence[float], limit: int) -> tuple[list
     return [fmean(xs[run]) for run in runs], [fmean(ys[run]) for run in runs]
 
 
-def _chart(body: Sequence[Html], name: str, frame: Frame) -> Html:
+def draw_chart(body: Sequence[Html], name: str, frame: Frame) -> Html:
+    """The whole picture, with what it shows for readers that do not see it."""
     box = f"0 0 {frame.width} {frame.height}"
     return element("svg", *body, viewBox=box, class_="chart", role="img", aria_label=name)
 
 
-def _axes(x: Scale, y: Scale, frame: Frame, *, x_label: str, y_label: str | None = None) -> Html:
+def draw_axes(x: Scale, y: Scale, frame: Frame, *, x_label: str, y_label: str | None = None) -> Html:
+    """Lines at the ticks of y, values at the ticks of both, names of the axes."""
     parts = []
     for tick in y.ticks:
         height = f"{y(tick):.1f}"
         parts.append(element("line", x1=LEFT, x2=frame.right, y1=height, y2=height, class_="grid"))
-        parts.append(_text(LEFT - 7, y(tick) + 4, tick_label(tick, y.ticks), "tick end"))
+        parts.append(draw_text(LEFT - 7, y(tick) + 4, y.name(tick), "tick end"))
     for tick in x.ticks:
-        parts.append(_text(x(tick), frame.base + 16, tick_label(tick, x.ticks), "tick middle"))
+        parts.append(draw_text(x(tick), frame.base + 16, x.name(tick), "tick middle"))
     parts.append(element("line", x1=LEFT, x2=frame.right, y1=frame.base, y2=frame.base, class_="axis"))
-    parts.append(_text((LEFT + frame.right) / 2, frame.height - 5, x_label, "label middle"))
+    parts.append(draw_text((LEFT + frame.right) / 2, frame.height - 5, x_label, "label middle"))
     if y_label:
-        parts.append(_text(LEFT, TOP - 2, y_label, "label"))
+        parts.append(draw_text(LEFT, TOP - 2, y_label, "label"))
     return element("g", *parts)
 
 
-def _text(x: float, y: float, text: str, style: str) -> Html:
+def draw_text(x: float, y: float, text: str, style: str) -> Html:
+    """A line of text with its left end, or as its style says its middle or right end, at a place."""
     return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", class_=style)
 
 
@@ -255,7 +253,7 @@ def _level_label(level: Level, x: Scale, y: Scale) -> Html:
     """The label lies over the lines, above its level where there is room for it."""
     height = y(level.value)
     above = height - 4 if height - 4 - LABEL_HEIGHT > 0 else height + LABEL_HEIGHT
-    return _text(x.end, above, level.label, "level-label end")
+    return draw_text(x.end, above, level.label, "level-label end")
 
 
 def _line(series: Series, x: Scale, y: Scale, *, smooth: int) -> Html:
@@ -276,21 +274,3 @@ def _path(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale, style: s
         return element("circle", cx=f"{x(xs[0]):.1f}", cy=f"{y(ys[0]):.1f}", r=2.5, class_=f"dot {style}")
     places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
     return element("polyline", points=places, class_=style)
-
-
-def _point(point: Point, x: Scale, y: Scale, x_label: str, y_label: str) -> Html:
-    across, up = x(point.x), y(point.y)
-    bars = []
-    if point.x_interval:
-        low, high = (f"{x(bound):.1f}" for bound in point.x_interval)
-        bars.append(element("line", x1=low, x2=high, y1=f"{up:.1f}", y2=f"{up:.1f}", class_="error"))
-    if point.y_interval:
-        low, high = (f"{y(bound):.1f}" for bound in point.y_interval)
-        bars.append(element("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=low, y2=high, class_="error"))
-    note = f"{point.label}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
-    dot = element("circle", element("title", note), cx=f"{across:.1f}", cy=f"{up:.1f}", r=5, class_="dot")
-    near_right = across > x.end - 70
-    label = _text(
-        across + (-9 if near_right else 9), up - 8, point.label, "point-label" + " end" * near_right
-    )
-    return element("g", *bars, dot, label, class_=f"point {point.style}")

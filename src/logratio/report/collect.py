@@ -134,7 +134,8 @@ def read_training(directory: Path) -> dict[str, Any]:
     }
     if seconds:
         training["seconds"] = sum(seconds)
-    return training | summary
+    # A run that stopped by itself made fewer updates than its summary's plan.
+    return training | summary | {"updates": len(rows)}
 
 
 def curves(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
@@ -205,13 +206,29 @@ def what_is_missing(report: Mapping[str, Any], directories: Mapping[str, Path]) 
         missing.append(
             "No training run: there are no curves and no laws. Give the directory of the whole run."
         )
-    for name, training in (report.get("training") or {}).items():
-        if isinstance(training, Mapping) and training.get("finished") is False:
-            missing.append(
-                f"{name} has not finished: {training.get('updates', 0)} updates are logged. "
-                "Go on with --resume; the numbers here are of the part that ran."
-            )
+    stages = (report.get("training") or {}).items()
+    missing += [
+        sentence
+        for name, stage in stages
+        if isinstance(stage, Mapping) and (sentence := cut_short(name, stage))
+    ]
     return missing
+
+
+def cut_short(name: str, training: Mapping[str, Any]) -> str:
+    """That a training run is not whole, and why; empty for one that is."""
+    updates = training.get("updates", 0)
+    if training.get("stopped"):
+        return (
+            f"{name} stopped by itself after {updates} updates: {training['stopped']}. The warning "
+            "PolicyRunaway says which weights were kept and what to do."
+        )
+    if training.get("finished") is False:
+        return (
+            f"{name} has not finished: {updates} updates are logged. "
+            "Go on with --resume; the numbers here are of the part that ran."
+        )
+    return ""
 
 
 def read_json(path: Path) -> Any:

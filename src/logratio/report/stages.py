@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 METRICS = ("reward", "kl", "length", "eos_rate", "distinct_2", "repetition")
-LABELS = {"reference": "Reference", "sft": "After SFT", "policy": "Policy"}
+LABELS = {"reference": "Reference", "sft": "After SFT", "policy": "Policy", "ppo": "PPO"}
+COLOURED = ("reference", "policy", "ppo")
+"""Stages with a colour of their own."""
 
 
-def stage_label(name: str) -> str:
-    """How the page calls a stage."""
-    return LABELS.get(name, name)
+def stage_label(name: str, beside: Collection[str] = ()) -> str:
+    """How the page calls a stage: the policy is DPO where a stage that PPO trained stands beside it.
+
+    Args:
+        name: the stage.
+        beside: all stages of the report.
+    """
+    return "DPO" if name == "policy" and "ppo" in beside else LABELS.get(name, name)
 
 
 def stage_style(name: str) -> str:
     """The style sheet's class of a stage's colour."""
-    return {"reference": "reference", "policy": "policy"}.get(name, "between")
+    return name if name in COLOURED else "between"
+
+
+def stage_names(report: Mapping[str, Any]) -> list[str]:
+    """The names of all stages, in their order."""
+    return [str(row["name"]) for row in report.get("stages") or [] if "name" in row]
 
 
 def stage_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from logratio.verify import (
     advantages,
     control,
     expectations,
+    frontier,
     mechanics,
     optimum,
     preferences,
@@ -28,6 +29,7 @@ MODULES = (
     proximal,
     preferences,
     optimum,
+    frontier,
     control,
     trainers,
 )

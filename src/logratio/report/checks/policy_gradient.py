@@ -1,21 +1,27 @@
 """Checks of a policy-gradient run: steps too large, a critic that says nothing, answers that go astray.
 
-Thresholds with a source carry it; the others are starting points of ours.
+Thresholds with a source carry it; the others are starting points of ours. What is learned, and how far from
+the reference, has checks of its own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
+from logratio.report.checks.course import STAGES, head_mean, setting, stretches
+from logratio.report.checks.distance import kl_coefficient_drifted, kl_estimates_disagree, reference_kl_high
+from logratio.report.checks.learning import (
+    gradient_noisy,
+    groups_constant,
+    policy_ran_away,
+    reward_constant,
+    reward_fell,
+)
+from logratio.report.checks.overoptimisation import reward_overoptimised
 from logratio.report.digits import number, percent
-from logratio.report.finding import MIN_TAIL, TAIL, Finding, Severity, curve, measured, tail_mean
-
-STAGES = {"reinforce": "REINFORCE", "ppo": "PPO"}
-"""The stages that are checked, with what sentences call them."""
+from logratio.report.finding import MIN_TAIL, Finding, curve, tail_mean
 
 UPDATE_KL_FACTOR = 1.5
 """Spinning Up ends an update at 1.5 times its target."""
@@ -25,12 +31,10 @@ EFFECTIVE_WARNING, EFFECTIVE_SERIOUS = 0.5, 0.1
 WARMED_UP = 10
 """Updates in which a critic that begins at 0 may learn something."""
 EXPLAINED_SERIOUS = -0.5
-KL_FACTOR, KL_WARNING, KL_SERIOUS = 2.0, 30.0, 50.0
 ENDED_WARNING, ENDED_SERIOUS, ENDED_ALIKE = 0.8, 0.5, 0.1
 ENTROPY_LEFT, ENTROPY_SERIOUS = 0.5, 0.1
-CONSTANT_WARNING, CONSTANT_SERIOUS = 0.1, 0.5
 LENGTH_CHANGE = 0.5
-REWARD_ERRORS = 2.0
+REPETITION_WARNING, REPETITION_SERIOUS, REPETITION_RISE = 0.2, 0.5, 2.0
 
 Check = Callable[[Mapping[str, Any], str], Finding | None]
 
@@ -43,27 +47,6 @@ def findings(report: Mapping[str, Any]) -> list[Finding]:
 def findings_of(report: Mapping[str, Any], stage: str) -> list[Finding]:
     """The results of all checks of one stage whose numbers are there."""
     return [finding for check in CHECKS if (finding := check(report, stage)) is not None]
-
-
-def setting(report: Mapping[str, Any], stage: str, name: str) -> float | None:
-    """A number among the settings that the stage ran with; `None` where it is not known."""
-    return measured(report, "training", stage, "settings", "settings", name)
-
-
-def head_mean(values: Sequence[float]) -> float | None:
-    """The mean over a curve's first 5 values; `None` for a shorter curve."""
-    return fmean(values[:MIN_TAIL]) if len(values) >= MIN_TAIL else None
-
-
-def stretches(values: Sequence[float]) -> list[float]:
-    """The means over all stretches of a tenth of a curve, of at least 5 values; none for a shorter curve.
-
-    A learning rate that falls to 0 makes the end of every run a quiet one, so what is asked of the size of
-    updates is asked of the worst stretch.
-    """
-    length = max(MIN_TAIL, math.ceil(len(values) * TAIL))
-    sums = [0.0, *accumulate(values)]
-    return [(end - start) / length for start, end in zip(sums, sums[length:], strict=False)]
 
 
 def update_kl_high(report: Mapping[str, Any], stage: str) -> Finding | None:
@@ -161,10 +144,12 @@ def effective_share_low(report: Mapping[str, Any], stage: str) -> Finding | None
         value=share,
         threshold=f"effective sample size below {percent(EFFECTIVE_WARNING, 0)} of the tokens in a tenth of "
         f"the run (serious below {percent(EFFECTIVE_SERIOUS, 0)})",
-        what=f"In the worst tenth of {STAGES[stage]} the weighted tokens are worth {percent(share)} of "
-        "their number.",
-        meaning="The policy has left the one that answered so far behind that a few answers decide the step.",
-        action="Lower --minibatches or --learning-rate, or try `--weights token`.",
+        what=f"In the worst tenth of {STAGES[stage]} the tokens of an update are worth {percent(share)} of "
+        "their number, by their ratios to the policy that answered.",
+        meaning="The policy has left the one that answered so far behind that a few tokens decide the step.",
+        action="Lower --learning-rate or --update-epochs, or take larger batches."
+        if stage == "ppo"
+        else "Lower --minibatches or --learning-rate, or try `--weights token`.",
     )
 
 
@@ -186,27 +171,6 @@ def critic_explains_nothing(report: Mapping[str, Any], stage: str) -> Finding | 
         meaning="Advantages measured against this critic are noisier than against a plain mean.",
         action="Raise --value-coefficient, train for longer, or use `train reinforce --baseline "
         "leave-one-out`, which needs no critic.",
-    )
-
-
-def reference_kl_high(report: Mapping[str, Any], stage: str) -> Finding | None:
-    """The policy is further from its reference than wanted."""
-    kl = tail_mean(curve(report, stage, "reference_kl"))
-    if kl is None:
-        return None
-    target = setting(report, stage, "target_kl")
-    limit = KL_FACTOR * target if target else KL_WARNING
-    wanted = f"{KL_FACTOR:g} times the target of {number(target)}" if target else f"{number(limit)}"
-    return Finding(
-        name="ReferenceKLTooHigh",
-        severity="serious" if kl > KL_SERIOUS else "warning",
-        raised=kl > limit,
-        value=kl,
-        threshold=f"KL to the reference above {wanted} nats an answer (serious above {KL_SERIOUS:g})",
-        what=f"At the end of {STAGES[stage]} the KL to the reference is {number(kl)} nats an answer.",
-        meaning="This far away a policy usually exploits its reward rather than improving.",
-        action="Raise --kl-coefficient, or lower --kl-horizon so that it follows faster; lower "
-        "--learning-rate; read the answers.",
     )
 
 
@@ -270,62 +234,37 @@ def entropy_halved(report: Mapping[str, Any], stage: str) -> Finding | None:
     )
 
 
-def reward_constant(report: Mapping[str, Any], stage: str) -> Finding | None:
-    """All answers of an update are rewarded alike."""
-    spreads = curve(report, stage, "reward_std")
-    if len(spreads) < MIN_TAIL:
+def repetition_rose(report: Mapping[str, Any], stage: str) -> Finding | None:
+    """Answers repeat themselves."""
+    shares = curve(report, stage, "repetition")
+    last, first = tail_mean(shares), head_mean(shares)
+    if last is None or first is None:
         return None
-    # A spread of rounding errors is none.
-    share = fmean(float(spread < 1e-9) for spread in spreads)
-    severity: Severity = "note" if share <= CONSTANT_WARNING else "warning"
     return Finding(
-        name="RewardConstant",
-        severity="serious" if share > CONSTANT_SERIOUS else severity,
-        raised=share > 0,
-        value=share,
-        threshold=f"an update whose answers have one and the same reward (a warning above "
-        f"{percent(CONSTANT_WARNING, 0)} of the updates, serious above {percent(CONSTANT_SERIOUS, 0)})",
-        what=f"In {percent(share)} of the {STAGES[stage]} updates every answer has the same reward.",
-        meaning="Where all are rewarded alike none is better than another: the gradient of the reward is 0, "
-        "and only the charge for the KL is learned from.",
-        action="Use a reward with finer steps, more answers (--num-samples, --batch-size), or prompts that "
-        "are neither too easy nor too hard.",
+        name="RepetitionRose",
+        severity="serious" if last > REPETITION_SERIOUS else "warning",
+        raised=last > REPETITION_WARNING and last > REPETITION_RISE * first,
+        value=last,
+        threshold=f"more than {percent(REPETITION_WARNING, 0)} of an answer's triples of tokens stood in it "
+        f"before, and more than {REPETITION_RISE:g} times as many as at the beginning (serious above "
+        f"{percent(REPETITION_SERIOUS, 0)})",
+        what=f"In {STAGES[stage]} the share of repeated triples went from {percent(first)} to "
+        f"{percent(last)}.",
+        meaning="The policy says things over and over, and the reward pays for it.",
+        action="Read the answers; raise --kl-coefficient, or add a reward that repetition lowers.",
     )
-
-
-def reward_fell(report: Mapping[str, Any], stage: str) -> Finding | None:
-    """The reward is lower at the end than at the beginning, by more than its noise."""
-    rewards = curve(report, stage, "reward")
-    half = max(MIN_TAIL, len(rewards) // 4)
-    if len(rewards) < 2 * half:
-        return None
-    first, last = rewards[:half], rewards[-half:]
-    error = (_squared_error(first) + _squared_error(last)) ** 0.5
-    change = fmean(last) - fmean(first)
-    return Finding(
-        name="RewardFell",
-        severity="warning",
-        raised=change < -REWARD_ERRORS * error and change < 0,
-        value=change,
-        threshold="lower in the last quarter than in the first by more than "
-        f"{REWARD_ERRORS:g} standard errors",
-        what=f"In {STAGES[stage]} the mean reward went from {number(fmean(first))} to {number(fmean(last))}.",
-        meaning="Training moved away from what it was to bring.",
-        action="Lower --learning-rate; where the KL falls too, lower --kl-coefficient, which outweighs the "
-        "reward.",
-    )
-
-
-def _squared_error(values: Sequence[float]) -> float:
-    """The squared standard error of a mean, from how much the updates differ."""
-    mean = fmean(values)
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
 
 
 CHECKS: tuple[Check, ...] = (
+    policy_ran_away,
+    reward_overoptimised,
     reward_fell,
     reward_constant,
+    groups_constant,
+    gradient_noisy,
     reference_kl_high,
+    kl_coefficient_drifted,
+    kl_estimates_disagree,
     update_kl_high,
     clip_fraction_high,
     clip_never_active,
@@ -335,4 +274,5 @@ CHECKS: tuple[Check, ...] = (
     entropy_halved,
     ended_rarely,
     length_changed,
+    repetition_rose,
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from logratio.report.digits import ABSENT, fixed, interval, is_number, number, percent
 from logratio.report.sections.cells import cell, rate_cell
 from logratio.report.sections.section import Section, table
-from logratio.report.stages import stage_label
+from logratio.report.stages import stage_label, stage_names, stage_style
 
 HEADINGS = {
     "win_rate": "Win rate",
@@ -33,20 +33,22 @@ def head_to_head_section(report: Mapping[str, Any]) -> Section | None:
     if not contests:
         return None
     keys = [key for key in HEADINGS if any(one.get(key) is not None for one in contests)]
-    rows = [[_pair(one), *(_value(key, one.get(key)) for key in keys)] for one in contests]
+    names = stage_names(report)
+    rows = [[_pair(one, names), *(_value(key, one) for key in keys)] for one in contests]
     headings = ["Who", *(HEADINGS[key] for key in keys)]
     content = table(headings, rows, caption="Head to head", class_="stages")
     return Section(anchor="head-to-head", title="Head to head, and length", lede=LEDE, body=content)
 
 
-def _pair(contest: Mapping[str, Any]) -> str:
-    name, against = (stage_label(str(contest.get(side, ""))) for side in ("name", "against"))
+def _pair(contest: Mapping[str, Any], stages: Sequence[str]) -> str:
+    name, against = (stage_label(str(contest.get(side, "")), stages) for side in ("name", "against"))
     return f"{name} against {against}"
 
 
-def _value(key: str, value: Any) -> object:
+def _value(key: str, contest: Mapping[str, Any]) -> object:
+    value = contest.get(key)
     if key.endswith("win_rate"):
-        return rate_cell(value)
+        return rate_cell(value, style=stage_style(str(contest.get("name", ""))))
     if isinstance(value, Mapping) and is_number(value.get("value")):
         return cell(fixed(value["value"], 3), interval([value.get("low"), value.get("high")], 3))
     if not is_number(value):

@@ -20,8 +20,11 @@ LAWS = {
     "accumulation_equals_batch": "The parts that were accumulated add up to the batch's loss.",
     "ratio_is_one": "On the first minibatch of an update every ratio to the policy that sampled is 1.",
     "update_kl_is_zero": "On the first minibatch of an update the KL divergence to that policy is 0.",
+    "nothing_is_clipped": "On the first minibatch of an update the clip stops no token.",
+    "every_row_is_counted": "The parts of a minibatch hold each of its tokens once.",
     "reference_kl_is_zero": "Before the first update the KL divergence to the reference is 0.",
     "exact_kl_not_negative": "An exact KL divergence is never negative.",
+    "merged_equals_adapter": "With the adapter folded in, the logits are those with it beside the weights.",
     "reference_unchanged": "The reference is the same after training as before.",
 }
 

@@ -11,7 +11,7 @@ from logratio.report.digits import ABSENT, fixed, interval, is_number, percent
 from logratio.report.markup import Html, element, join
 from logratio.report.sections.cells import cell, rate_cell
 from logratio.report.sections.section import Section, table
-from logratio.report.stages import stage_label, stage_style
+from logratio.report.stages import stage_label, stage_names, stage_style
 
 Row = Mapping[str, Any]
 MakeCell = Callable[[Row, Sequence[Row]], Html]
@@ -28,13 +28,14 @@ def steps_section(report: Mapping[str, Any]) -> Section | None:
         return None
     columns = [one for one in COLUMNS if any(row.get(one[0]) is not None for row in rows)]
     headings = ["Stage", *(title for _, title, _ in columns)]
-    body = [[_name(row), *(make(row, rows) for _, _, make in columns)] for row in rows]
+    names = stage_names(report)
+    body = [[_name(row, names), *(make(row, rows) for _, _, make in columns)] for row in rows]
     content = table(headings, body, caption="Each stage's numbers", class_="stages")
     return Section(anchor="steps", title="What each step did", lede=LEDE, body=content)
 
 
-def _name(row: Row) -> Html:
-    return join([element("i", class_=f"key {stage_style(row['name'])}"), stage_label(row["name"])])
+def _name(row: Row, stages: Sequence[str]) -> Html:
+    return join([element("i", class_=f"key {stage_style(row['name'])}"), stage_label(row["name"], stages)])
 
 
 def _interval_cell(key: str, least_decimals: int) -> MakeCell:

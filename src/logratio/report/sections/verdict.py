@@ -10,6 +10,7 @@ from logratio.report.checks.verdict import allowed_verdict
 from logratio.report.digits import is_number, number, percent, percent_interval
 from logratio.report.markup import Html, element, join, prose
 from logratio.report.sections.section import Section, definitions
+from logratio.report.stages import stage_names
 
 OUTCOMES = {"better": ("Better", "good"), "worse": ("Worse", "bad"), "not shown": ("Not shown", "open")}
 METHODS = {"wilson": "Wilson, ties as half a win", "bootstrap": "bootstrap over prompts"}
@@ -20,7 +21,7 @@ def verdict_section(report: Mapping[str, Any]) -> Section:
     verdict = report.get("verdict")
     win_rate = report.get("win_rate")
     if not isinstance(verdict, Mapping) and not isinstance(win_rate, Mapping):
-        return Section(anchor="verdict", title="Verdict", body=_no_verdict())
+        return Section(anchor="verdict", title="Verdict", body=_no_verdict(report))
     verdict = verdict if isinstance(verdict, Mapping) else {}
     outcome, sentence = allowed_verdict(report)
     word, style = OUTCOMES.get(outcome, OUTCOMES["not shown"])
@@ -46,7 +47,7 @@ def _warned(report: Mapping[str, Any]) -> Html | None:
     return element("p", "Warnings: ", element("a", told, href="#warnings"), class_="warned")
 
 
-def _no_verdict() -> Html:
+def _no_verdict(report: Mapping[str, Any]) -> Html:
     return element(
         "div",
         element("p", element("span", "No verdict yet", class_="outcome"), class_="outcome-line"),
@@ -57,6 +58,7 @@ def _no_verdict() -> Html:
             " does that on held-out prompts.",
             class_="sentence",
         ),
+        _warned(report),
         class_="verdict open",
     )
 
@@ -101,6 +103,8 @@ def _facts(
     report: Mapping[str, Any], verdict: Mapping[str, Any], win_rate: Mapping[str, Any]
 ) -> list[tuple[object, object]]:
     facts: list[tuple[object, object]] = []
+    if "ppo" in stage_names(report):
+        facts.append(("The policy", "DPO; PPO has been judged beside it"))
     if verdict.get("judge"):
         facts.append(("Judged by", verdict["judge"]))
     if is_number(win_rate.get("n")):
