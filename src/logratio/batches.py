@@ -97,6 +97,8 @@ class Rollout:
     """What the collector has to say of them: rewards by name, lengths, the KL to the reference."""
     group_size: int = 1
     """How many sequences in a row answer the same prompt."""
+    reference_logprobs: Tensor | None = None
+    """`[sequences, time]` log-probability of each action under the reference; `None` where there is none."""
     greedy_returns: Tensor | None = None
     """`[sequences]` return of the greedy answer to the same prompt, where the collector was asked for it."""
 

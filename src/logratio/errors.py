@@ -187,6 +187,10 @@ class NonFiniteLogits(LogratioError):
     """The model's logits are NaN or infinite; no token can be drawn from them."""
 
 
+class PolicyRunaway(LogratioError):
+    """KL, length or repetition left their limits: the run stopped, and its best checkpoint is kept."""
+
+
 class OutOfMemory(LogratioError):
     """The machine has no memory left for this batch."""
 

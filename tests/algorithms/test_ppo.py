@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -12,15 +13,19 @@ import torch
 from logratio.algorithms import ppo, reinforce
 from logratio.algorithms.ppo import PPOConfig, train_ppo
 from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
-from logratio.errors import BadConfig, Interrupted, LawBroken, NonFiniteLoss
+from logratio.errors import BadConfig, Interrupted, LawBroken, NonFiniteLoss, PolicyRunaway
 from logratio.models.pretrained import fingerprint
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, ValueHead
 from logratio.records import Prompt
 from logratio.rollouts import language
-from logratio.rollouts.language import CollectorConfig, LanguageCollector, WeightedReward
+from logratio.rollouts.collecting import CollectorConfig
+from logratio.rollouts.judging import WeightedReward
+from logratio.rollouts.language import LanguageCollector
 from logratio.runs import RunDirectory
 from logratio.training import session
+from logratio.training.signal import GradientSignal
+from logratio.training.updates import backpropagate
 from tiny import exact_llama, tiny_llama, tiny_tokenizer
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a good day", "I like", "the dog ran", "on the mat", "this")]
@@ -56,6 +61,12 @@ def run(train, config, path, *, resume=False, **settings):
     with RunDirectory.begin(path, {"identity": config.identity()}, resume=resume) as directory:
         train(actor, collector, config, directory)
         return fingerprint(actor.module), directory.metrics
+
+
+def push(trainer, actor, rollout, numbers, targets, config, *, signal=None, **settings):
+    """The gradients of a minibatch by a trainer's own losses."""
+    losses = partial(trainer.row_losses, targets=targets, config=config, **settings)
+    return backpropagate(actor, rollout, numbers, losses, reduction=config.reduction, step=0, signal=signal)
 
 
 def plain_logprobs(model, group):
@@ -116,7 +127,7 @@ def test_ppo_at_ratio_one_has_the_gradient_of_the_sums_written_out():
     config = PPOConfig(whiten_advantages=False, reduction="sums", value_coefficient=0.0)
     rollout = collector.collect(0, [0, 2, 5])
     targets = ppo.estimate(rollout, config)
-    tally = ppo.backpropagate(actor, rollout, [0, 1, 2], targets, config, beta=0.0, step=0)
+    tally = push(ppo, actor, rollout, [0, 1, 2], targets, config, beta=0.0)
     ours = gradient(actor.policy.model)
     actor.module.zero_grad()
     written_out(actor, collector, rollout, lam=0.9).backward()
@@ -139,7 +150,7 @@ def test_reinforce_with_a_critic_and_lambda_one_is_the_return_less_the_value(par
     ours = torch.zeros(())
     for numbers in parts:
         actor.module.zero_grad()
-        reinforce.backpropagate(actor, rollout, numbers, targets, config, step=0)
+        push(reinforce, actor, rollout, numbers, targets, config, time=rollout.trajectories.mask.shape[1])
         ours = ours + gradient(actor.policy.model) * len(numbers) / 3
     actor.module.zero_grad()
     written_out(actor, collector, rollout, lam=1.0).backward()
@@ -151,7 +162,7 @@ def test_the_critic_moves_towards_the_returns_of_each_token():
     config = PPOConfig(value_coefficient=2.0, reduction="sums")
     rollout = collector.collect(0, [1])
     targets = ppo.estimate(rollout, config)
-    ppo.backpropagate(actor, rollout, [0], targets, config, beta=0.0, step=0)
+    push(ppo, actor, rollout, [0], targets, config, beta=0.0)
     mask = rollout.trajectories.mask
     # V is 0 everywhere, so the bias' gradient of 2·½(V − G)² a token is −2·ΣG over the sequences.
     expected = -2.0 * float(targets.returns.reshape(mask.shape)[mask].sum()) / len(mask)
@@ -326,3 +337,93 @@ def test_a_sampler_at_another_temperature_is_noticed(tmp_path, monkeypatch):
     for train, config in ((train_ppo, PPOConfig()), (train_reinforce, ReinforceConfig())):
         with pytest.raises(LawBroken, match="sampled_equals_recomputed"):
             run(train, config, tmp_path / train.__name__)
+
+
+def test_a_reference_that_changes_is_noticed(tmp_path):
+    for train, config in ((train_ppo, PPOConfig()), (train_reinforce, ReinforceConfig())):
+        actor, collector = make()
+        collector.reference.model.requires_grad_(False)
+        honest = collector.learn
+
+        def drift(rollout, collector=collector, honest=honest):
+            with torch.no_grad():
+                next(iter(collector.reference.model.parameters())).add_(1e-3)
+            return honest(rollout)
+
+        collector.learn = drift
+        with (
+            RunDirectory.begin(tmp_path / train.__name__, {"identity": config.identity()}) as directory,
+            pytest.raises(LawBroken, match="reference_unchanged"),
+        ):
+            train(actor, collector, config, directory)
+
+
+def test_the_effective_share_is_that_of_all_weights_together():
+    actor, collector = make()
+    config = PPOConfig(whiten_advantages=False)
+    rollout = collector.collect(0, [0, 2, 5])
+    with torch.no_grad():
+        for weight in actor.policy.model.parameters():
+            weight.mul_(1.02)
+    targets = ppo.estimate(rollout, config)
+    tally = push(ppo, actor, rollout, [0, 1, 2], targets, config, beta=0.0)
+    ratios = []
+    for group, first in zip(rollout.items, range(0, 9, 3), strict=True):
+        for offset, logprobs in enumerate(plain_logprobs(actor.policy.model, group)):
+            old = rollout.trajectories.logprobs[first + offset, : len(logprobs)]
+            ratios.append((logprobs.detach() - old).exp())
+    weights = torch.cat(ratios)
+    expected = float(weights.sum() ** 2 / (len(weights) * weights.square().sum()))
+    assert expected < 0.999
+    assert tally.metrics()["effective_share"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("row_tokens", [1, 1000])
+def test_the_signal_is_shown_every_part(row_tokens):
+    actor, collector = make()
+    actor.row_tokens = row_tokens
+    config = PPOConfig(reduction="tokens")
+    rollout = collector.collect(0, [0, 2, 5])
+    targets = ppo.estimate(rollout, config)
+    signal = GradientSignal(actor.module)
+    push(ppo, actor, rollout, [0, 1, 2], targets, config, beta=0.0, signal=signal)
+    assert len(signal.parts) == (3 if row_tokens == 1 else 1)
+    assert sum(share for _, share in signal.parts) == pytest.approx(1.0)
+    total = sum(gradient for gradient, _ in signal.parts)
+    assert torch.allclose(total, gradient(actor.module), atol=1e-12)
+
+
+def test_a_separate_critic_has_gradients_and_the_policy_has_none_of_its():
+    actor, collector = make()
+    body = LanguagePolicy(exact_llama(len(actor.policy.tokenizer), seed=5), actor.policy.tokenizer)
+    head = ValueHead(body.model.config.hidden_size, dtype=torch.float64)
+    torch.nn.init.constant_(head.linear.weight, 0.1)
+    apart = LanguageActor(actor.policy, row_tokens=64, value_head=head, critic=body)
+    rollout = collector.collect(0, [0, 1])
+    flat = dataclasses.replace(rollout.trajectories, rewards=torch.ones_like(rollout.trajectories.rewards))
+    rollout = dataclasses.replace(rollout, trajectories=flat)
+    config = PPOConfig(whiten_advantages=False)
+    targets = ppo.estimate(rollout, config)
+    still = dataclasses.replace(targets, advantages=torch.zeros_like(targets.advantages))
+    push(ppo, apart, rollout, [0, 1], still, config, beta=0.0)
+    assert float(gradient(apart.policy.model).norm()) == 0
+    assert float(gradient(body.model).norm()) > 1e-3
+    assert float(gradient(head).norm()) > 1e-3
+
+
+def test_a_policy_that_runs_away_ends_the_run_by_name(tmp_path):
+    settings = {"batch_size": 1, "learning_rate": 0.05, "warmup": 0.0, "checkpoint_every": 1}
+    limits = {"max_reference_kl": 1e-6, "max_length_change": 0.0, "max_repetition": 0.0}
+    for train, config in (
+        (train_ppo, PPOConfig(**settings, **limits)),
+        (train_reinforce, ReinforceConfig(**settings, **limits)),
+    ):
+        with pytest.raises(PolicyRunaway, match="KL to the reference") as caught:
+            run(train, config, tmp_path / train.__name__)
+        assert "update 3 of 6" in caught.value.where
+        assert "best checkpoint" in caught.value.action
+
+
+def test_a_local_kl_wants_a_reference(tmp_path):
+    with pytest.raises(BadConfig, match="no reference"):
+        run(train_ppo, PPOConfig(local_kl=0.1), tmp_path / "run", reference=False)

@@ -2,18 +2,26 @@
 
 import json
 import math
+import os
+import signal
 
 import pytest
-from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
+from logratio.cli.actors import layout_probe
 from logratio.cli.main import main
-from logratio.cli.policy_gradient import layout_probe, split_weight
-from logratio.data.reading import PromptRow
+from logratio.cli.policy_gradient import split_weight
 from logratio.errors import BadConfig
 from logratio.models.pretrained import save
+from logratio.models.scoring import load_for_training
 from logratio.policies.language import LanguagePolicy
 from logratio.records import Prompt
+from logratio.report.collect import read_json
 from logratio.runs import RunDirectory, read_json_lines
+from logratio.training import session
 from logratio.training.start import settle_layout
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -103,6 +111,11 @@ def test_a_critic_and_greedy_answers_are_there_where_they_are_asked_for(tmp_path
         (["--reward", "own_rewards:vowels", "own_rewards:vowels"], "given twice"),
         (["--reward", "much*own_rewards:vowels"], "not a weight"),
         (["--reward", "own_rewards:vowels", "--target-kl", "-1"], "--target-kl"),
+        (["--reward", "own_rewards:vowels", "--target-kl", "0"], "only the reference itself is at 0"),
+        (["--reward", "own_rewards:vowels", "--kl-estimator", "k3"], "cancel to first order"),
+        (["--reward", "own_rewards:vowels", "--critic", "nowhere"], "no critic 'nowhere'"),
+        (["--reward", "own_rewards:vowels", "--watch", "own_rewards:nothing"], "no function"),
+        (["--reward", "own_rewards:vowels", "--max-length-change", "0.5"], "--max-length-change"),
         (["--reward", "own_rewards:vowels", "--num-samples", "1"], "--num-samples"),
         (["--reward", "own_rewards:vowels", "--clip-range", "2"], "clip"),
     ],
@@ -115,6 +128,134 @@ def test_faults_are_named_before_a_model_is_loaded(
     assert train(kind, prompts, start, tmp_path / "run", *flags) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def metrics_of(out):
+    return RunDirectory(out).metrics
+
+
+def timeless(rows):
+    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+
+
+def test_what_is_really_wanted_is_watched_beside_what_stands_for_it(tmp_path, start, prompts):
+    flags = ["--reward", "own_rewards:vowels", "--watch", "own_rewards:short"]
+    assert train("ppo", prompts, start, tmp_path / "run", *flags) == 0
+    assert train("ppo", prompts, start, tmp_path / "alone", *flags[:2]) == 0
+    first = metrics_of(tmp_path / "run")
+    assert all(row["watched/own_rewards:short"] < 0 for row in first)
+    alone = timeless(metrics_of(tmp_path / "alone"))
+    assert [{k: v for k, v in row.items() if "watched" not in k} for row in timeless(first)] == alone
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate", "model", "reward model"])
+def test_a_critic_is_where_it_is_asked_for(tmp_path, start, prompts, critic):
+    place = critic
+    if critic == "model":
+        place = start
+    elif critic == "reward model":
+        place = str(tmp_path / "rm")
+        scorer = load_for_training(start, seed=3)
+        save(scorer.model, scorer.tokenizer, place)
+    flags = ["--reward", "own_rewards:vowels", "--critic", place, "--critic-learning-rate", "1e-2"]
+    assert train("ppo", prompts, start, tmp_path / "run", *flags) == 0
+    rows = metrics_of(tmp_path / "run")
+    assert all(math.isfinite(row["value_loss"]) for row in rows)
+    # A head that begins at 0 says nothing; that of a reward model says something from the first update on.
+    assert (rows[0]["explained_variance"] == 0) == (critic != "reward model")
+    laws = {law["name"] for law in read_json(tmp_path / "run" / "laws.json")}
+    assert {
+        "packed_equals_apart",
+        "every_row_is_counted",
+        "nothing_is_clipped",
+        "reference_unchanged",
+    } <= laws
+
+
+def test_models_that_do_not_read_the_same_tokens_are_refused(tmp_path, start, prompts, capsys):
+    other = PreTrainedTokenizerFast.from_pretrained(start)
+    other.add_tokens(["cat sat"])
+    foreign = tmp_path / "foreign"
+    save(tiny_llama(len(other), spread=0.1), other, foreign)
+    reward = ["--reward", "own_rewards:vowels"]
+    assert train("ppo", prompts, start, tmp_path / "a", *reward, "--reference", foreign) == 2
+    assert "different tokenizers" in capsys.readouterr().err
+    # A critic may know more tokens than the policy, but not others.
+    assert train("ppo", prompts, start, tmp_path / "b", *reward, "--critic", foreign) == 0
+    swapped = tmp_path / "swapped"
+    tokenizer = tiny_tokenizer()
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = backend["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    crossed = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(backend)),
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+    )
+    save(tiny_llama(len(tokenizer), spread=0.1), crossed, swapped)
+    assert train("ppo", prompts, start, tmp_path / "c", *reward, "--critic", swapped) == 2
+    assert "another number for" in capsys.readouterr().err
+
+
+def test_a_run_that_runs_away_keeps_its_best_model(tmp_path, start, prompts, capsys):
+    out = tmp_path / "run"
+    flags = ["--reward", "own_rewards:vowels", "--max-reference-kl", "1e-7", "--checkpoint-every", "1"]
+    assert train("reinforce", prompts, start, out, *flags, "--held-out", "0") == 2
+    shown = capsys.readouterr().err
+    assert "the KL to the reference is" in shown
+    assert "the best checkpoint" in shown
+    assert "Traceback" not in shown
+    best = read_json(out / "summary.json")["best_checkpoint"]
+    kept = load_file(out / "checkpoints" / f"step-{best:06d}" / "weights.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(out / "model").state_dict()
+    assert best > 0
+    assert torch.equal(
+        model["model.layers.0.mlp.up_proj.weight"], kept["policy.model.layers.0.mlp.up_proj.weight"]
+    )
+    assert main(["report", str(out)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["ppo", "reinforce"])
+def test_with_an_adapter_the_reference_is_the_base(tmp_path, start, prompts, kind):
+    flags = ["--reward", "own_rewards:vowels", "--lora-rank", "4", "--epochs", "2", "--learning-rate", "1e-2"]
+    if kind == "ppo":
+        flags += ["--critic", "separate"]
+    out = tmp_path / "run"
+    assert train(kind, prompts, start, out, *flags) == 0
+    rows = metrics_of(out)
+    assert rows[0]["reference_kl"] == 0
+    assert rows[-1]["reference_kl"] > 1e-5
+    weights = load_file(sorted((out / "checkpoints").iterdir())[-1] / "weights.safetensors")
+    assert all("lora_" in name or name.startswith("critic.") for name in weights)
+    laws = {law["name"]: law for law in read_json(out / "laws.json")}
+    assert {"reference_unchanged", "ratio_is_one"} <= set(laws)
+    # The folded model is where the last update left the policy, away from what it started from.
+    before = AutoModelForCausalLM.from_pretrained(start).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(out / "model").state_dict()
+    assert not torch.equal(
+        before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
+    )
+    assert (out / "adapter").is_dir()
+
+
+def test_a_run_with_adapters_goes_on_bit_for_bit(tmp_path, start, prompts, monkeypatch):
+    flags = ["--reward", "own_rewards:vowels", "--lora-rank", "4", "--critic", "separate"]
+    flags += ["--checkpoint-every", "1", "--target-kl", "0.5"]
+    assert train("ppo", prompts, start, tmp_path / "whole", *flags) == 0
+    honest = session.Session.log
+
+    def stop_after(self, *arguments):
+        honest(self, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session.Session, "log", stop_after)
+        for _ in range(2):
+            assert train("ppo", prompts, start, tmp_path / "parts", *flags, "--resume") == 143
+    assert train("ppo", prompts, start, tmp_path / "parts", *flags, "--resume") == 0
+    whole, parts = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert timeless(metrics_of(tmp_path / "whole")) == timeless(metrics_of(tmp_path / "parts"))
 
 
 def test_a_reward_that_is_not_a_number_names_the_answer(tmp_path, start, prompts, capsys):
@@ -133,11 +274,7 @@ def test_weights_before_names():
 
 def test_an_architecture_that_mixes_tokens_otherwise_is_found_out(capsys):
     tokenizer = tiny_tokenizer(chat=False)
-    rows = [
-        PromptRow(prompt=Prompt(text), columns={}, source="here:1")
-        for text in ("the cat sat", "a good day", "I like this")
-    ]
-    probe = layout_probe(tokenizer, rows)
+    probe = layout_probe(tokenizer, [Prompt(text) for text in ("the cat sat", "a good day", "I like this")])
     mamba = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4)
     mixing = LanguagePolicy(MambaForCausalLM(mamba).eval(), tokenizer)
     settle_layout(mixing, probe)

@@ -1,5 +1,6 @@
 """The trainers end at the exact optimum, and what they compute on the way is what the definitions say."""
 
+import dataclasses
 import math
 
 import pytest
@@ -13,10 +14,13 @@ from logratio.exact import oracle
 from logratio.exact.agents import EnumeratedCollector, read_tables
 from logratio.exact.training import Problem
 from logratio.exact.transformer import WORDS, word_tokenizer
+from logratio.exact.world import token_logprobs
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, ValueHead
 from logratio.records import Prompt
-from logratio.rollouts.language import CollectorConfig, LanguageCollector, WeightedReward
+from logratio.rollouts.collecting import CollectorConfig
+from logratio.rollouts.judging import WeightedReward
+from logratio.rollouts.language import LanguageCollector
 from logratio.runs import RunDirectory
 from logratio.verify import trainers
 
@@ -235,7 +239,7 @@ def test_the_mean_of_the_update_kl_is_the_divergence_of_the_old_policy_from_the_
     targets = ppo.estimate(rollout, config)
     total = 0.0
     for now in collector.actor.evaluate(rollout.items, [0, 1], rollout):
-        parts, _ = ppo.row_losses(now, targets, config, beta=0.0)
+        parts = ppo.row_losses(now, targets=targets, config=config, beta=0.0).parts
         total += float((parts["update_kl"] * chances(old)[now.rows // WORLD.horizon]).sum().detach())
     assert total == pytest.approx(oracle.sequence_kl(WORLD, old, new), rel=1e-10)
     assert total > 0.05
@@ -249,8 +253,8 @@ def test_the_mean_of_weighted_gradients_is_the_gradient_of_the_objective():
     config = ReinforceConfig(baseline="none", credit="return", weight_ceiling=0.0)
     targets = reinforce.estimate(rollout, config)
     for now in collector.actor.evaluate(rollout.items, [0, 1], rollout):
-        parts, _ = reinforce.row_losses(now, targets, config, time=WORLD.horizon)
-        (parts["loss"] * chances(old)[now.rows // WORLD.horizon]).sum().backward()
+        said = reinforce.row_losses(now, targets=targets, config=config, time=WORLD.horizon)
+        (said.loss * chances(old)[now.rows // WORLD.horizon]).sum().backward()
     ours = torch.cat([weight.grad.flatten() for weight in model.parameters()])
     model.zero_grad()
     returns = rollout.trajectories.rewards.sum(dim=1)
@@ -259,6 +263,48 @@ def test_the_mean_of_weighted_gradients_is_the_gradient_of_the_objective():
     (-(logprobs.exp() * returns).sum() / 2).backward()
     exact = torch.cat([weight.grad.flatten() for weight in model.parameters()])
     assert float((ours - exact).norm() / exact.norm()) < 1e-9
+
+
+def test_the_local_kl_loss_has_the_gradient_with_the_states_held_fixed():
+    """Over all sequences of an old policy: Σ_s d_old(s) ∇KL[π(·|s), ρ(·|s)], and not the sequence's KL's."""
+    collector = make()
+    model, old = collector.actor.policy.model, collector.problem.reference
+    other = oracle.transformer_logits(WORLD, trainers.reference_llama(seed=3))
+    rollout = everything(collector, old)
+    config = PPOConfig(whiten_advantages=False, local_kl=1.0, value_coefficient=0.0)
+    targets = ppo.estimate(rollout, config)
+    places = torch.arange(len(WORLD.sequences)).repeat(2)
+    owner = torch.arange(2).repeat_interleave(len(WORLD.sequences))
+    reference = token_logprobs(WORLD, other)[owner, places].flatten()
+    still = dataclasses.replace(
+        targets, advantages=torch.zeros_like(targets.advantages), reference_logprobs=reference
+    )
+    for now in collector.actor.evaluate(rollout.items, [0, 1], rollout):
+        said = ppo.row_losses(now, targets=still, config=config, beta=0.0)
+        (said.loss * chances(old)[now.rows // WORLD.horizon]).sum().backward()
+    ours = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    model.zero_grad()
+    # The table with its graph: every state's distribution, weighed by how often the old policy is there.
+    logits = torch.stack([differentiable_table(model, prompt) for prompt in WORLD.prompts])
+    log_p, log_q = logits.log_softmax(-1), other.log_softmax(-1)
+    local = (log_p.exp() * (log_p - log_q)).sum(-1)
+    visits = torch.zeros_like(local)
+    mask, states = WORLD.mask, WORLD.states
+    for p in range(2):
+        chance = 2 * chances(old).reshape(2, -1)[p]
+        for t in range(WORLD.horizon):
+            visits[p].index_add_(0, states[mask[:, t], t], chance[mask[:, t]])
+    ((visits * local).sum() / 2).backward()
+    exact = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    assert float((ours - exact).norm() / exact.norm()) < 1e-9
+
+
+def differentiable_table(model, prompt):
+    """`[N, V]` logits at every prefix, by one plain forward pass each."""
+    rows = []
+    for prefix in WORLD.prefixes:
+        rows.append(model(input_ids=torch.tensor([[*prompt, *prefix]])).logits[0, -1])
+    return torch.stack(rows)
 
 
 def short_run(path, **settings):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from logratio.batches import Evaluation, Rollout
 from logratio.errors import BadConfig
@@ -18,21 +17,26 @@ from logratio.objectives.ppo import AdaptivePenalty, clip_active, clip_loss, pen
 from logratio.policies.actor import Actor, Collector
 from logratio.runs import RunDirectory
 from logratio.training import laws
+from logratio.training.runaway import Watch
 from logratio.training.session import Session, memory_fault
-from logratio.training.settings import TrainingConfig, bad_setting, check_not_negative, check_positive
+from logratio.training.settings import PolicyGradientConfig, bad_setting, check_not_negative, check_positive
+from logratio.training.signal import GradientSignal
 from logratio.training.updates import (
     Reduction,
+    RowLosses,
     Tally,
     Targets,
+    backpropagate,
+    critic_rate,
     describe,
     first_minibatch_laws,
     minibatches,
-    row_weights,
+    side_losses,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PPOConfig(TrainingConfig):
+class PPOConfig(PolicyGradientConfig):
     """Settings of proximal policy optimisation."""
 
     update_epochs: int = 4
@@ -52,24 +56,18 @@ class PPOConfig(TrainingConfig):
     """KL[old, new] that an update should make, in nats an action."""
     stop_at: float = 1.5
     """An update ends early where KL[old, new] passes this many times the target; 0: it never does."""
-    value_coefficient: float = 0.5
-    """Weight of the critic's loss."""
     value_clip: float = 0.0
     """The critic's values are clipped at this distance from the old ones; 0 turns it off, as one should."""
-    entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus."""
     whiten_advantages: bool = True
     """Scale the advantages of a batch to mean 0 and deviation 1, over real rows alone."""
     reduction: Reduction = "tokens"
     """Mean over all tokens, over sequences of their means, or over sequences of their sums."""
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        PolicyGradientConfig.__post_init__(self)
         check_positive(self, "update_epochs", "minibatches", "target_update_kl")
         check_not_negative(
-            self,
-            *("clip_range", "clip_range_high", "dual_clip", "penalty", "stop_at"),
-            *("value_coefficient", "value_clip", "entropy_coefficient"),
+            self, *("clip_range", "clip_range_high", "dual_clip", "penalty", "stop_at", "value_clip")
         )
         if not (self.clip_range or self.penalty):
             raise BadConfig(
@@ -110,12 +108,22 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
     Raises:
         LawBroken: on the first minibatch of an update a ratio is not 1, among others.
         NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
+        PolicyRunaway: KL, repetition or length left their limits; the weights are those of the best
+            checkpoint then.
         Interrupted: on a signal, after a checkpoint.
     """
     actor.module.eval()
+    frozen = collector.frozen()
     with Session(
-        actor.module, config, run, stage="ppo", num_examples=collector.num_examples, unit=collector.unit
+        actor.module,
+        config,
+        run,
+        stage="ppo",
+        num_examples=collector.num_examples,
+        unit=collector.unit,
+        own_rate=critic_rate(actor, config),
     ) as session:
+        watch = session.keep("watch", Watch())
         penalty = session.keep("penalty", new_penalty(config)) if config.penalty else None
         for name, controller in collector.controllers.items():
             session.keep(name, controller)
@@ -124,7 +132,8 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
             rollout = collector.collect(step, examples)
             targets = estimate(rollout, config)
             beta, update_kl = penalty.beta if penalty else 0.0, 0.0
-            tally, norms = Tally(), list[float]()
+            losses = partial(row_losses, targets=targets, config=config, beta=beta)
+            tally, signal, norms = Tally(), GradientSignal(actor.module), list[float]()
             for numbers in minibatches(
                 len(rollout.items),
                 parts=config.minibatches,
@@ -133,29 +142,38 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
                 step=step,
             ):
                 with memory_fault(step=step, config=config, longest=1):
-                    part = backpropagate(actor, rollout, numbers, targets, config, beta=beta, step=step)
+                    part = backpropagate(
+                        *(actor, rollout, numbers, losses),
+                        reduction=config.reduction,
+                        step=step,
+                        # Later passes see answers again whose noise the policy has learned already.
+                        signal=signal if len(norms) < config.minibatches else None,
+                    )
                 update_kl = part.means()["update_kl"]
                 # What ends an update is counted as well: it is where the policy has gone farthest.
                 tally.merge(part)
                 if not norms:
                     first_minibatch_laws(session, rollout, part, step=step)
                     session.held(laws.update_kl_is_zero(update_kl, step=step))
+                    session.held(laws.nothing_is_clipped(part.means()["clip_fraction"], step=step))
                 if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
                     session.drop_gradients()
                     break
                 norms.append(session.move(step, examples))
-            metrics = tally.means() | {
+            metrics = tally.metrics() | {
                 "update_kl": update_kl,
-                "ratio_deviation": tally.ratio_deviation,
                 "gradient_norm": sum(norms) / len(norms),
                 "optimiser_steps": float(len(norms)),
             }
             if penalty:
                 metrics["update_kl_after"] = measure_update_kl(actor, rollout, targets)
                 metrics["penalty"] = penalty.update(metrics["update_kl_after"])
-            metrics |= describe(rollout, targets, critic="value_loss" in metrics)
-            metrics |= rollout.metrics | collector.learn(rollout)
+            metrics |= describe(rollout, targets, signal, critic="value_loss" in metrics)
+            metrics |= collector.learn(rollout)
             session.log(step, len(examples), metrics)
+            if reason := watch.look(metrics, config):
+                raise session.runaway(reason)
+        session.held(laws.reference_is_unchanged(frozen, collector.frozen(), step=session.step))
         return session.finish()
 
 
@@ -174,32 +192,8 @@ def estimate(rollout: Rollout, config: PPOConfig) -> Targets:
     return Targets.of(rollout, advantages, returns)
 
 
-def backpropagate(
-    actor: Actor,
-    rollout: Rollout,
-    numbers: Sequence[int],
-    targets: Targets,
-    config: PPOConfig,
-    *,
-    beta: float,
-    step: int,
-) -> Tally:
-    """Add the gradients of a minibatch, part by part, and count what it said."""
-    weights, tally = row_weights(rollout, numbers, config.reduction), Tally()
-    for now in actor.evaluate([rollout.items[number] for number in numbers], numbers, rollout):
-        values, log_ratio = row_losses(now, targets, config, beta=beta)
-        loss = (values.pop("loss") * weights[now.rows].to(log_ratio)).sum()
-        laws.loss_is_finite(loss[None], numbers, step=step)
-        loss.backward()
-        tally.add(values, log_ratio)
-    laws.every_row_is_counted(tally.rows, weights, step=step)
-    return tally
-
-
-def row_losses(
-    now: Evaluation, targets: Targets, config: PPOConfig, *, beta: float
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The loss of every row with its parts, `[R]` each, and the log-ratio."""
+def row_losses(now: Evaluation, *, targets: Targets, config: PPOConfig, beta: float) -> RowLosses:
+    """The loss of every row with its parts, `[R]` each."""
     at = now.rows
     log_ratio = now.logprobs - targets.logprobs[at].to(now.logprobs)
     advantages = targets.advantages[at].to(now.logprobs)
@@ -212,22 +206,17 @@ def row_losses(
     else:
         policy_loss = penalty_loss(log_ratio, advantages, update_kl, beta=beta)
         active = torch.zeros_like(log_ratio)
-    parts = {
-        "policy_loss": policy_loss,
-        "entropy": now.entropy,
-        "update_kl": update_kl,
-        "clip_fraction": active,
-    }
-    loss = policy_loss
-    if config.entropy_coefficient:
-        loss = loss - config.entropy_coefficient * now.entropy
+    added, parts = side_losses(now, targets, log_ratio, config)
+    parts |= {"policy_loss": policy_loss, "update_kl": update_kl, "clip_fraction": active}
+    loss = policy_loss + added
     if now.values is not None:
         returns = targets.returns[at].to(now.values)
         old = targets.values[at].to(now.values) if config.value_clip else None
-        critic = value_loss(now.values, returns, old_values=old, clip_range=config.value_clip or None)
-        parts["value_loss"] = critic
-        loss = loss + config.value_coefficient * critic
-    return parts | {"loss": loss}, log_ratio
+        parts["value_loss"] = value_loss(
+            now.values, returns, old_values=old, clip_range=config.value_clip or None
+        )
+        loss = loss + config.value_coefficient * parts["value_loss"]
+    return RowLosses(loss, log_ratio, log_weights=log_ratio, parts=parts)
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,23 +12,28 @@ from torch import Tensor
 from logratio.batches import Evaluation, Rollout
 from logratio.errors import BadConfig
 from logratio.objectives.advantages import discounted_returns, gae, group_centred, leave_one_out
-from logratio.objectives.importance import effective_sample_size, truncate_weights
+from logratio.objectives.importance import truncate_weights
 from logratio.objectives.masked import masked_whiten
 from logratio.objectives.policy_gradient import greedy_baseline, reinforce_loss
 from logratio.objectives.ppo import value_loss
 from logratio.policies.actor import Actor, Collector
 from logratio.runs import RunDirectory
 from logratio.training import laws
+from logratio.training.runaway import Watch
 from logratio.training.session import Session, memory_fault
-from logratio.training.settings import TrainingConfig, check_not_negative, check_positive
+from logratio.training.settings import PolicyGradientConfig, check_not_negative, check_positive
+from logratio.training.signal import GradientSignal
 from logratio.training.updates import (
     Reduction,
+    RowLosses,
     Tally,
     Targets,
+    backpropagate,
+    critic_rate,
     describe,
     first_minibatch_laws,
     minibatches,
-    row_weights,
+    side_losses,
 )
 
 Baseline = Literal["none", "batch-mean", "leave-one-out", "group-centred", "greedy", "critic"]
@@ -36,7 +41,7 @@ OF_SIBLINGS = ("leave-one-out", "group-centred")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReinforceConfig(TrainingConfig):
+class ReinforceConfig(PolicyGradientConfig):
     """Settings of the policy gradient."""
 
     baseline: Baseline = "leave-one-out"
@@ -57,15 +62,11 @@ class ReinforceConfig(TrainingConfig):
     surrogate of less variance), or none."""
     weight_ceiling: float = 2.0
     """Importance weights are cut to this; 0 leaves them as they are."""
-    value_coefficient: float = 0.5
-    """Weight of the critic's loss, with --baseline critic."""
-    entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus."""
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        PolicyGradientConfig.__post_init__(self)
         check_positive(self, "minibatches")
-        check_not_negative(self, "weight_ceiling", "value_coefficient", "entropy_coefficient")
+        check_not_negative(self, "weight_ceiling")
         if self.credit == "return" and self.baseline == "critic":
             raise BadConfig(
                 "a critic's advantages are of what follows an action, not of the whole sequence",
@@ -95,32 +96,52 @@ def train_reinforce(
         BadConfig: a baseline of siblings without siblings, or one that the collector or the actor lacks.
         LawBroken: on the first minibatch of an update a ratio is not 1, among others.
         NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
+        PolicyRunaway: KL, repetition or length left their limits; the weights are those of the best
+            checkpoint then.
         Interrupted: on a signal, after a checkpoint.
     """
     actor.module.eval()
+    frozen = collector.frozen()
     with Session(
-        actor.module, config, run, stage="reinforce", num_examples=collector.num_examples, unit=collector.unit
+        actor.module,
+        config,
+        run,
+        stage="reinforce",
+        num_examples=collector.num_examples,
+        unit=collector.unit,
+        own_rate=critic_rate(actor, config),
     ) as session:
+        watch = session.keep("watch", Watch())
         for name, controller in collector.controllers.items():
             session.keep(name, controller)
         for step in session.steps():
             examples = session.batch(step)
             rollout = collector.collect(step, examples)
             targets = estimate(rollout, config)
-            tally, norms = Tally(), list[float]()
+            time = rollout.trajectories.mask.shape[1]
+            losses = partial(row_losses, targets=targets, config=config, time=time)
+            tally, signal, norms = Tally(), GradientSignal(actor.module), list[float]()
             for numbers in minibatches(
                 len(rollout.items), parts=config.minibatches, epochs=1, seed=config.seed, step=step
             ):
                 with memory_fault(step=step, config=config, longest=1):
-                    part = backpropagate(actor, rollout, numbers, targets, config, step=step)
+                    part = backpropagate(
+                        *(actor, rollout, numbers, losses),
+                        reduction=config.reduction,
+                        step=step,
+                        signal=signal,
+                    )
                 if not norms:
                     first_minibatch_laws(session, rollout, part, step=step)
                 norms.append(session.move(step, examples))
                 tally.merge(part)
-            metrics = tally.means() | rollout.metrics
-            metrics |= describe(rollout, targets, critic=config.baseline == "critic")
-            metrics |= {"ratio_deviation": tally.ratio_deviation, "gradient_norm": sum(norms) / len(norms)}
-            session.log(step, len(examples), metrics | collector.learn(rollout))
+            metrics = tally.metrics() | {"gradient_norm": sum(norms) / len(norms)}
+            metrics |= describe(rollout, targets, signal, critic=config.baseline == "critic")
+            metrics |= collector.learn(rollout)
+            session.log(step, len(examples), metrics)
+            if reason := watch.look(metrics, config):
+                raise session.runaway(reason)
+        session.held(laws.reference_is_unchanged(frozen, collector.frozen(), step=session.step))
         return session.finish()
 
 
@@ -170,47 +191,16 @@ def _baseline(returns: Tensor, rollout: Rollout, config: ReinforceConfig) -> Ten
     return torch.zeros_like(returns)
 
 
-def backpropagate(
-    actor: Actor,
-    rollout: Rollout,
-    numbers: Sequence[int],
-    targets: Targets,
-    config: ReinforceConfig,
-    *,
-    step: int,
-) -> Tally:
-    """Add the gradients of a minibatch, part by part, and count what it said."""
-    weights, tally = row_weights(rollout, numbers, config.reduction), Tally()
-    time = rollout.trajectories.mask.shape[1]
-    for now in actor.evaluate([rollout.items[number] for number in numbers], numbers, rollout):
-        values, log_ratio = row_losses(now, targets, config, time=time)
-        loss = (values.pop("loss") * weights[now.rows].to(log_ratio)).sum()
-        laws.loss_is_finite(loss[None], numbers, step=step)
-        loss.backward()
-        tally.add(values, log_ratio)
-    laws.every_row_is_counted(tally.rows, weights, step=step)
-    return tally
-
-
-def row_losses(
-    now: Evaluation, targets: Targets, config: ReinforceConfig, *, time: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The loss of every row with its parts, `[R]` each, and the log-ratio to the policy that collected."""
+def row_losses(now: Evaluation, *, targets: Targets, config: ReinforceConfig, time: int) -> RowLosses:
+    """The loss of every row with its parts, `[R]` each."""
     at = now.rows
     log_ratio = (now.logprobs - targets.logprobs[at].to(now.logprobs)).detach()
     advantages = targets.advantages[at].to(now.logprobs)
     log_weights = importance(log_ratio, at // time, config)
-    loss = policy_loss = reinforce_loss(now.logprobs, advantages, log_weights=log_weights)
-    parts = {
-        "policy_loss": policy_loss,
-        "entropy": now.entropy,
-        # Of this part's rows; 1 where the policy is the one that collected.
-        "effective_share": torch.full_like(
-            log_ratio, float(effective_sample_size(log_weights)) / len(log_weights)
-        ),
-    }
-    if config.entropy_coefficient:
-        loss = loss - config.entropy_coefficient * now.entropy
+    policy_loss = reinforce_loss(now.logprobs, advantages, log_weights=log_weights)
+    added, parts = side_losses(now, targets, log_ratio, config)
+    parts["policy_loss"] = policy_loss
+    loss = policy_loss + added
     if config.baseline == "critic":
         if now.values is None:
             raise BadConfig(
@@ -218,7 +208,7 @@ def row_losses(
             )
         parts["value_loss"] = value_loss(now.values, targets.returns[at].to(now.values))
         loss = loss + config.value_coefficient * parts["value_loss"]
-    return parts | {"loss": loss}, log_ratio
+    return RowLosses(loss, log_ratio, log_weights=log_weights, parts=parts)
 
 
 def importance(log_ratio: Tensor, sequence: Tensor, config: ReinforceConfig) -> Tensor:

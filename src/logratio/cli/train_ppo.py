@@ -2,12 +2,19 @@ r"""Proximal policy optimisation: the model answers, is rewarded, and makes bett
 
     logratio train ppo --prompts prompts.jsonl --reward my_rewards:helpful --out runs/ppo
     logratio train ppo --prompts prompts.jsonl --reward runs/rm 0.1*my_rewards:polite --out runs/ppo
+    logratio train ppo --prompts prompts.jsonl --reward runs/rm --watch my_rewards:helpful --out runs/ppo
 
-A reward is a Python function or the directory of a reward model; several are added up. Each update samples
-answers from the model as it is, charges every token for its divergence from the reference
-(--kl-coefficient, or --target-kl to steer it), lets a critic on the model's own states say what was to be
-expected, and then makes some optimiser steps that are clipped, penalised, or both. On the first of them every
-ratio to the policy that sampled is 1, or the run stops and says why.
+A reward is a Python function or the directory of a reward model; several are added up. Where --reward only
+stands for what is really wanted, --watch what is wanted. Each update samples answers from the model as it is,
+charges every token for its divergence from the reference (--kl-coefficient, or --target-kl to steer it), lets
+a critic (--critic) say what was to be expected, and then makes some optimiser steps that are clipped
+(--clip-range), penalised (--penalty), or both. On the first of them every ratio to the policy that sampled
+is 1, or the run stops and says why.
+
+If nothing is learned, take more answers an update (--batch-size, --num-samples). If the reward rises too
+well, read the answers, lower --learning-rate, and give --target-kl. A run whose answers leave their limits
+(--max-reference-kl and others) stops and keeps its best checkpoint. docs/policy_gradient.md goes through
+every choice and every number.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ from logratio.algorithms.ppo import PPOConfig, train_ppo
 from logratio.cli.policy_gradient import (
     PolicyGradientFlags,
     begin_run,
+    best_model_kept,
     hints,
     prepare,
     read_rewards,
@@ -43,6 +51,7 @@ def run(arguments: Arguments) -> int:
     rewards, rows = read_rewards(arguments), read_rows(arguments, seed=config.seed)
     with begin_run(arguments, config, rewards, command="ppo") as directory:
         prepared = prepare(arguments, config, rewards, rows, directory, critic=True)
-        summary = train_ppo(prepared.actor, prepared.collector, config, directory)
+        with best_model_kept(prepared.actor, directory):
+            summary = train_ppo(prepared.actor, prepared.collector, config, directory)
         finish_run(prepared.actor.policy, directory, summary, hints=hints(arguments))
     return 0

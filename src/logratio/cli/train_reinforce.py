@@ -1,11 +1,19 @@
 r"""The policy gradient: the model answers, is rewarded, and makes what beat the baseline more probable.
 
     logratio train reinforce --prompts prompts.jsonl --reward my_rewards:helpful --out runs/reinforce
+    logratio train reinforce --prompts prompts.jsonl --reward runs/rm --num-samples 8 --out runs/rl
 
-With several answers to a prompt (--num-samples) each is compared with the others (--baseline leave-one-out),
-which needs no critic and leaves the gradient unbiased. Every token is charged for its divergence from the
-reference (--kl-coefficient, or --target-kl to steer it). With --minibatches above 1 the later steps are on
-answers of a policy that has been left behind, and importance weights make up for it (--weights).
+A reward is a Python function or the directory of a reward model; several are added up. Where --reward only
+stands for what is really wanted, --watch what is wanted. With several answers to a prompt (--num-samples)
+each is compared with the others (--baseline leave-one-out), which needs no critic and leaves the gradient
+unbiased. Every token is charged for its divergence from the reference (--kl-coefficient, or --target-kl to
+steer it). With --minibatches above 1 the later steps are on answers of a policy that has been left behind,
+and importance weights make up for it (--weights).
+
+If nothing is learned, take more answers an update (--batch-size, --num-samples). If the reward rises too
+well, read the answers, lower --learning-rate, and give --target-kl. A run whose answers leave their limits
+(--max-reference-kl and others) stops and keeps its best checkpoint. docs/policy_gradient.md goes through
+every choice and every number.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ from logratio.algorithms.reinforce import OF_SIBLINGS, ReinforceConfig, train_re
 from logratio.cli.policy_gradient import (
     PolicyGradientFlags,
     begin_run,
+    best_model_kept,
     hints,
     prepare,
     read_rewards,
@@ -58,6 +67,7 @@ def run(arguments: Arguments) -> int:
             critic=config.baseline == "critic",
             greedy=config.baseline == "greedy",
         )
-        summary = train_reinforce(prepared.actor, prepared.collector, config, directory)
+        with best_model_kept(prepared.actor, directory):
+            summary = train_reinforce(prepared.actor, prepared.collector, config, directory)
         finish_run(prepared.actor.policy, directory, summary, hints=hints(arguments))
     return 0

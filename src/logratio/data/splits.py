@@ -43,7 +43,8 @@ def split_by_prompt(
 
 def _position(prompt: Prompt, seed: int) -> float:
     """A number in [0, 1) that is uniform over prompts."""
-    digest = hashlib.sha256(f"{seed}:{prompt.key}".encode()).digest()
+    # A hash of its own: prompts that were chosen by another lot of the same seed are split all the same.
+    digest = hashlib.sha256(f"split:{seed}:{prompt.key}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

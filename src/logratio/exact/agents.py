@@ -63,6 +63,10 @@ class EnumeratedCollector:
         """None: β stands."""
         return {}
 
+    def frozen(self) -> str:
+        """Hash of the reference's table."""
+        return hashlib.sha256(self.problem.reference.numpy().tobytes()).hexdigest()
+
     @torch.no_grad()
     def collect(self, step: int, examples: Sequence[int]) -> Rollout:
         """Draw sequences for `examples`; the same again for the same weights and step."""

@@ -96,3 +96,25 @@ def k3(log_ratio: Float[Tensor, "*samples"]) -> Float[Tensor, "*samples"]:
     """
     # exp(x) − 1 would lose x to rounding where the policies are close, sign and all.
     return torch.expm1(-log_ratio) + log_ratio
+
+
+def local_kl_loss(
+    log_ratio: Float[Tensor, "*tokens"], *, log_weights: Float[Tensor, "*tokens"] | None = None
+) -> Float[Tensor, "*tokens"]:
+    """A loss a token whose gradient is that of the local KL: the state distribution is held fixed.
+
+    `sg(w)·½ (log π − log ρ)²`, so that over tokens of μ with weights w = π/μ the mean gradient is
+    `Σ_s d_μ(s) ∇KL[π(·|s), ρ(·|s)]` (Liu et al., 2025, arXiv:2510.01555, k2 as a loss). It is not the
+    gradient of the sequence's KL, which also follows how π chooses its states: for that charge `k1` in the
+    reward. The value is not a KL divergence.
+
+    Args:
+        log_ratio: log π − log ρ of the tokens drawn, differentiable.
+        log_weights: log π − log μ, μ the policy that drew them; none where that is π. No gradient flows
+            through them.
+
+    Returns:
+        Squared nats a token, the same shape.
+    """
+    loss = k2(log_ratio)
+    return loss if log_weights is None else log_weights.detach().exp() * loss

@@ -18,6 +18,11 @@ class Actor(Protocol):
         """Everything that training moves: policy and critic."""
         ...
 
+    @property
+    def critic_parameters(self) -> Sequence[nn.Parameter]:
+        """What only the critic has: its head, and its body where that is its own; none without a critic."""
+        ...
+
     def evaluate(
         self, items: Sequence[Any], numbers: Sequence[int], rollout: Rollout
     ) -> Iterator[Evaluation]:
@@ -51,6 +56,10 @@ class Collector(Protocol):
     @property
     def controllers(self) -> dict[str, Any]:
         """Dataclasses of numbers that the collector moves and a checkpoint must hold, by name."""
+        ...
+
+    def frozen(self) -> str:
+        """A hash of what must not change while the actor is trained, the reference; empty where none is."""
         ...
 
     def collect(self, step: int, examples: Sequence[int]) -> Rollout:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from logratio.batches import AnswerGroup, Evaluation, PackedRow, Rollout
+from logratio.models.adapters import adapter_parameters
+from logratio.models.comparison import TokenComparison, compare_logits, compare_tokens
 from logratio.models.vocabulary import token_logprobs_and_entropy
 from logratio.policies.language import LanguagePolicy
 
 
 class ValueHead(nn.Module):
-    """A critic on the policy's own last hidden states: one number a state, 0 everywhere at the start.
+    """A critic's last layer: one number a state, 0 everywhere at the start.
 
     Args:
         width: of the hidden states.
@@ -32,47 +36,101 @@ class ValueHead(nn.Module):
         return self.linear(states.to(self.linear.weight.dtype))[:, 0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a policy, its critic and the reference say of `R` rows, without gradient."""
+
+    rows: Tensor
+    """`[R]` which rows, as places in the flattened `[sequences · time]`."""
+    tokens: TokenComparison
+    """Policy and reference; one and the same where there is no reference."""
+    values: Tensor | None
+    """`[R]` the critic at the state; `None` without a critic."""
+
+
 class LanguageActor:
     """A language policy, with or without a critic.
 
     Args:
         policy: the policy.
         row_tokens: tokens computed at a time.
-        value_head: the critic, on the policy's backbone; `None`: there is none.
+        value_head: the critic's last layer; `None`: there is no critic.
+        critic: the model whose states the head reads, of any decoder architecture with the policy's
+            tokenizer, or another adapter on the policy's base; `None`: the policy's own states, which costs
+            nothing beside the head.
     """
 
     def __init__(
-        self, policy: LanguagePolicy, *, row_tokens: int, value_head: ValueHead | None = None
+        self,
+        policy: LanguagePolicy,
+        *,
+        row_tokens: int,
+        value_head: ValueHead | None = None,
+        critic: LanguagePolicy | None = None,
     ) -> None:
         self.policy, self.value_head, self.row_tokens = policy, value_head, row_tokens
-        parts: dict[str, nn.Module] = {"policy": policy.model}
+        self.critic = critic
+        own: dict[str, nn.Module] = {}
+        adapted: list[nn.Parameter] = []
         if value_head is not None:
-            parts["critic"] = value_head
-        self.module: nn.Module = nn.ModuleDict(parts)
+            own["critic"] = value_head
+        if critic is not None and critic.model is not policy.model:
+            own["critic_body"] = critic.model
+        elif critic is not None and critic.adapter is not None:
+            adapted = adapter_parameters(critic.model, critic.adapter)
+        self.module: nn.Module = nn.ModuleDict({"policy": policy.model} | own)
+        heads = [weight for module in own.values() for weight in module.parameters()]
+        self.critic_parameters = [*heads, *adapted]
 
     def evaluate(
         self, items: Sequence[AnswerGroup], numbers: Sequence[int], rollout: Rollout
     ) -> Iterator[Evaluation]:
         """Log-probability, entropy and value of every answer token, in packed rows; see `Actor`."""
-        k, time = rollout.group_size, rollout.trajectories.mask.shape[1]
-        for part, rows in self.policy.rows(items, max_tokens=self.row_tokens):
-            sequences = [numbers[place] * k + answer for place in part for answer in range(k)]
-            lengths = [len(answer) for place in part for answer in items[place].answers]
-            places = [
-                sequence * time + token
-                for sequence, length in zip(sequences, lengths, strict=True)
-                for token in range(length)
-            ]
+        time = rollout.trajectories.mask.shape[1]
+        for places, rows in self.parts(items, numbers, time=time, group_size=rollout.group_size):
             read = [self.read(row) for row in rows]
-            logprobs = torch.cat([parts[0] for parts in read])
-            entropy = torch.cat([parts[1] for parts in read])
             values = [parts[2] for parts in read if parts[2] is not None]
             yield Evaluation(
-                rows=torch.tensor(places, device=logprobs.device),
-                logprobs=logprobs,
-                entropy=entropy,
+                rows=places,
+                logprobs=torch.cat([parts[0] for parts in read]),
+                entropy=torch.cat([parts[1] for parts in read]),
                 values=torch.cat(values) if values else None,
             )
+
+    @torch.no_grad()
+    def compare(
+        self, items: Sequence[AnswerGroup], reference: LanguagePolicy | None, *, time: int, group_size: int
+    ) -> Iterator[Reading]:
+        """The same of all items beside a reference, one forward pass each; without gradient.
+
+        Args:
+            items: prompts with their answers.
+            reference: reads the very rows that the policy reads, so that equal models give equal numbers.
+            time: rows of a sequence.
+            group_size: answers to a prompt.
+        """
+        for places, rows in self.parts(items, range(len(items)), time=time, group_size=group_size):
+            found = [self.read_beside(row, reference) for row in rows]
+            columns = zip(*(tokens for tokens, _ in found), strict=True)
+            values = [value for _, value in found if value is not None]
+            yield Reading(
+                rows=places,
+                tokens=TokenComparison(*(torch.cat(column) for column in columns)),
+                values=torch.cat(values) if values else None,
+            )
+
+    def parts(
+        self, items: Sequence[AnswerGroup], numbers: Sequence[int], *, time: int, group_size: int
+    ) -> Iterator[tuple[Tensor, list[PackedRow]]]:
+        """What is computed at a time: packed rows, and the places of their tokens `[R]` in the rollout."""
+        for part, rows in self.policy.rows(items, max_tokens=self.row_tokens):
+            answers = [
+                (numbers[place] * group_size + index, len(answer))
+                for place in part
+                for index, answer in enumerate(items[place].answers)
+            ]
+            places = [sequence * time + token for sequence, length in answers for token in range(length)]
+            yield torch.tensor(places, device=self.policy.device), rows
 
     def read(self, row: PackedRow) -> tuple[Tensor, Tensor, Tensor | None]:
         """Log-probabilities, entropies and values of a row's answer tokens, `[N]` each, differentiable."""
@@ -81,10 +139,42 @@ class LanguageActor:
             weight = self.policy.model.get_output_embeddings().weight
             logprobs, entropy = token_logprobs_and_entropy(states, weight, row.targets)
         else:
-            # An architecture whose head may be more than a matrix: its own logits.
-            output = self.policy.model(input_ids=row.input_ids, output_hidden_states=True)
-            states, logits = output.hidden_states[-1][0, row.sources], output.logits[0, row.sources]
-            every = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+            states, logits = self.policy.states_and_logits(row)
+            every = logits.log_softmax(-1)
             logprobs = every.gather(-1, row.targets[:, None])[:, 0]
             entropy = -(every.exp() * every).sum(dim=-1)
-        return logprobs, entropy, None if self.value_head is None else self.value_head(states)
+        return logprobs, entropy, self._values(row, states)
+
+    def read_beside(
+        self, row: PackedRow, reference: LanguagePolicy | None
+    ) -> tuple[TokenComparison, Tensor | None]:
+        """What the policy and a reference say of a row's answer tokens, and the critic's values `[N]`."""
+        other = self.policy if reference is None else reference
+        if row.attention_mask is not None:
+            states = self.policy.states(row)
+            tokens = compare_tokens(
+                states,
+                self.policy.model.get_output_embeddings().weight,
+                states if other is self.policy else other.states(row),
+                other.model.get_output_embeddings().weight,
+                row.targets,
+            )
+        else:
+            states, logits = self.policy.states_and_logits(row)
+            others = logits if other is self.policy else other.states_and_logits(row)[1]
+            tokens = compare_logits(logits, others, row.targets)
+        return tokens, self._values(row, states)
+
+    def _values(self, row: PackedRow, states: Tensor) -> Tensor | None:
+        if self.value_head is None:
+            return None
+        return self.value_head(states if self.critic is None else self.critic.states(row))
+
+
+def value_head_of(classifier: Any) -> ValueHead:
+    """The head of a reward model as a critic's: what an answer would be worth if it ended here."""
+    weight = classifier.score.weight
+    head = ValueHead(weight.shape[1], dtype=weight.dtype).to(weight.device)
+    with torch.no_grad():
+        head.linear.weight.copy_(weight)
+    return head

@@ -20,10 +20,13 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from logratio.errors import BadReward, LogratioError, ModelNotFound
 from logratio.records import Completion, Prompt, Sample
+
+if TYPE_CHECKING:
+    from logratio.policies.scorer import Scorer
 
 RewardFunction = Callable[..., Any]
 
@@ -117,8 +120,12 @@ class ModelReward(Reward):
 
     Args:
         name: what reports call it.
-        function: gives one number for each prompt with its answer, such as `Scorer.score`.
+        scorer: gives one number for each prompt with its answer.
     """
+
+    def __init__(self, name: str, scorer: Scorer) -> None:
+        super().__init__(name, scorer.score)
+        self.scorer = scorer
 
     def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
         return self.function([(sample.prompt, answer) for sample, answer in rows])
@@ -234,7 +241,7 @@ def _load_model(spec: str, *, device: str) -> Reward:
     for note in loaded.notes:
         print(f"note: {spec}: {note}", file=sys.stderr)
     # By its weights, so that it is the same judge wherever its directory is.
-    return ModelReward(f"reward model {loaded.fingerprint}", Scorer(loaded.model, loaded.tokenizer).score)
+    return ModelReward(f"reward model {loaded.fingerprint}", Scorer(loaded.model, loaded.tokenizer))
 
 
 def _suggest_form(spec: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from logratio.errors import CheckpointCorrupt, UnknownFormatVersion
 from logratio.runs import atomic_directory, hash_file
+from logratio.training.memory import num_bytes
 from logratio.training.tensor_files import write_tensors
 
 FORMAT_VERSION = 1
@@ -41,15 +42,16 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     keep: int,
+    best: int | None = None,
     numbers: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
-    """Save the state after `step` updates and delete the oldest checkpoints past `keep`.
+    """Save the state after `step` updates and delete the oldest checkpoints past `keep`, but not the `best`.
 
     `numbers` are the fields of controllers, by name: Python writes and reads a float in JSON without loss.
 
     The checkpoint's directory appears under its name only when everything in it is on the disk.
     """
-    path = directory / f"step-{step:06d}"
+    path = checkpoint_path(directory, step)
     with atomic_directory(path) as temporary:
         contents = {WEIGHTS: trainable_weights(model), OPTIMIZER: optimizer_tensors(optimizer)}
         # Hashing and writing both leave Python's lock: the two files take two cores.
@@ -59,8 +61,14 @@ def save_checkpoint(
         state = {"format": FORMAT_VERSION, "step": step, "numbers": dict(numbers or {}), "sha256": sums}
         (temporary / STATE).write_text(json.dumps(state, indent=2))
     for older in list_checkpoints(directory)[:-keep]:
-        shutil.rmtree(older)
+        if best is None or older != checkpoint_path(directory, best):
+            shutil.rmtree(older)
     return path
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the state after `step` updates is kept."""
+    return directory / f"step-{step:06d}"
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -155,6 +163,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def checkpoint_bytes(model: nn.Module, *, keep: int) -> int:
-    """Bytes that a run's checkpoints and its finished model take: weights and two moments a checkpoint."""
-    weights = sum(value.numel() * value.element_size() for value in model.parameters())
-    return weights * (3 * (keep + 1) + 1)
+    """Bytes that a run's checkpoints and its finished model take.
+
+    A checkpoint has what is trained and its two moments; the model has all weights.
+    """
+    trained = num_bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
+    return trained * 3 * (keep + 1) + num_bytes(model.parameters())

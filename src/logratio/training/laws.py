@@ -208,6 +208,19 @@ def update_kl_is_zero(update_kl: float, *, step: int, tolerance: float = 1e-6) -
     return _divergence_is_zero("update_kl_is_zero", update_kl, "the policy that sampled", step, tolerance)
 
 
+def nothing_is_clipped(clip_fraction: float, *, step: int) -> LawHeld:
+    """On the first minibatch of an update no ratio is at the clip."""
+    if not clip_fraction == 0.0:
+        raise LawBroken(
+            "nothing_is_clipped",
+            clip_fraction,
+            f"before the first step of an update the clip stops {clip_fraction:.1%} of the rows",
+            where=f"step {step}",
+            action="the batch was not collected by this policy",
+        )
+    return LawHeld(law="nothing_is_clipped", value=clip_fraction, limit=0.0, step=step)
+
+
 def reference_kl_is_zero(reference_kl: float, *, step: int, tolerance: float = 1e-6) -> LawHeld:
     """Before the first update of a run that starts from its reference KL[π, π_ref] is 0, in nats a token."""
     return _divergence_is_zero("reference_kl_is_zero", reference_kl, "the reference", step, tolerance)
@@ -225,7 +238,7 @@ def _divergence_is_zero(law: str, value: float, other: str, step: int, tolerance
     return LawHeld(law=law, value=value, limit=tolerance, step=step)
 
 
-def every_row_is_counted(counted: int, weights: Tensor, *, step: int) -> None:
+def every_row_is_counted(counted: int, weights: Tensor, *, step: int) -> LawHeld:
     """A minibatch's parts hold each of its rows once; `weights` is above 0 for the rows that it has."""
     expected = int((weights > 0).sum())
     if counted != expected:
@@ -236,6 +249,7 @@ def every_row_is_counted(counted: int, weights: Tensor, *, step: int) -> None:
             where=f"step {step}",
             action="the policy evaluated other rows than were collected; report this",
         )
+    return LawHeld(law="every_row_is_counted", value=float(counted), limit=float(expected), step=step)
 
 
 def exact_kl_is_not_negative(kl: Sequence[float], *, tolerance: float = 1e-4) -> LawHeld:
@@ -250,6 +264,25 @@ def exact_kl_is_not_negative(kl: Sequence[float], *, tolerance: float = 1e-4) ->
             action="the two distributions are not normalised alike; report this",
         )
     return LawHeld(law="exact_kl_not_negative", value=value, limit=-tolerance, step=0)
+
+
+def merged_is_the_adapter(
+    before: Tensor, merged: Tensor, *, tolerance: float = FLOAT32_LOGPROB_TOLERANCE
+) -> LawHeld:
+    """A model with its adapter folded in has the logits that it had with the adapter beside the weights.
+
+    `max |merged − before| / max(1, max |before|)`: the same sums in another order.
+    """
+    value = float((merged - before).abs().max()) / max(1.0, float(before.abs().max()))
+    if not value <= tolerance:
+        raise LawBroken(
+            "merged_equals_adapter",
+            value,
+            f"with the adapter folded in, logits are off by {value:.2e} (limit {tolerance:g})",
+            where="saving the model",
+            action="the adapter by itself is saved and right; use it on its base, and report this",
+        )
+    return LawHeld(law="merged_equals_adapter", value=value, limit=tolerance, step=0)
 
 
 def reference_is_unchanged(before: str, now: str, *, step: int) -> LawHeld:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,23 +12,44 @@ from torch import nn
 from logratio.training.settings import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with no decay on embeddings and on whatever has one axis: norms and biases."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRate:
+    """Weights that learn at a rate of their own, such as a critic's."""
+
+    parameters: Sequence[nn.Parameter]
+    """The weights."""
+    scale: float
+    """Their learning rate, as a multiple of that of the rest."""
+
+
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, own: OwnRate | None = None
+) -> torch.optim.AdamW:
+    """AdamW with no decay on embeddings and on whatever has one axis: norms and biases.
+
+    Weights with a rate of their own are groups of their own, with their `scale` in the group.
+    """
     embeddings = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, nn.Embedding)
         for parameter in module.parameters()
     }
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    apart = {id(parameter) for parameter in own.parameters} if own else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             plain = parameter.ndim < 2 or id(parameter) in embeddings
-            (kept if plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+            groups.setdefault((id(parameter) in apart, plain), []).append(parameter)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {
+                "params": parameters,
+                "weight_decay": 0.0 if plain else config.weight_decay,
+                "scale": own.scale if own and separate else 1.0,
+            }
+            for (separate, plain), parameters in sorted(groups.items(), key=lambda group: group[0])
+        ],
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,

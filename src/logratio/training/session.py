@@ -12,26 +12,61 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from logratio.errors import Interrupted, OutOfMemory
+from logratio.errors import Interrupted, OutOfMemory, PolicyRunaway
 from logratio.progress import Progress
 from logratio.runs import RunDirectory, ensure_space, write_json
 from logratio.training import laws
 from logratio.training.board import Board, NoBoard, open_board
-from logratio.training.checkpoints import checkpoint_bytes, restore_latest, save_checkpoint
+from logratio.training.checkpoints import (
+    WEIGHTS,
+    checkpoint_bytes,
+    checkpoint_path,
+    restore_latest,
+    restore_weights,
+    save_checkpoint,
+)
 from logratio.training.memory import peak_memory_bytes
-from logratio.training.optimisation import build_optimizer, clip_gradient, learning_rate_at
+from logratio.training.optimisation import OwnRate, build_optimizer, clip_gradient, learning_rate_at
 from logratio.training.order import batch_indices, num_updates
-from logratio.training.settings import TrainingConfig
+from logratio.training.settings import PolicyGradientConfig, TrainingConfig
 
 LAWS, SUMMARY = "laws.json", "summary.json"
 Controller = TypeVar("Controller")
+
+
+@dataclass
+class Best:
+    """Which checkpoint ends the best stretch of updates so far, by their mean objective."""
+
+    step: float = 0.0
+    """Its updates; 0 while there is none."""
+    score: float = 0.0
+    """The mean objective of the updates between the checkpoint before and this one."""
+    total: float = 0.0
+    """Sum of the objective since the last checkpoint."""
+    count: float = 0.0
+    """Updates since then."""
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Take in an update, if it has an objective."""
+        if "objective" in metrics:
+            self.total, self.count = self.total + metrics["objective"], self.count + 1.0
+
+    def compare(self, step: int) -> None:
+        """A checkpoint is made after `step` updates: it is the best if no stretch before was better."""
+        if self.count:
+            score = self.total / self.count
+            if not self.step or score >= self.score:
+                self.step, self.score = float(step), score
+        self.total = self.count = 0.0
 
 
 class Session:
@@ -45,6 +80,7 @@ class Session:
         stage: the algorithm's name, as in the metrics.
         num_examples: how many examples the data has.
         unit: what an example is, for the progress line.
+        own_rate: weights that learn at a rate of their own, and whose gradient is clipped apart.
     """
 
     def __init__(
@@ -56,12 +92,14 @@ class Session:
         stage: str,
         num_examples: int,
         unit: str,
+        own_rate: OwnRate | None = None,
     ) -> None:
         self.model, self.config, self.run, self.stage = model, config, run, stage
         self.num_examples, self.unit = num_examples, unit
         self.num_steps = num_updates(num_examples, batch_size=config.batch_size, epochs=config.epochs)
-        self.optimizer = build_optimizer(model, config)
+        self.optimizer = build_optimizer(model, config, own_rate)
         self.step = 0
+        self.best = Best()
         self._laws: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, Any] = {}
         self._restored: dict[str, dict[str, float]] = {}
@@ -77,14 +115,17 @@ class Session:
         self.step, self._restored = restored.step, restored.numbers
         for note in restored.notes:
             print(note, file=sys.stderr)
+        self.keep("best", self.best)
         self._checkpoint_at = self.step
         self.run.forget_after(self.step)
-        if self.step and (self.run.path / LAWS).exists():
+        if (self.run.path / LAWS).exists():
             self._laws = {law["name"]: law for law in json.loads((self.run.path / LAWS).read_text())}
         directory = self.run.path / "tensorboard"
         self._board = open_board(directory, wanted=self.config.tensorboard, step=self.step)
         if self.step == 0:
-            size = checkpoint_bytes(self.model, keep=self.config.keep_checkpoints)
+            # The best checkpoint so far stands beside the newest.
+            extra = isinstance(self.config, PolicyGradientConfig)
+            size = checkpoint_bytes(self.model, keep=self.config.keep_checkpoints + extra)
             ensure_space(self.run.path, size)
         self._handlers = (
             {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -147,14 +188,24 @@ class Session:
 
     def move(self, step: int, examples: Sequence[int]) -> float:
         """Move the weights along the gradients that stand, if they are finite; returns their norm."""
-        norm = clip_gradient(self.model.parameters(), max_norm=self.config.max_gradient_norm)
-        laws.gradient_is_finite(norm, examples, step=step)
+        norm = self._clip(separate=False)
+        for one in (norm, self._clip(separate=True)):
+            laws.gradient_is_finite(one, examples, step=step)
         rate = learning_rate_at(step, num_steps=self.num_steps, config=self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.optimizer.step()
         self.drop_gradients()
         return norm
+
+    def _clip(self, *, separate: bool) -> float:
+        """Clip the gradient of the weights with a rate of their own, or of the rest; returns its norm.
+
+        A critic that is far off would otherwise leave the policy nothing of the norm that both may have.
+        """
+        groups = [group for group in self.optimizer.param_groups if (group["scale"] != 1.0) == separate]
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        return clip_gradient(parameters, max_norm=self.config.max_gradient_norm)
 
     def drop_gradients(self) -> None:
         """Forget the gradients that stand."""
@@ -168,16 +219,20 @@ class Session:
             "step": step + 1,
             "epoch": (step + 1) * self.config.batch_size / self.num_examples,
             **metrics,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["scale"],
             f"{self.unit}_per_second": num_examples / seconds,
             "seconds": seconds,
         }
         if "tokens" in metrics:
             row["tokens_per_second"] = metrics["tokens"] / seconds
+        self.best.add(metrics)
         self.run.log(row)
         self._board.show(row)
         if self._progress is not None:
-            names = ("loss", "accuracy", "reward", "reference_kl", f"{self.unit}_per_second")
+            names = (
+                *("loss", "accuracy", "reward", "reference_kl", "update_kl"),
+                f"{self.unit}_per_second",
+            )
             shown = {name: row[name] for name in names if name in row}
             self._progress.advance(**shown)
 
@@ -190,18 +245,37 @@ class Session:
         if self._checkpoint_at == self.step:
             return
         write_json(self.run.path / LAWS, list(self._laws.values()))
+        self.best.compare(self.step)
         save_checkpoint(
             self.run.checkpoints_path,
             self.step,
             self.model,
             self.optimizer,
             keep=self.config.keep_checkpoints,
+            best=int(self.best.step) or None,
             numbers={name: asdict(thing) for name, thing in self._kept.items()},
         )
         self._checkpoint_at = self.step
 
+    def runaway(self, reason: str) -> PolicyRunaway:
+        """Put the best checkpoint's weights into the model, note the stop, and return the fault to raise."""
+        kept = int(self.best.step)
+        if kept:
+            path = checkpoint_path(self.run.checkpoints_path, kept)
+            restore_weights(self.model, load_file(path / WEIGHTS))
+        self._summarise(stopped=reason, best_checkpoint=kept)
+        return PolicyRunaway(
+            reason,
+            where=f"{self.stage}, update {self.step + 1} of {self.num_steps}",
+            action=(f"the weights of update {kept}, the best checkpoint, are kept; " if kept else "")
+            + "lower --learning-rate or raise --kl-coefficient, and begin in another --out",
+        )
+
     def finish(self) -> dict[str, Any]:
         """Write the laws that held and the run's summary, and return the summary."""
+        return self._summarise()
+
+    def _summarise(self, **more: Any) -> dict[str, Any]:
         write_json(self.run.path / LAWS, list(self._laws.values()))
         summary = {
             "stage": self.stage,
@@ -209,6 +283,7 @@ class Session:
             "examples": self.num_examples,
             "seconds": sum(row.get("seconds", 0.0) for row in self.run.metrics),
             "peak_memory_bytes": peak_memory_bytes(),
+            **more,
         }
         write_json(self.run.path / SUMMARY, summary)
         return summary

@@ -67,6 +67,39 @@ class TrainingConfig:
         return {name: value for name, value in self.to_json().items() if name not in FREE_ON_RESUME}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyGradientConfig(TrainingConfig):
+    """What the policy-gradient trainers have in common."""
+
+    checkpoint_every: int = 10
+    """Updates between checkpoints; 0 saves none but the last. The best so far is kept beside the newest."""
+    critic_learning_rate: float = 0.0
+    """Peak learning rate of what only the critic has: its head, and its body where that is its own. 0 takes
+    --learning-rate."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    local_kl: float = 0.0
+    """Weight of a loss a token whose gradient is that of the KL to the reference with the states held fixed.
+    It leaves out that the policy chooses its states: the KL in the reward (--kl-coefficient) does not."""
+    max_reference_kl: float = 50.0
+    """The run stops where the KL to the reference passes this, in nats an answer; 0: it never does."""
+    max_repetition: float = 0.5
+    """The run stops where more than this share of an answer's triples of tokens stood in it before; 0:
+    never."""
+    max_length_change: float = 4.0
+    """The run stops where answers are this many times longer or shorter than at first; 0: never."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check_not_negative(self, "critic_learning_rate", "value_coefficient", "entropy_coefficient")
+        check_not_negative(self, "local_kl", "max_reference_kl")
+        check_range(self, "max_repetition", 0.0, 1.0)
+        if self.max_length_change and self.max_length_change <= 1:
+            raise bad_setting("max_length_change", self.max_length_change, "above 1, or 0")
+
+
 def bad_setting(name: str, value: Any, wanted: str) -> BadConfig:
     """The fault of one setting."""
     flag = "--" + name.replace("_", "-")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,10 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logratio.batches import Rollout
+from logratio.batches import Evaluation, Rollout
+from logratio.errors import BadConfig
+from logratio.objectives.kl import local_kl_loss
 from logratio.objectives.masked import masked_mean
+from logratio.policies.actor import Actor
 from logratio.training import laws
+from logratio.training.optimisation import OwnRate
 from logratio.training.session import Session
+from logratio.training.settings import PolicyGradientConfig
+from logratio.training.signal import GradientSignal
 
 Reduction = Literal["tokens", "sequences", "sums"]
 
@@ -30,6 +36,8 @@ class Targets:
     """What the critic should have said."""
     values: Tensor
     """What it said."""
+    reference_logprobs: Tensor | None = None
+    """log-probabilities under the reference, where there is one."""
 
     @classmethod
     def of(cls, rollout: Rollout, advantages: Tensor, returns: Tensor) -> Targets:
@@ -37,7 +45,28 @@ class Targets:
         rows = rollout.trajectories
         columns = (rows.logprobs, advantages, returns, rows.values)
         logprobs, advantages, returns, values = (column.detach().flatten() for column in columns)
-        return cls(logprobs=logprobs, advantages=advantages, returns=returns, values=values)
+        other = rollout.reference_logprobs
+        return cls(
+            logprobs=logprobs,
+            advantages=advantages,
+            returns=returns,
+            values=values,
+            reference_logprobs=None if other is None else other.flatten(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowLosses:
+    """What a trainer says of `R` rows, `[R]` each."""
+
+    loss: Tensor
+    """What is made small, differentiable."""
+    log_ratio: Tensor
+    """`log π − log μ`, μ the policy that collected."""
+    log_weights: Tensor
+    """Logarithm of what a row counts for having been drawn from μ."""
+    parts: dict[str, Tensor]
+    """What else is written down, by name."""
 
 
 @dataclass(slots=True)
@@ -48,26 +77,83 @@ class Tally:
     totals: dict[str, float] = field(default_factory=dict)
     ratio_deviation: float = 0.0
     """The largest |r − 1|."""
+    weights: float = 0.0
+    """Sum of the importance weights."""
+    squared_weights: float = 0.0
+    """Sum of their squares."""
 
-    def add(self, values: dict[str, Tensor], log_ratio: Tensor) -> None:
-        """Count the rows of a part, `[R]` each."""
-        self.rows += len(log_ratio)
-        deviation = float((log_ratio.detach().exp() - 1.0).abs().max())
+    def add(self, said: RowLosses) -> None:
+        """Count the rows of a part."""
+        self.rows += len(said.loss)
+        deviation = float((said.log_ratio.detach().exp() - 1.0).abs().max())
         # NaN must not be lost to a comparison.
         self.ratio_deviation = deviation if deviation != deviation else max(self.ratio_deviation, deviation)
-        for name, value in values.items():
+        weights = said.log_weights.detach().double().exp()
+        self.weights += float(weights.sum())
+        self.squared_weights += float(weights.square().sum())
+        for name, value in said.parts.items():
             self.totals[name] = self.totals.get(name, 0.0) + float(value.detach().double().sum())
 
     def merge(self, other: Tally) -> None:
         """Count the rows of another tally as well."""
         self.rows += other.rows
         self.ratio_deviation = max(self.ratio_deviation, other.ratio_deviation)
+        self.weights += other.weights
+        self.squared_weights += other.squared_weights
         for name, total in other.totals.items():
             self.totals[name] = self.totals.get(name, 0.0) + total
 
     def means(self) -> dict[str, float]:
         """The mean over rows of everything that was counted."""
         return {name: total / self.rows for name, total in self.totals.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """The means, the largest ratio's deviation, and the share of the rows that the weights leave.
+
+        `(Σ w)² / (n Σ w²)`: the effective sample size over the number of rows (Kong, 1992).
+        """
+        share = self.weights**2 / (self.rows * self.squared_weights) if self.squared_weights else 0.0
+        return self.means() | {"ratio_deviation": self.ratio_deviation, "effective_share": share}
+
+
+def backpropagate(
+    actor: Actor,
+    rollout: Rollout,
+    numbers: Sequence[int],
+    losses: Callable[[Evaluation], RowLosses],
+    *,
+    reduction: Reduction,
+    step: int,
+    signal: GradientSignal | None = None,
+) -> Tally:
+    """Add the gradients of a minibatch, part by part, and count what it said.
+
+    Args:
+        actor: who is asked again.
+        rollout: what was collected.
+        numbers: the items of the minibatch.
+        losses: the trainer's loss of rows.
+        reduction: how the rows' losses become one number.
+        step: the update, for faults.
+        signal: is shown each part's gradient, if it is given.
+
+    Raises:
+        NonFiniteLoss: before any weight would have taken it.
+        LawBroken: `every_row_is_counted`.
+    """
+    weights, tally = row_weights(rollout, numbers, reduction), Tally()
+    if signal is not None:
+        signal.begin()
+    for now in actor.evaluate([rollout.items[number] for number in numbers], numbers, rollout):
+        said, share = losses(now), weights[now.rows].to(now.logprobs)
+        loss = (said.loss * share).sum()
+        laws.loss_is_finite(loss[None], numbers, step=step)
+        loss.backward()
+        tally.add(said)
+        if signal is not None:
+            signal.add(float(share.sum()))
+    laws.every_row_is_counted(tally.rows, weights, step=step)
+    return tally
 
 
 def minibatches(num_items: int, *, parts: int, epochs: int, seed: int, step: int) -> Iterator[list[int]]:
@@ -96,18 +182,57 @@ def row_weights(rollout: Rollout, numbers: Sequence[int], reduction: Reduction) 
     return (weights / (lengths > 0).sum()).flatten()
 
 
+def side_losses(
+    now: Evaluation, targets: Targets, log_ratio: Tensor, config: PolicyGradientConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What both trainers add to a row's loss, `[R]`, and its parts: entropy bonus and local KL.
+
+    Raises:
+        BadConfig: a local KL is wanted where nothing is known of a reference.
+    """
+    added, parts = torch.zeros_like(log_ratio), {"entropy": now.entropy}
+    if config.entropy_coefficient:
+        added = added - config.entropy_coefficient * now.entropy
+    if config.local_kl:
+        if targets.reference_logprobs is None:
+            raise BadConfig(
+                "there is no reference whose KL could be charged",
+                where="--local-kl",
+                action="leave it at 0, or give a reference",
+            )
+        other = targets.reference_logprobs[now.rows].to(now.logprobs)
+        parts["local_kl_loss"] = local_kl_loss(now.logprobs - other, log_weights=log_ratio)
+        added = added + config.local_kl * parts["local_kl_loss"]
+    return added, parts
+
+
 def first_minibatch_laws(session: Session, rollout: Rollout, tally: Tally, *, step: int) -> None:
     """Before the first step of an update the policy is the one that collected, as it was recorded."""
     if "sampled_deviation" in rollout.metrics:
         session.held(laws.sampler_and_trainer_agree(rollout.metrics["sampled_deviation"], step=step))
     session.held(laws.ratio_is_one(tally.ratio_deviation, step=step))
+    session.held(laws.every_row_is_counted(tally.rows, torch.ones(tally.rows), step=step))
 
 
-def describe(rollout: Rollout, targets: Targets, *, critic: bool) -> dict[str, float]:
-    """The mean return, and how much of its variance a critic explained: 1 is all, 0 as a constant would."""
+def critic_rate(actor: Actor, config: PolicyGradientConfig) -> OwnRate | None:
+    """The critic's own learning rate, where it has weights of its own and another rate."""
+    if not config.critic_learning_rate or not actor.critic_parameters:
+        return None
+    scale = config.critic_learning_rate / config.learning_rate
+    return None if scale == 1.0 else OwnRate(parameters=actor.critic_parameters, scale=scale)
+
+
+def describe(rollout: Rollout, targets: Targets, signal: GradientSignal, *, critic: bool) -> dict[str, float]:
+    """What the collector said, the mean return, the gradient's signal, and how well the critic foresaw.
+
+    `explained_variance` is `1 − Var(R − V)/Var(R)`: 1 is all, 0 as a constant would.
+    """
     mask = rollout.trajectories.mask.flatten()
     returns, values = targets.returns.double(), targets.values.double()
-    found = {"return": float(masked_mean(returns, mask)), "rows": float(mask.sum())}
+    found = rollout.metrics | {"return": float(masked_mean(returns, mask)), "rows": float(mask.sum())}
+    ratio = signal.ratio()
+    if ratio is not None:
+        found["gradient_signal"] = ratio
     if critic:
         spread = _variance(returns, mask)
         found["explained_variance"] = 1.0 - _variance(returns - values, mask) / spread if spread > 0 else 0.0

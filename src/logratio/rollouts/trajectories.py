@@ -1,0 +1,62 @@
+"""Answers as trajectories: which token earns what, and what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from logratio.batches import AnswerGroup, Trajectories
+from logratio.objectives.kl import k1
+
+
+def token_mask(groups: Sequence[AnswerGroup]) -> Tensor:
+    """`[sequences, time]` true where an answer has a token; the answers of a group side by side."""
+    lengths = torch.tensor([len(answer) for group in groups for answer in group.answers])
+    return torch.arange(int(lengths.max()))[None] < lengths[:, None]
+
+
+def answer_trajectories(
+    *,
+    mask: Tensor,
+    logprobs: Tensor,
+    reference_logprobs: Tensor,
+    values: Tensor,
+    scores: Tensor,
+    goes_on: Tensor,
+    kl_coefficient: float,
+    discount: float,
+    lam: float,
+) -> Trajectories:
+    """Rows of tokens: each is charged its KL to the reference, the last one earns the score.
+
+    `r_t = −β·(log π − log π_ref)(y_t) + [t last]·score`. With no discount and with reward-to-go the gradient
+    of the charge is that of the sequence's KL divergence, exactly.
+
+    Args:
+        mask: `[S, T]` where there is a token.
+        logprobs: `[S, T]` under the policy that sampled.
+        reference_logprobs: `[S, T]` under the reference.
+        values: `[S, T + 1]` the critic before each token, and behind the last one where it was asked.
+        scores: `[S]` reward of each answer.
+        goes_on: `[S]` true for an answer that was cut off and whose future counts: the value behind its last
+            token is what would have followed.
+        kl_coefficient: β.
+        discount: γ.
+        lam: λ.
+    """
+    zero = torch.zeros_like(logprobs)
+    followed = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    last = mask & ~followed
+    charge = torch.where(mask, k1(logprobs - reference_logprobs), zero)
+    counts = followed | (last & goes_on[:, None])
+    return Trajectories(
+        mask=mask,
+        logprobs=logprobs,
+        rewards=torch.where(last, scores[:, None].to(logprobs), zero) - kl_coefficient * charge,
+        values=torch.where(mask, values[:, :-1], zero),
+        next_values=torch.where(counts, values[:, 1:], zero),
+        discounts=discount * counts.to(logprobs),
+        traces=lam * followed.to(logprobs),
+    )
