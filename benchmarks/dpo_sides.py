@@ -7,21 +7,14 @@ each writes by default are all inside.
 
 from __future__ import annotations
 
-import os
-import resource
 import sys
 import time
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from working import Job, do_job, forward_flops
 
 from logratio.batches import AnswerGroup
 from logratio.data.formats import read_comparisons
@@ -32,7 +25,6 @@ from logratio.records import Comparison, Completion
 BETA = 0.1
 MAX_GRADIENT_NORM = 1.0
 MAX_LENGTH = 1024  # TRL's default; longer pairs are left out on both sides
-Job = dict[str, Any]
 
 
 def prepare(job: Job) -> dict[str, Any]:
@@ -168,57 +160,10 @@ def useful_flops(model: Any, group: AnswerGroup) -> float:
     """Floating-point operations that one pair cannot do without.
 
     Three forward passes' worth for the policy (forward, gradients of activations and of weights) and one for
-    the reference: 2 a weight for each token read, 4·hidden a layer for each token it attends to, and the head
-    on predicted tokens alone. The prompt counts once, though plain DPO reads it with each answer.
+    the reference. The prompt counts once, though plain DPO reads it with each answer.
     """
-    config = model.config
-    head = model.get_output_embeddings().weight
-    blocks = sum(
-        module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module.weight is not head
-    )
-    prompt = len(group.prompt)
-    attended = prompt * (prompt + 1) / 2
-    for answer in group.answers:
-        read = len(answer) - 1
-        attended += read * prompt + read * (read + 1) / 2
-    width = config.num_attention_heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
-    forward = (
-        2 * blocks * group.num_tokens
-        + 4 * width * config.num_hidden_layers * attended
-        + 2 * head.numel() * group.num_answer_tokens
-    )
-    return 4.0 * forward
-
-
-def matmul_flops_per_second(size: int = 1024, repeats: int = 20) -> float:
-    """The best rate of float32 matrix products here, with as many threads as the run had."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best
-
-
-def main(argument: str) -> int:
-    """Do the job and write its result."""
-    job: Job = json.loads(argument)
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
-    result = {"prepare": prepare, "logratio": run_logratio, "trl": run_trl}[job["side"]](job)
-    # Kilobytes on Linux. Read before the rate is measured, which needs memory of its own.
-    result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    result["matmul_flops_per_second"] = matmul_flops_per_second()
-    result["threads"] = torch.get_num_threads()
-    result.setdefault("versions", {})["torch"] = torch.__version__
-    Path(job["result"]).write_text(json.dumps(result))
-    return 0
+    return 4.0 * forward_flops(model, group)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.stdin.read()))
+    sys.exit(do_job(sys.stdin.read(), {"prepare": prepare, "logratio": run_logratio, "trl": run_trl}))

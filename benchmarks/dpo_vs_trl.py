@@ -10,11 +10,9 @@ a peak of memory with another; `benchmarks/README.md` says what is measured and 
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from driving import median, run_job
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +29,6 @@ from logratio.records import Comparison, Completion, Message, Prompt
 from logratio.runs import write_json, write_json_lines
 
 HERE = Path(__file__).parent
-# A child's peak of memory begins at its parent's: this process must never import torch.
 SIDES = HERE / "dpo_sides.py"
 LOSS_TOLERANCE = 1e-3
 WORDS = (
@@ -99,7 +97,7 @@ def main(arguments: Arguments) -> int:
     with tempfile.TemporaryDirectory(prefix="dpo-vs-trl-") as name:
         work = Path(name)
         model = str(work / "model")
-        run_job(Job(side="prepare", model=arguments.model or "", out=model), work)
+        run_job(SIDES, asdict(Job(side="prepare", model=arguments.model or "", out=model)), work)
         agreement = compare_losses(arguments, model, work, console) if arguments.agree_steps else None
         results = compare_speed(arguments, model, work, console)
     if agreement is not None:
@@ -117,7 +115,8 @@ def compare_losses(arguments: Arguments, model: str, work: Path, console: Consol
     pairs = arguments.agree_steps * arguments.batch_size
     write_rows(data, make_comparisons(pairs, prompt_words=14, chosen_words=12, rejected_words=14, seed=1))
     ours, theirs = (
-        run_job(job_of(arguments, side, model, data, pairs=pairs), work) for side in ("logratio", "trl")
+        run_job(SIDES, asdict(job_of(arguments, side, model, data, pairs=pairs)), work)
+        for side in ("logratio", "trl")
     )
     check_same_tokens(ours, theirs)
     console.print("step  loss here   loss in TRL  difference")
@@ -145,7 +144,7 @@ def compare_speed(arguments: Arguments, model: str, work: Path, console: Console
     measured: dict[str, list[dict[str, Any]]] = {label: [] for label in jobs}
     for repeat in range(arguments.repeats):
         for label, job in jobs.items():
-            measured[label].append(run_job(job, work))
+            measured[label].append(run_job(SIDES, asdict(job), work))
             last = measured[label][-1]
             console.print(
                 f"run {repeat + 1} of {arguments.repeats}  {label:<34} {last['seconds']:7.1f} s  "
@@ -181,20 +180,6 @@ def job_of(
     )
 
 
-def run_job(job: Job, work: Path) -> dict[str, Any]:
-    """Do `job` in a process of its own and give what it found."""
-    result = work / "result.json"
-    result.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=work) as scratch:
-        task = {**asdict(job), "out": job.out or scratch, "result": str(result)}
-        done = subprocess.run(
-            [sys.executable, str(SIDES)], input=json.dumps(task), text=True, capture_output=True, check=False
-        )
-    if done.returncode != 0:
-        raise SystemExit(f"{job.side} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
-    return json.loads(result.read_text())
-
-
 def check_same_tokens(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Stop where the two sides were not given the very same tokens."""
     for row, (left, right) in enumerate(zip(ours["token_ids"], theirs["token_ids"], strict=True)):
@@ -205,10 +190,6 @@ def check_same_tokens(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 def summarise(label: str, ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians of one comparison, as they stand in the results file."""
     pairs = len(ours[0]["token_ids"])
-
-    def median(runs: Sequence[dict[str, Any]], key: str) -> float:
-        return statistics.median(run[key] for run in runs)
-
     seconds = {"ours": median(ours, "seconds"), "theirs": median(theirs, "seconds")}
     peaks = {"ours": median(ours, "peak_memory_bytes"), "theirs": median(theirs, "peak_memory_bytes")}
     # One machine, one kind of useful work: the rate of matrix products is that of all runs together.

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from logratio.cli.ledger import LEDGER, Stage, run_stages
 from logratio.errors import RunExists
+from logratio.runs import hash_file, hash_json
 
 
 class Kitchen:
-    """Three stages that copy and change texts, and a record of what was done."""
+    """Three stages that copy and change texts, each from the one before, and a record of what was done."""
 
     def __init__(self, directory):
         self.directory, self.done = directory, []
@@ -30,7 +33,13 @@ class Kitchen:
                 output.write_text(f"{text}{name}{self.settings[name]}")
             return f"made {name}"
 
-        return Stage(name=name, outputs=(output,), settings={"value": self.settings[name]}, work=work)
+        return Stage(
+            name=name,
+            after=(before,) if before else (),
+            outputs=(output,),
+            settings={"value": self.settings[name]},
+            work=work,
+        )
 
     def run(self):
         self.done.clear()
@@ -105,8 +114,8 @@ def test_what_a_stopped_stage_left_is_there_for_it_unless_settings_changed(kitch
         raise KeyboardInterrupt
 
     first = kitchen.stage("first", "")
-    same = Stage(name="second", outputs=(output,), settings={"value": 1}, work=work)
-    other = Stage(name="second", outputs=(output,), settings={"value": 2}, work=work)
+    same = Stage(name="second", after=("first",), outputs=(output,), settings={"value": 1}, work=work)
+    other = replace(same, settings={"value": 2})
     for stage in (same, other):
         with pytest.raises(KeyboardInterrupt):
             run_stages(kitchen.directory, [first, stage])
@@ -127,3 +136,121 @@ def test_what_somebody_else_wrote_is_not_touched(kitchen):
         kitchen.run()
     assert (kitchen.directory / "second").read_text() == "mine"
     assert (kitchen.directory / LEDGER).exists()
+
+
+class Branches:
+    """A root, two branches from it, what grows on one, and a table of what is asked for."""
+
+    def __init__(self, directory):
+        self.directory, self.done = directory, []
+        self.settings = {"root": 1, "left": 1, "right": 1, "leaf": 1, "table": 1}
+
+    def run(self, *, right=True):
+        self.done.clear()
+        grows_from = {
+            "root": (),
+            "left": ("root",),
+            "right": ("root",),
+            "leaf": ("right",),
+            "table": ("left", "leaf") if right else ("left",),
+        }
+        stages = [
+            Stage(
+                name=name,
+                after=after,
+                outputs=(self.directory / name,),
+                settings={"value": self.settings[name]},
+                work=lambda key, name=name, after=after: self.write(name, after),
+                wanted=right or name not in ("right", "leaf"),
+            )
+            for name, after in grows_from.items()
+        ]
+        return run_stages(self.directory, stages)
+
+    def write(self, name, after):
+        self.done.append(name)
+        below = "".join((self.directory / one).read_text() for one in after)
+        (self.directory / name).write_text(f"{below}{name}{self.settings[name]} ")
+        return name
+
+    def names(self):
+        return {path.name for path in self.directory.iterdir()} - {LEDGER}
+
+
+@pytest.fixture
+def branches(tmp_path):
+    return Branches(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ("root", ["root", "left", "right", "leaf", "table"]),
+        ("left", ["left", "table"]),
+        ("right", ["right", "leaf", "table"]),
+        ("leaf", ["leaf", "table"]),
+    ],
+)
+def test_a_change_does_not_reach_another_branch(branches, changed, expected):
+    branches.run()
+    branches.settings[changed] = 2
+    branches.run()
+    assert branches.done == expected
+    assert (branches.directory / "table").read_text().count(f"{changed}2") == (2 if changed == "root" else 1)
+
+
+def test_stages_that_are_asked_for_later_are_added(branches, capsys):
+    branches.run(right=False)
+    assert branches.done == ["root", "left", "table"]
+    assert "[3/3] table" in capsys.readouterr().out
+    branches.run()
+    assert branches.done == ["right", "leaf", "table"]
+    branches.run()
+    assert branches.done == []
+
+
+def test_stages_that_are_not_asked_for_stay_as_long_as_what_they_build_on(branches):
+    branches.run()
+    ledger = branches.run(right=False)
+    assert branches.done == ["table"]
+    assert branches.names() == {"root", "left", "right", "leaf", "table"}
+    assert ledger["right"]["done"]
+    branches.settings["left"] = 2
+    branches.run(right=False)
+    assert branches.done == ["left", "table"]
+    assert branches.names() == {"root", "left", "right", "leaf", "table"}
+    branches.run()
+    assert branches.done == ["table"]
+    branches.settings["root"] = 2
+    ledger = branches.run(right=False)
+    assert branches.done == ["root", "left", "table"]
+    assert branches.names() == {"root", "left", "table"}
+    assert set(ledger) == {"root", "left", "table"}
+
+
+def test_what_builds_on_a_change_is_gone_even_if_the_run_is_stopped_at_once(branches, monkeypatch):
+    branches.run()
+    branches.settings["root"] = 2
+
+    def stop(name, after):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(branches, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            branches.run(right=False)
+    branches.run(right=False)
+    assert branches.names() == {"root", "left", "table"}
+
+
+def test_keys_of_a_chain_are_what_they_were(kitchen):
+    """Directories that an earlier version made go on to stand."""
+    kitchen.run()
+    expected, key = {}, ""
+    for name in ("first", "second", "third"):
+        key = hash_json([name, {"value": 1}, key])
+        expected[name] = key
+        files = [] if name == "third" else [hash_file(kitchen.directory / name)]
+        key = hash_json([key, *files])
+    ledger = kitchen.run()[1]
+    assert {name: entry["key"] for name, entry in ledger.items()} == expected

@@ -3,85 +3,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from dataclasses import replace
 
 import pytest
 
-from logratio.algorithms.dpo import DPOConfig
-from logratio.algorithms.sft import SFTConfig
+from cli.made_quickstart import done, weights
 from logratio.cli import quickstart_bench, quickstart_stages
 from logratio.cli.main import main
-from logratio.cli.quickstart import Arguments, run
+from logratio.cli.quickstart import run
 from logratio.errors import BadConfig, BadReward, Interrupted, ResumeMismatch, RunExists, TooFewLabels
-from logratio.models.pretrained import save
-from logratio.runs import hash_file, read_json_lines, write_json, write_json_lines
+from logratio.runs import read_json_lines, write_json, write_json_lines
 from logratio.training.session import Session
-from tiny import tiny_llama, tiny_tokenizer
 
-REWARDS = """
-def letters(completions, **kwargs):
-    texts = [one if isinstance(one, str) else one[0]["content"] for one in completions]
-    return [sum(text.count(letter) for letter in "aeiou") / (1 + len(text)) for text in texts]
-
-def wanted(completions, letter, **kwargs):
-    return [text.count(one) / (1 + len(text)) for text, one in zip(completions, letter)]
-
-def broken(completions, **kwargs):
-    return [None] * len(completions)
-"""
 STAGES = ["prompts", "answers", "labels", "sft", "dpo", "evaluation"]
-
-
-@pytest.fixture(scope="module")
-def model_directory(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    tokenizer = tiny_tokenizer()
-    save(tiny_llama(len(tokenizer)), tokenizer, path)
-    return path
-
-
-@pytest.fixture
-def arguments(tmp_path, monkeypatch, model_directory):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "lr_quick_rewards.py").write_text(REWARDS)
-    yield Arguments(
-        out=tmp_path / "run",
-        model=str(model_directory),
-        reward="lr_quick_rewards:letters",
-        num_train=10,
-        num_held_out=6,
-        num_samples=3,
-        max_new_tokens=6,
-        # A model of random weights seldom ends an answer within six tokens.
-        finished_only=False,
-        sft=SFTConfig(batch_size=4, learning_rate=1e-3),
-        dpo=DPOConfig(batch_size=4, learning_rate=1e-3),
-    )
-    sys.modules.pop("lr_quick_rewards", None)
-
-
-@pytest.fixture
-def no_evaluation(monkeypatch):
-    """Leave out what comes after training, where a test does not look at it."""
-
-    def evaluate(bench, key):
-        (bench.settings.out / "evaluation").mkdir()
-        return ""
-
-    monkeypatch.setattr(quickstart_stages, "evaluate", evaluate)
-    monkeypatch.setattr(quickstart_stages, "write_report", lambda bench, ledger: "")
-
-
-def weights(path):
-    return {name: hash_file(path / name / "model" / "model.safetensors") for name in ("sft", "dpo")}
-
-
-def done(capsys):
-    """The stages that were done, not those that stood, by what was printed."""
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
-    return [line.split("] ")[1].split(" ")[0] for line in lines if line.endswith("…")]
 
 
 def test_the_whole_way(arguments, capsys):

@@ -1,7 +1,8 @@
 """What stands in a run of several stages, and what must be done again.
 
-Each stage has a key: a hash of its settings, of the files it reads and of the key of the stage before. A
-stage whose key and outputs stand is not done again; one whose key changed is, with all that follow.
+Each stage has a key: a hash of its settings, of the keys of the stages that it builds on and of the files
+that they wrote. A stage whose key and outputs stand is not done again; one whose key changed is, with all
+that build on it.
 """
 
 from __future__ import annotations
@@ -29,14 +30,19 @@ class Stage:
     """Its name, as printed."""
     outputs: tuple[Path, ...]
     """Files and directories that it alone writes; the last one is written last."""
+    after: tuple[str, ...]
+    """The stages that it builds on, all before it."""
     settings: Mapping[str, Any]
-    """What its outputs depend on, beside the outputs of the stages before."""
+    """What its outputs depend on, beside the outputs of those stages."""
     work: Callable[[str], str]
     """Does it; takes the stage's key and returns a headline. Called again after a kill, it goes on."""
+    wanted: bool = True
+    """Whether it is asked for now. Where it is not, what it wrote earlier stays as long as what it builds on
+    does."""
 
 
 def run_stages(directory: Path, stages: Sequence[Stage]) -> dict[str, Any]:
-    """Do every stage that does not stand, in order, with a line on each.
+    """Do every wanted stage that does not stand, in order, with a line on each.
 
     Returns:
         What `stages.json` holds: for each stage its key, headline and seconds.
@@ -46,15 +52,17 @@ def run_stages(directory: Path, stages: Sequence[Stage]) -> dict[str, Any]:
     """
     path = directory / LEDGER
     ledger = read_object(path)
-    key = ""
-    for number, stage in enumerate(stages, 1):
-        key = hash_json([stage.name, stage.settings, key])
-        label = f"[{number}/{len(stages)}] {stage.name}"
+    written: dict[str, str] = {}
+    wanted = [stage for stage in stages if stage.wanted]
+    for number, stage in enumerate(wanted, 1):
+        key = hash_json([stage.name, stage.settings, _join([written[name] for name in stage.after])])
+        label = f"[{number}/{len(wanted)}] {stage.name}"
         before = ledger.get(stage.name, {})
         if before.get("key") == key and before.get("done") and all(one.exists() for one in stage.outputs):
             print(f"{label}: stands already ({before['headline']})", flush=True)
         else:
             if before.get("key") != key:
+                ledger = _forget(path, ledger, _unwanted_after(stages, stage.name))
                 _clear(stage, known=bool(before))
             print(f"{label} …", flush=True)
             ledger = _note(path, ledger, stage.name, {"key": key, "done": False})
@@ -65,8 +73,34 @@ def run_stages(directory: Path, stages: Sequence[Stage]) -> dict[str, Any]:
             ledger = _note(path, ledger, stage.name, done)
             print(f"{label}: {headline}  [{format_seconds(seconds)}]", flush=True)
         # What a person changed in a file by hand counts as a change as well.
-        key = hash_json([key, *(hash_file(output) for output in stage.outputs if output.is_file())])
+        files = [hash_file(output) for output in stage.outputs if output.is_file()]
+        written[stage.name] = hash_json([key, *files])
     return ledger
+
+
+def _join(keys: Sequence[str]) -> str:
+    """One key for several: none for none, and one as it is."""
+    return hash_json(keys) if len(keys) > 1 else "".join(keys)
+
+
+def _unwanted_after(stages: Sequence[Stage], name: str) -> list[Stage]:
+    """Stages that are not asked for and build on `name`, directly or through others."""
+    reached = {name}
+    for stage in stages:
+        if reached & set(stage.after):
+            reached.add(stage.name)
+    return [stage for stage in stages if stage.name in reached and not stage.wanted]
+
+
+def _forget(path: Path, ledger: dict[str, Any], stages: Sequence[Stage]) -> dict[str, Any]:
+    """Remove what stages wrote on top of outputs that are about to change, and every note of them."""
+    stale = [stage for stage in stages if stage.name in ledger]
+    for stage in stale:
+        _clear(stage, known=True)
+    kept = {name: entry for name, entry in ledger.items() if name not in {stage.name for stage in stale}}
+    if stale:
+        write_json(path, kept)
+    return kept
 
 
 def _note(path: Path, ledger: dict[str, Any], name: str, entry: dict[str, Any]) -> dict[str, Any]:

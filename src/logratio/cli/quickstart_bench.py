@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 PROMPTS, HELD_OUT, TRAINING_PROMPTS = "prompts.jsonl", "held_out.jsonl", "training_prompts.json"
 COMPLETIONS, COMPARISONS = "completions.jsonl", "comparisons.jsonl"
-SFT, DPO, EVALUATION = "sft", "dpo", "evaluation"
+SFT, DPO, REWARD, PPO, EVALUATION = "sft", "dpo", "reward", "ppo", "evaluation"
+BEST_OF_N, UPPER_BOUND, JUDGED = "best_of_n.jsonl", "upper_bound.jsonl", "judged.json"
 COUNTS, LAWS = "counts.json", "laws.json"
 START = "start"
 
@@ -37,11 +38,8 @@ class Bench:
 
     def __init__(self, settings: Arguments, *, source: str, reward: Reward) -> None:
         self.settings, self.source, self.reward = settings, source, reward
-        self.sources = {
-            START: source,
-            SFT: str(settings.out / SFT / "model"),
-            DPO: str(settings.out / DPO / "model"),
-        }
+        trained = {name: str(settings.out / name / "model") for name in (SFT, DPO, REWARD, PPO)}
+        self.sources = {START: source} | trained
         self._held = ""
         self._policy: LanguagePolicy | None = None
         if settings.threads is not None:
@@ -71,10 +69,12 @@ class Bench:
         self._held = name
 
     def release(self) -> None:
-        """Let go of the model in memory; its modules refer to one another, so that only the collector can."""
-        if self._policy is not None:
-            self._policy = None
-            gc.collect()
+        """Let go of the model in memory, and of what a stage left behind.
+
+        Modules refer to one another, so that only the collector can.
+        """
+        self._policy = None
+        gc.collect()
 
     def count(self, name: str, counts: dict[str, Any]) -> None:
         """Keep what became of every row in a stage, for the report."""

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from collections.abc import Sequence
 from typing import Any
-
-import torch
-import transformers
 
 from logratio import __version__
 from logratio.algorithms.dpo import train_dpo
 from logratio.algorithms.sft import train_sft
 from logratio.batches import AnswerGroup
-from logratio.cli.evaluate import OpenedOnDemand, ensure_held_out, judge_columns
-from logratio.cli.evaluate import write_report as write_evaluation
+from logratio.cli.evaluate import judge_columns
 from logratio.cli.label import ensure_labels
 from logratio.cli.quickstart_bench import (
     COMPARISONS,
     COMPLETIONS,
-    COUNTS,
     DPO,
-    EVALUATION,
     HELD_OUT,
     LAWS,
     PROMPTS,
@@ -39,22 +31,18 @@ from logratio.data.reading import PromptRow, read_prompts, read_samples
 from logratio.data.remarks import quickstart_prompts
 from logratio.data.splits import ensure_disjoint
 from logratio.errors import TooFewLabels
-from logratio.evaluation.measure import EvaluationConfig, evaluate_policies
 from logratio.evaluation.side_by_side import lot
-from logratio.evaluation.summary import describe
 from logratio.models.pretrained import fingerprint, load_tokenizer, save
 from logratio.models.tokenisation import encode_prompt
 from logratio.policies.decoding import SamplingConfig
 from logratio.policies.language import LanguagePolicy
+from logratio.policies.scorer import Scorer
 from logratio.progress import Progress
-from logratio.records import Completion, Sample
-from logratio.report.collect import read_object
-from logratio.report.page import render
+from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.labelling import label_pairs
 from logratio.rollouts.partial import PartialAnswers
 from logratio.rollouts.sampling import sample
-from logratio.runs import REPORT, RunDirectory, describe_machine, write_json, write_json_lines
-from logratio.training.memory import peak_memory_bytes
+from logratio.runs import RunDirectory, describe_machine, read_json_lines, write_json, write_json_lines
 from logratio.training.settings import TrainingConfig
 from logratio.training.start import recompute_sampled
 
@@ -130,23 +118,55 @@ def draw_answers(bench: Bench, key: str) -> str:
     """Let the model that training starts from answer the training prompts."""
     settings = bench.settings
     rows = read_prompts(settings.out / PROMPTS)
-    partial_path = settings.out / f"{COMPLETIONS}.{key[:8]}.partial.jsonl"
-    for stale in settings.out.glob(f"{COMPLETIONS}.*.partial.jsonl"):
+    samples = draw(
+        bench,
+        COMPLETIONS,
+        rows,
+        key=key,
+        num_samples=settings.num_samples,
+        seed=settings.seed,
+        temperature=settings.temperature,
+    )
+    check_recorded(bench, bench.policy(START), samples[:NUM_RECOMPUTED])
+    answers = [completion for drawn in samples for completion in drawn.completions]
+    ended = sum(completion.finish_reason == "stop" for completion in answers)
+    return f"{len(answers)} answers to {len(samples)} prompts, {ended / len(answers):.0%} ended by themselves"
+
+
+def draw(
+    bench: Bench,
+    name: str,
+    rows: Sequence[PromptRow],
+    *,
+    key: str,
+    num_samples: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[Sample]:
+    """Let the model that training starts from answer `rows`, into the file `name`.
+
+    What an earlier attempt at this very stage has drawn is not drawn again.
+    """
+    settings = bench.settings
+    if (settings.out / name).exists():
+        return read_drawn(bench, name)
+    partial_path = settings.out / f"{name}.{key[:8]}.partial.jsonl"
+    for stale in settings.out.glob(f"{name}.*.partial.jsonl"):
         if stale != partial_path:
             stale.unlink()
+    total = len(rows) * num_samples
     policy = bench.policy(START)
-    total = len(rows) * settings.num_samples
     with PartialAnswers(partial_path, {"key": key}) as partial:
         with Progress("sampling", total, unit="answers", done=len(partial.known)) as progress:
             samples = sample(
                 policy.model,
                 policy.tokenizer,
                 [row.prompt for row in rows],
-                num_samples=settings.num_samples,
-                seed=settings.seed,
+                num_samples=num_samples,
+                seed=seed,
                 config=SamplingConfig(
                     max_new_tokens=settings.max_new_tokens,
-                    temperature=settings.temperature,
+                    temperature=temperature,
                     batch_size=settings.batch_size,
                 ),
                 columns=[judge_columns(row) for row in rows],
@@ -154,12 +174,21 @@ def draw_answers(bench: Bench, key: str) -> str:
                 known=partial.known,
                 on_batch=partial.add,
             )
-        check_recorded(bench, policy, samples[:NUM_RECOMPUTED])
-        write_json_lines(settings.out / COMPLETIONS, [drawn.to_json() for drawn in samples])
+        write_json_lines(settings.out / name, [drawn.to_json() for drawn in samples])
         partial.discard()
-    answers = [completion for drawn in samples for completion in drawn.completions]
-    ended = sum(completion.finish_reason == "stop" for completion in answers)
-    return f"{len(answers)} answers to {len(samples)} prompts, {ended / len(answers):.0%} ended by themselves"
+    return samples
+
+
+def read_drawn(bench: Bench, name: str) -> list[Sample]:
+    """What `draw` wrote, whatever characters a model wrote into it."""
+    return [
+        Sample(
+            prompt=Prompt.from_json(row.pop("prompt")),
+            completions=tuple(map(Completion.from_json, row.pop("completions"))),
+            columns=row,
+        )
+        for row in read_json_lines(bench.settings.out / name)
+    ]
 
 
 def check_recorded(bench: Bench, policy: LanguagePolicy, samples: Sequence[Sample]) -> None:
@@ -257,10 +286,9 @@ def begin(
 def finish(
     bench: Bench, name: str, policy: LanguagePolicy, run: RunDirectory, summary: dict[str, Any]
 ) -> str:
-    """Save the model, let go of the checkpoints it makes needless, and say what was done."""
+    """Save the model and say what was done."""
     bench.becomes(name)
-    save(policy.model, policy.tokenizer, run.model_path)
-    shutil.rmtree(run.checkpoints_path, ignore_errors=True)
+    keep(policy, run)
     losses = [row["loss"] for row in run.metrics]
     return (
         f"{summary['updates']} updates on {summary['examples']} examples, "
@@ -268,60 +296,7 @@ def finish(
     )
 
 
-# --- evaluation and report --------------------------------------------------------------------------
-
-
-def evaluate(bench: Bench, key: str) -> str:
-    """Let the starting model, the fine-tuned one and the policy answer the held-out prompts."""
-    settings = bench.settings
-    bench.release()
-    started = time.monotonic()
-    rows = read_prompts(settings.out / HELD_OUT)
-    trained_on = set(json.loads((settings.out / TRAINING_PROMPTS).read_text()))
-    ensure_held_out(rows, frozenset(trained_on))
-    sources = {"reference": bench.sources[START], "sft": bench.sources[SFT], "policy": bench.sources[DPO]}
-    models = OpenedOnDemand(sources, device=settings.device, dtype="float32")
-    sampling = SamplingConfig(max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)
-    config = EvaluationConfig(sampling=sampling, seed=settings.seed)
-    evaluation = evaluate_policies(
-        models,
-        [row.prompt for row in rows],
-        bench.reward,
-        config,
-        columns=[judge_columns(row) for row in rows],
-        trained_on_judge=True,
-    )
-    provenance = {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": describe_machine(),
-        "device": settings.device,
-        "dtype": "float32",
-        "models": models.opened,
-        "judge": bench.reward_identity,
-        "label_temperature": settings.label_temperature,
-        "evaluation": config.to_json(),
-        "evaluation_seconds": round(time.monotonic() - started, 1),
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-    counts = {"evaluated": len(rows)}
-    write_evaluation(settings.out / EVALUATION, evaluation, counts=counts, provenance=provenance)
-    print(describe(evaluation), flush=True)
-    rate = evaluation.main.win_rate
-    return (
-        f"{evaluation.verdict.outcome}: {rate.value:.1%} of {rate.n} won ({rate.low:.1%} to {rate.high:.1%})"
-    )
-
-
-def write_report(bench: Bench, ledger: dict[str, Any]) -> str:
-    """Write report.json and report.html from what stands; returns the verdict."""
-    out = bench.settings.out
-    laws = out / LAWS
-    own = {
-        "data": read_object(out / COUNTS),
-        "laws": json.loads(laws.read_text()) if laws.exists() else [],
-        "provenance": {"stage_seconds": {name: stage["seconds"] for name, stage in ledger.items()}},
-    }
-    write_json(out / REPORT, own)
-    render(out)
-    return str(read_object(out / REPORT)["verdict"]["sentence"])
+def keep(model: LanguagePolicy | Scorer, run: RunDirectory) -> None:
+    """Save a model and let go of the checkpoints that it makes needless."""
+    save(model.model, model.tokenizer, run.model_path)
+    shutil.rmtree(run.checkpoints_path, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""What the benchmarks share in the process that does a run: a job in, its result in a file."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+
+# Before any of these libraries is imported: no network, and no word on the side.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from logratio.batches import AnswerGroup
+
+Job = dict[str, Any]
+
+
+def do_job(argument: str, sides: Mapping[str, Callable[[Job], dict[str, Any]]]) -> int:
+    """Do the job that `argument` describes and write its result, with the peak of memory of this process."""
+    job: Job = json.loads(argument)
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    result = sides[job["side"]](job)
+    # Kilobytes on Linux. Read before the rate is measured, which needs memory of its own.
+    result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result["matmul_flops_per_second"] = matmul_flops_per_second()
+    result["threads"] = torch.get_num_threads()
+    result.setdefault("versions", {})["torch"] = torch.__version__
+    Path(job["result"]).write_text(json.dumps(result))
+    return 0
+
+
+class Clock:
+    """Time from its making on: on the wall, and of all processors that this process has used."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds by the clock on the wall."""
+        return time.perf_counter() - self._wall
+
+    @property
+    def processor_seconds(self) -> float:
+        """Seconds of processors: what a machine that does other work as well disturbs least."""
+        return time.process_time() - self._processor
+
+
+def matmul_flops_per_second(size: int = 1024, repeats: int = 20) -> float:
+    """The best rate of float32 matrix products here, with as many threads as the run had."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
+
+
+def forward_flops(model: Any, group: AnswerGroup) -> float:
+    """Floating-point operations of one forward pass over a prompt, read once, and its answers.
+
+    2 a weight for each token read, 4·hidden a layer for each token it attends to, and the head on predicted
+    tokens alone.
+    """
+    config = model.config
+    head = model.get_output_embeddings().weight
+    blocks = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module.weight is not head
+    )
+    prompt = len(group.prompt)
+    attended = prompt * (prompt + 1) / 2
+    for answer in group.answers:
+        read = len(answer) - 1
+        attended += read * prompt + read * (read + 1) / 2
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    return float(
+        2 * blocks * group.num_tokens
+        + 4 * width * config.num_hidden_layers * attended
+        + 2 * head.numel() * group.num_answer_tokens
+    )

@@ -1,0 +1,207 @@
+"""The stages that `--with ppo` adds: a reward model, PPO against it, and best-of-n to measure both by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import count, takewhile
+from typing import Any
+
+from logratio.algorithms.ppo import train_ppo
+from logratio.cli import train_reward
+from logratio.cli.policy_gradient import PolicyGradientFlags, Rewards, prepare
+from logratio.cli.policy_gradient import begin_run as begin_policy_gradient
+from logratio.cli.quickstart_bench import (
+    BEST_OF_N,
+    COMPARISONS,
+    HELD_OUT,
+    JUDGED,
+    PPO,
+    PROMPTS,
+    REWARD,
+    SFT,
+    START,
+    UPPER_BOUND,
+    Bench,
+)
+from logratio.cli.quickstart_stages import draw, keep, read_drawn
+from logratio.cli.training import begin_run
+from logratio.data.reading import read_prompts
+from logratio.evaluation.best_of_n import best_of_n_curve, pick_best
+from logratio.evaluation.compare import Evaluation
+from logratio.evaluation.methods import describe_frontier, describe_methods
+from logratio.evaluation.reward_model import RewardModelReport
+from logratio.evaluation.upper_bound import BoundPoint, upper_bound
+from logratio.evaluation.verdict import percent
+from logratio.progress import Progress
+from logratio.records import Sample
+from logratio.report.collect import read_object
+from logratio.rollouts.collecting import CollectorConfig
+from logratio.rollouts.judging import WeightedReward
+from logratio.rollouts.rewards import Reward, load_reward
+from logratio.runs import write_json
+
+JUDGED_AT_A_TIME = 4
+"""Prompts whose answers are judged before progress is shown."""
+
+
+# --- training ---------------------------------------------------------------------------------------
+
+
+def train_scorer(bench: Bench, key: str) -> str:
+    """A reward model from the comparisons that DPO trains on; some prompts are kept to judge it by."""
+    settings, config = bench.settings, bench.settings.reward_model
+    bench.release()
+    flags = train_reward.Arguments(
+        data=settings.out / COMPARISONS,
+        out=settings.out / REWARD,
+        model=bench.sources[SFT],
+        training=config,
+        held_out=settings.reward_held_out,
+        device=settings.device,
+        resume=True,
+    )
+    labels = train_reward.read_labels(flags)
+    with begin_run(flags, config, command=REWARD) as run:
+        scorer, summary, found = train_reward.train_and_judge(flags, labels, run)
+        keep(scorer, run)
+    return f"{summary['updates']} updates on {summary['examples']} prompts, {describe_scorer(found)}"
+
+
+def describe_scorer(found: RewardModelReport | None) -> str:
+    """What became of the reward model, in a few words."""
+    if found is None:
+        return "and no pair was kept out to judge it by"
+    accuracy, longer = found.accuracy, found.longer_wins
+    return (
+        f"ranks {percent(accuracy.value)} of {accuracy.n} held-out pairs as labelled "
+        f"({percent(accuracy.low)} to {percent(accuracy.high)}; by length alone {percent(longer.value)})"
+    )
+
+
+def improve(bench: Bench, key: str) -> str:
+    """PPO against the reward model, from the fine-tuned model; the reward that labelled is only watched.
+
+    The KL divergence is that to the model that everything starts from, as in the evaluation.
+    """
+    settings = bench.settings
+    bench.release()
+    proxy = load_proxy(bench)
+    rewards = Rewards(
+        learned=[WeightedReward(name=proxy.name, reward=proxy)],
+        watched=[WeightedReward(name=settings.reward, reward=bench.reward)],
+    )
+    flags = PolicyGradientFlags(
+        prompts=settings.out / PROMPTS,
+        reward=(proxy.name,),
+        watch=(settings.reward,),
+        out=settings.out / PPO,
+        model=bench.sources[SFT],
+        reference=bench.sources[START],
+        critic=bench.sources[REWARD] if settings.critic == REWARD else settings.critic,
+        collect=CollectorConfig(**asdict(settings.collect)),
+        held_out=0.0,
+        device=settings.device,
+        resume=True,
+    )
+    rows = read_prompts(settings.out / PROMPTS), read_prompts(settings.out / HELD_OUT)
+    with begin_policy_gradient(flags, settings.ppo, rewards, command=PPO) as run:
+        prepared = prepare(flags, settings.ppo, rewards, rows, run, critic=True)
+        summary = train_ppo(prepared.actor, prepared.collector, settings.ppo, run)
+        keep(prepared.actor.policy, run)
+        return f"{summary['updates']} updates, {describe_course(run.metrics, settings.reward)}"
+
+
+def describe_course(metrics: Sequence[dict[str, Any]], watched: str) -> str:
+    """The rewards of the first and the last update, and how far the policy has gone."""
+    first, last = metrics[0], metrics[-1]
+    rewards = {"the reward model's reward": "reward", watched: f"watched/{watched}"}
+    changes = [f"{label} {first[name]:.3f} to {last[name]:.3f}" for label, name in rewards.items()]
+    return f"{', '.join(changes)}, KL to the start {last['reference_kl']:.1f} nats an answer"
+
+
+def load_proxy(bench: Bench) -> Reward:
+    """The reward model that the run has trained."""
+    return load_reward(bench.sources[REWARD], device=bench.settings.device)
+
+
+# --- best-of-n --------------------------------------------------------------------------------------
+
+
+def draw_candidates(bench: Bench, key: str) -> str:
+    """Let the starting model answer each held-out prompt several times, and a few of them very often."""
+    settings = bench.settings
+    rows = read_prompts(settings.out / HELD_OUT)
+    # Answers of their own: those that the evaluation draws with the same seed are what these compete with.
+    seed = settings.seed + 1
+    draw(bench, BEST_OF_N, rows, key=key, num_samples=settings.best_of, seed=seed)
+    few = rows[: settings.bound_prompts]
+    if few:
+        draw(bench, UPPER_BOUND, few, key=key, num_samples=settings.bound_samples, seed=seed)
+    return (
+        f"{settings.best_of} answers to each of {len(rows)} held-out prompts, "
+        f"{settings.bound_samples} to each of {len(few)}"
+    )
+
+
+def judge_candidates(bench: Bench, key: str) -> str:
+    """Judge the candidates: by the reward model, which chooses, and by the reward that says what it is worth.
+
+    Those that are there for the upper bound are judged by the reward alone: it bounds what that can be.
+    """
+    settings = bench.settings
+    bench.release()
+    samples = read_drawn(bench, BEST_OF_N)
+    judged = {"gold": bench.reward(samples), "proxy": judge_slowly(load_proxy(bench), samples)}
+    dense = read_drawn(bench, UPPER_BOUND) if settings.bound_prompts else []
+    write_json(settings.out / JUDGED, judged | {"dense": bench.reward(dense)})
+    n, seed = settings.best_of, settings.seed
+    chosen, ideal = (
+        best_of_n_curve(judged["gold"], judged[judge], sizes=[n], seed=seed)[0] for judge in ("proxy", "gold")
+    )
+    one = best_of_n_curve(judged["gold"], judged["proxy"], sizes=[1], seed=seed)[0]
+    return (
+        f"of {n} answers the one that the reward model likes best has reward {chosen.reward.value:.3f}, "
+        f"the best {ideal.reward.value:.3f}, any {one.reward.value:.3f}"
+    )
+
+
+def judge_slowly(reward: Reward, samples: Sequence[Sample]) -> list[list[float]]:
+    """The rewards of all answers, some prompts at a time, so that one sees how far it is."""
+    values: list[list[float]] = []
+    with Progress("judging", len(samples), unit="prompts") as progress:
+        for start in range(0, len(samples), JUDGED_AT_A_TIME):
+            part = samples[start : start + JUDGED_AT_A_TIME]
+            values += reward(part)
+            progress.advance(len(part))
+    return values
+
+
+# --- side by side -----------------------------------------------------------------------------------
+
+
+def find_bound(bench: Bench, evaluation: Evaluation) -> list[BoundPoint]:
+    """The most reward that any policy can have at a KL, as far as the dense answers carry it."""
+    dense = read_object(bench.settings.out / JUDGED)["dense"]
+    mean = evaluation.stages[0].reward.value
+    return upper_bound(dense, reference_mean=mean, seed=bench.settings.seed) if dense else []
+
+
+def compare_methods(bench: Bench, evaluation: Evaluation, bound: Sequence[BoundPoint]) -> dict[str, Any]:
+    """`methods` and `frontier` of report.json: DPO, PPO and best-of-n beside what is possible."""
+    settings = bench.settings
+    judged = read_object(settings.out / JUDGED)
+    sizes = sizes_to(settings.best_of)
+    curve = best_of_n_curve(judged["gold"], judged["proxy"], sizes=sizes, seed=settings.seed)
+    picked = pick_best(read_drawn(bench, BEST_OF_N), judged["proxy"], n=settings.best_of)
+    rewards = [values[0] for values in bench.reward(picked)]
+    prompts = len(judged["dense"])
+    frontier = describe_frontier(
+        curve, bound, prompts=prompts, samples_a_prompt=settings.bound_samples if prompts else 0
+    )
+    return {"methods": describe_methods(evaluation, curve[-1], rewards), "frontier": frontier}
+
+
+def sizes_to(largest: int) -> list[int]:
+    """1, 2, 4 and so on, and the largest."""
+    return [*takewhile(lambda size: size < largest, (2**power for power in count())), largest]

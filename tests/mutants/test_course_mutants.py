@@ -1,0 +1,137 @@
+"""Pitfalls of the checks of a policy-gradient run, each as a patch that a test must kill."""
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+COURSE = "logratio.report.checks.course"
+DISTANCE = "logratio.report.checks.distance"
+LEARNING = "logratio.report.checks.learning"
+PROXY = "logratio.report.checks.overoptimisation"
+CURVES = "logratio.report.sections.learning_curves"
+PAGE_TESTS = "report/test_policy_gradient.py::test_"
+DISTANCE_TESTS = "report/test_distance.py::test_"
+LEARNING_TESTS = "report/test_learning.py::test_"
+PROXY_TESTS = "report/test_overoptimisation.py::test_"
+CURVE_TESTS = "report/test_learning_curves.py::test_"
+MUTANTS = (
+    Mutant(
+        name="a reward that falls from its peak with the watched one is called exploited",
+        module=PROXY,
+        old=" and fmean(self.reward[-1]) >= fmean(self.reward[self.best])",
+        new="",
+        checks=(PROXY_TESTS + "both_fall_together_and_nothing_is_exploited",),
+    ),
+    Mutant(
+        name="a watched reward that falls under a reward that does not rise is called exploitation",
+        module=PROXY,
+        old="if not rises(self.reward[0], self.reward[-1]):",
+        new="if False:",
+        checks=(PROXY_TESTS + "a_reward_that_does_not_rise_is_not_exploited",),
+    ),
+    Mutant(
+        name="the watched reward's peak is looked for at the end as well",
+        module=PROXY,
+        old="range(len(self.parts) - 1)",
+        new="range(len(self.parts))",
+        checks=(
+            PAGE_TESTS + "threshold[RewardOveroptimised]",
+            PROXY_TESTS + "a_rise_is_measured_from_before",
+        ),
+    ),
+    Mutant(
+        name="of several watched rewards the best is named",
+        module=PROXY,
+        old="worst = min(every",
+        new="worst = max(every",
+        checks=(PROXY_TESTS + "of_several_watched_rewards_the_worst_is_named",),
+    ),
+    Mutant(
+        name="what comes late is compared with what went before without its noise",
+        module=PROXY,
+        old="return lack < -ERRORS * sum(",
+        new="return lack < 0.0 * sum(",
+        checks=(PROXY_TESTS + "chance_seldom_looks_like_more_than_it_is",),
+    ),
+    Mutant(
+        name="quarters leave out values at the beginning",
+        module=COURSE,
+        old="edges = [round(place * len(values) / count) for place in range(count + 1)]",
+        new="edges = [len(values) - (count - place) * (len(values) // count) for place in range(count + 1)]",
+        checks=(LEARNING_TESTS + "quarters_hold_every_value_once_and_are_alike",),
+    ),
+    Mutant(
+        name="a standard error is taken for its square",
+        module=COURSE,
+        old="(squared_error(before) + squared_error(after)) ** 0.5",
+        new="(squared_error(before) + squared_error(after))",
+        checks=(LEARNING_TESTS + "noise_is_no_fall_of_the_reward",),
+    ),
+    Mutant(
+        name="a log-ratio's variance is taken for its KL",
+        module=DISTANCE,
+        old="2.0 * max(kl, 0.0) / answers",
+        new="0.5 * max(kl, 0.0) / answers",
+        checks=(DISTANCE_TESTS + "two_estimates_that_differ_by_chance_are_not_blamed",),
+    ),
+    Mutant(
+        name="the two KLs are compared in stretches alone",
+        module=DISTANCE,
+        old="[[*stretches(values), fmean(values)] for values",
+        new="[[*stretches(values), 0.0] for values",
+        checks=(DISTANCE_TESTS + "samples_at_another_temperature_are_found_out",),
+    ),
+    Mutant(
+        name="a KL is compared with more answers than there were",
+        module=DISTANCE,
+        old="return min(prompts, there_are) *",
+        new="return prompts *",
+        checks=(DISTANCE_TESTS + "fewer_prompts_than_a_batch_are_fewer_answers",),
+    ),
+    Mutant(
+        name="a coefficient that falls is not looked at",
+        module=DISTANCE,
+        old="raised=not 1.0 / DRIFT <= ratio <= DRIFT",
+        new="raised=not ratio <= DRIFT",
+        checks=(DISTANCE_TESTS + "a_coefficient_that_drifts_says_in_which_direction",),
+    ),
+    Mutant(
+        name="a signal below the line by chance is called low",
+        module=LEARNING,
+        old="raised=signal + ERRORS * squared_error(signals) ** 0.5 < SIGNAL_LOW",
+        new="raised=signal < SIGNAL_LOW",
+        checks=(LEARNING_TESTS + "a_signal_that_chance_may_have_hidden_is_not_called_low",),
+    ),
+    Mutant(
+        name="weights that ran away are said to be the best",
+        module=LEARNING,
+        old="""            if kept
+            else "No checkpoint""",
+        new="""            if kept is not None
+            else "No checkpoint""",
+        checks=(LEARNING_TESTS + "where_no_checkpoint_was_made_nothing_was_kept",),
+    ),
+    Mutant(
+        name="rewards in other units are pressed onto one axis",
+        module=CURVES,
+        old="/ whole >= SHARE_OF_AXIS",
+        new="/ whole >= 0.0",
+        checks=(
+            CURVE_TESTS + "a_watched_reward_in_other_units_stands_right_beside_it",
+            CURVE_TESTS + "an_axis_is_shared_where_neither_curve_is_pressed_flat",
+        ),
+    ),
+    Mutant(
+        name="a run that stopped by itself counts the updates that it had planned",
+        module="logratio.report.collect",
+        old='return training | summary | {"updates": len(rows)}',
+        new="return training | summary",
+        checks=(PAGE_TESTS + "a_run_that_stopped_by_itself_says_so_at_the_top",),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []

@@ -1,0 +1,143 @@
+"""Pitfalls of a run of several stages and of what `--with ppo` adds, each a patch that a test must kill."""
+
+from __future__ import annotations
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+LEDGER = "cli/test_ledger.py::"
+PPO = "cli/test_quickstart_ppo.py::"
+WHOLE = PPO + "test_a_run_without_ppo_goes_on_with_it"
+CHANGES = PPO + "test_after_a_change_only_what_depends_on_it_is_done_again"
+KEPT = PPO + "test_candidates_drawn_before_a_stop_are_kept"
+MUTANTS = (
+    # --- what stands -----------------------------------------------------------------------------------
+    Mutant(
+        name="a stage that builds on several sees the first alone",
+        module="logratio.cli.ledger",
+        old='hash_json(keys) if len(keys) > 1 else "".join(keys)',
+        new='"".join(keys[:1])',
+        checks=(LEDGER + "test_a_change_does_not_reach_another_branch[leaf-expected3]",),
+    ),
+    Mutant(
+        name="stages that are not asked for outlive what they were made from",
+        module="logratio.cli.ledger",
+        old="ledger = _forget(path, ledger, _unwanted_after(stages, stage.name))",
+        new="pass",
+        checks=(LEDGER + "test_stages_that_are_not_asked_for_stay_as_long_as_what_they_build_on",),
+    ),
+    Mutant(
+        name="a change reaches only the next of the stages that are not asked for",
+        module="logratio.cli.ledger",
+        old="if reached & set(stage.after):",
+        new="if name in stage.after:",
+        checks=(LEDGER + "test_stages_that_are_not_asked_for_stay_as_long_as_what_they_build_on",),
+    ),
+    Mutant(
+        name="whatever is not asked for is removed",
+        module="logratio.cli.ledger",
+        old="[stage for stage in stages if stage.name in reached and not stage.wanted]",
+        new="[stage for stage in stages if not stage.wanted]",
+        checks=(LEDGER + "test_stages_that_are_not_asked_for_stay_as_long_as_what_they_build_on",),
+    ),
+    Mutant(
+        name="best-of-n is not judged again by another reward model",
+        module="logratio.cli.quickstart_plan",
+        old='("candidates", "reward"),',
+        new='("candidates",),',
+        checks=(CHANGES,),
+    ),
+    Mutant(
+        name="PPO is done again where only the memory for answers is another",
+        module="logratio.cli.quickstart_plan",
+        old='if name != "decode_batch"',
+        new="if name",
+        checks=(CHANGES,),
+    ),
+    Mutant(
+        name="the evaluation is not done again for another PPO",
+        module="logratio.cli.quickstart_plan",
+        old='("dpo", "ppo", "best-of-n") if',
+        new='("dpo", "best-of-n") if',
+        checks=(CHANGES,),
+    ),
+    Mutant(
+        name="answers that a stopped run drew are drawn again",
+        module="logratio.cli.quickstart_stages",
+        old="known=partial.known,",
+        new="known={},",
+        checks=(KEPT,),
+    ),
+    Mutant(
+        name="the first file of candidates is drawn again when the second was stopped",
+        module="logratio.cli.quickstart_stages",
+        old="if (settings.out / name).exists():",
+        new="if False:",
+        checks=(KEPT + "[72]",),
+    ),
+    # --- what is trained on what -----------------------------------------------------------------------
+    Mutant(
+        name="PPO measures its KL to the fine-tuned model",
+        module="logratio.cli.quickstart_ppo",
+        old="reference=bench.sources[START]",
+        new="reference=bench.sources[SFT]",
+        checks=(WHOLE,),
+    ),
+    Mutant(
+        name="PPO is paid by the reward that judges",
+        module="logratio.cli.quickstart_ppo",
+        old="reward=proxy)],",
+        new="reward=bench.reward)],",
+        checks=(WHOLE,),
+    ),
+    Mutant(
+        name="the reward model starts from the first model",
+        module="logratio.cli.quickstart_ppo",
+        old="model=bench.sources[SFT],\n        training=config",
+        new="model=bench.sources[START],\n        training=config",
+        checks=(WHOLE,),
+    ),
+    Mutant(
+        name="PPO's answers are as long as they happen to be",
+        module="logratio.cli.quickstart",
+        old="max_new_tokens=arguments.max_new_tokens",
+        new="max_new_tokens=arguments.collect.max_new_tokens",
+        checks=(WHOLE,),
+    ),
+    # --- what is compared ------------------------------------------------------------------------------
+    Mutant(
+        name="best-of-n competes with answers that are among its own",
+        module="logratio.cli.quickstart_ppo",
+        old="seed = settings.seed + 1",
+        new="seed = settings.seed",
+        checks=(WHOLE,),
+    ),
+    Mutant(
+        name="the judge chooses and the reward model judges",
+        module="logratio.cli.quickstart_ppo",
+        old='judged["gold"], judged["proxy"], sizes=sizes',
+        new='judged["proxy"], judged["gold"], sizes=sizes',
+        checks=(WHOLE,),
+    ),
+    Mutant(
+        name="the upper bound begins at the mean of its own few prompts",
+        module="logratio.cli.quickstart_ppo",
+        old="reference_mean=mean",
+        new="reference_mean=None",
+        checks=(WHOLE,),
+    ),
+    Mutant(
+        name="settings that nothing reads are dropped without a word",
+        module="logratio.cli.quickstart_checks",
+        old="if one.name in OF_PPO and",
+        new="if not one.name and",
+        checks=(PPO + "test_settings_that_nothing_would_read_are_refused",),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
