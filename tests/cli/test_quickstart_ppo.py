@@ -21,8 +21,9 @@ from logratio.cli import (
     quickstart_stages,
 )
 from logratio.cli.quickstart import Arguments, PPOAnswers, run
-from logratio.cli.quickstart_ppo import sizes_to
+from logratio.cli.quickstart_ppo import less_for_cut_off, sizes_to
 from logratio.errors import BadConfig, Interrupted, PolicyRunaway
+from logratio.records import Completion, Prompt, Sample
 from logratio.runs import read_json_lines
 from logratio.training.session import Session
 
@@ -155,6 +156,10 @@ def test_after_a_change_only_what_depends_on_it_is_done_again(arguments, capsys)
         ({"ppo": replace(small.ppo, clip_range=0.3)}, ["ppo", "evaluation"]),
         ({"collect": replace(small.collect, target_kl=2.0)}, ["ppo", "evaluation"]),
         ({"critic": "separate"}, ["ppo", "evaluation"]),
+        (
+            {"collect": replace(small.collect, missing_end_penalty=1.0)},
+            ["ppo", "best-of-n", "evaluation"],
+        ),
         ({"best_of": 3}, ["candidates", "best-of-n", "evaluation"]),
         (
             {"reward_model": replace(small.reward_model, learning_rate=2e-3)},
@@ -332,6 +337,17 @@ def test_the_flags():
         tyro.cli(Arguments, args=["--with", "grpo"])
     with pytest.raises(SystemExit):
         tyro.cli(Arguments, args=["--collect.max-new-tokens", "9"])
+
+
+def test_an_answer_that_was_cut_off_is_worth_as_little_to_best_of_n_as_to_ppo():
+    ended, cut = Completion(text="a"), Completion(text="b", finish_reason="length")
+    samples = [
+        Sample(prompt=Prompt("p"), completions=(ended, cut), columns={}),
+        Sample(prompt=Prompt("q"), completions=(cut, cut), columns={}),
+    ]
+    scores = [[1.0, 2.0], [3.0, 4.0]]
+    assert less_for_cut_off(scores, samples, penalty=1.5) == [[1.0, 0.5], [1.5, 2.5]]
+    assert less_for_cut_off(scores, samples, penalty=0.0) == scores
 
 
 @pytest.mark.parametrize(

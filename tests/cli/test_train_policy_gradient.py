@@ -1,5 +1,6 @@
 """`train ppo` and `train reinforce`, end to end on a tiny model: prompts in, a run directory out."""
 
+import dataclasses
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from logratio.errors import BadConfig
 from logratio.models.pretrained import save
 from logratio.models.scoring import load_for_training
 from logratio.policies.language import LanguagePolicy
+from logratio.policies.language_actor import LanguageActor
 from logratio.records import Prompt
 from logratio.report.collect import read_json
 from logratio.runs import RunDirectory, read_json_lines
@@ -213,6 +215,38 @@ def test_a_run_that_runs_away_keeps_its_best_model(tmp_path, start, prompts, cap
         model["model.layers.0.mlp.up_proj.weight"], kept["policy.model.layers.0.mlp.up_proj.weight"]
     )
     assert main(["report", str(out)]) == 0
+
+
+def test_a_run_that_runs_away_before_a_checkpoint_leaves_no_model(tmp_path, start, prompts, capsys):
+    out = tmp_path / "run"
+    flags = ["--reward", "own_rewards:vowels", "--max-reference-kl", "1e-7", "--checkpoint-every", "0"]
+    assert train("ppo", prompts, start, out, *flags) == 2
+    shown = capsys.readouterr().err
+    assert "the KL to the reference is" in shown
+    assert "kept" not in shown
+    assert not (out / "model").exists()
+
+
+def test_a_policy_that_starts_from_its_reference_is_at_0_from_it(
+    tmp_path, start, prompts, monkeypatch, capsys
+):
+    other = tmp_path / "other"
+    tokenizer = tiny_tokenizer()
+    save(tiny_llama(len(tokenizer), spread=0.1, seed=4), tokenizer, other)
+    reward = ["--reward", "own_rewards:vowels"]
+    for name, flags, starts_there in (("a", [], True), ("b", ["--reference", other], False)):
+        assert train("ppo", prompts, start, tmp_path / name, *reward, *flags) == 0
+        held = {law["name"] for law in read_json(tmp_path / name / "laws.json")}
+        assert ("reference_kl_is_zero" in held) == starts_there
+    honest = LanguageActor.compare
+
+    def drifted(self, items, reference, **settings):
+        for part in honest(self, items, reference, **settings):
+            yield dataclasses.replace(part, tokens=part.tokens._replace(kl=part.tokens.kl + 1e-5))
+
+    monkeypatch.setattr(LanguageActor, "compare", drifted)
+    assert train("reinforce", prompts, start, tmp_path / "c", *reward) == 2
+    assert "reference_kl_is_zero" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["ppo", "reinforce"])

@@ -87,6 +87,37 @@ def test_entropy_in_chunks_is_that_of_the_whole_softmax(inputs, chunk):
         assert torch.allclose(left, right, rtol=0, atol=1e-12)
 
 
+def test_an_entropy_that_is_only_looked_at_changes_no_gradient(inputs):
+    hidden, weight, targets = inputs
+    outer = torch.linspace(-2, 3, TOKENS, dtype=torch.float64)
+    looked_at, _ = token_logprobs_and_entropy(hidden, weight, targets, chunk=10)
+    alone = token_logprobs(hidden, weight, targets, chunk=10)
+    for left, right in zip(
+        torch.autograd.grad(looked_at, (hidden, weight), outer),
+        torch.autograd.grad(alone, (hidden, weight), outer),
+        strict=True,
+    ):
+        assert torch.equal(left, right)
+
+
+def test_the_entropy_alone_has_its_gradient(inputs):
+    hidden, weight, targets = inputs
+    assert torch.autograd.gradcheck(
+        lambda h, w: token_logprobs_and_entropy(h, w, targets, chunk=10)[1], (hidden, weight)
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 16, 17])
+def test_a_token_has_the_same_numbers_among_any_number_of_others(inputs, num_tokens):
+    hidden, weight, _ = inputs
+    states = hidden[:1].expand(num_tokens, WIDTH)
+    targets = torch.full((num_tokens,), 3)
+    logprobs, entropy = token_logprobs_and_entropy(states, weight, targets)
+    assert logprobs.shape == entropy.shape == (num_tokens,)
+    assert torch.allclose(logprobs, whole(states, weight, targets), rtol=0, atol=1e-12)
+    assert torch.allclose(entropy, entropy[:1].expand(num_tokens), rtol=0, atol=1e-12)
+
+
 def test_gradcheck_of_entropy(inputs):
     hidden, weight, targets = inputs
     assert torch.autograd.gradcheck(

@@ -46,8 +46,8 @@ MUTANTS = (
     Mutant(
         name="finished answers pay for a missing end",
         module="logratio.rollouts.language",
-        old='float(answer.finish_reason == "length")',
-        new='float(answer.finish_reason != "length")',
+        old='cut_off = torch.tensor([answer.finish_reason == "length"',
+        new='cut_off = torch.tensor([answer.finish_reason != "length"',
         checks=(TRAJECTORY,),
     ),
     Mutant(
@@ -91,6 +91,13 @@ MUTANTS = (
         old="next_values=torch.where(counts, values[:, 1:], zero)",
         new="next_values=torch.where(counts, torch.where(last, values[:, :-1], values[:, 1:]), zero)",
         checks=(BOOTSTRAP,),
+    ),
+    Mutant(
+        name="the worst reward is sought among those that were cut off too",
+        module="logratio.rollouts.language",
+        old="earned[~cut_off].min()",
+        new="earned.min()",
+        checks=("rollouts/test_language.py::test_a_cut_off_answer_earns_what_the_worst_that_ended_does",),
     ),
     Mutant(
         name="a watched reward is learned from",

@@ -52,15 +52,15 @@ MUTANTS = (
     Mutant(
         name="a chunk's logsumexp is lost",
         module="logratio.models.vocabulary",
-        old="total = torch.logaddexp(total, tile.logsumexp(dim=1))",
-        new="total = tile.logsumexp(dim=1)",
+        old="total = torch.logaddexp(total, tile.logsumexp(dim=0))",
+        new="total = tile.logsumexp(dim=0)",
         checks=("models/test_vocabulary.py::test_every_chunk_size_gives_the_whole_softmax_and_its_gradient",),
     ),
     Mutant(
         name="the gradient of the target's own logit is lost",
         module="logratio.models.vocabulary",
-        old="tile[rows[inside], targets[inside] - start] += gradient[inside]",
-        new="tile[rows[inside], targets[inside] - start] += 0.0",
+        old="tile[targets[inside] - start, rows[inside]] += of_logprob[inside]",
+        new="tile[targets[inside] - start, rows[inside]] += 0.0",
         checks=("models/test_vocabulary.py::test_gradcheck",),
     ),
     Mutant(

@@ -11,10 +11,10 @@ from logratio.report.checks.distance import kl_estimates_disagree
 from report.made_course import ANSWERS, SETTINGS, by_name, raised, report_of
 
 
-def drawn(kl, *, seed, factor=1.0):
+def drawn(kl, *, seed, factor=1.0, variance=2.0):
     """The KL by the tokens drawn where the exact one is `kl(done)`, times a factor."""
     draw = random.Random(seed)
-    return lambda done: factor * kl(done) + draw.gauss(0, math.sqrt(2 * kl(done) / ANSWERS))
+    return lambda done: factor * kl(done) + draw.gauss(0, math.sqrt(variance * kl(done) / ANSWERS))
 
 
 def test_the_variance_of_a_token_s_log_ratio_is_twice_its_kl():
@@ -52,11 +52,11 @@ def test_a_coefficient_that_nothing_steers_or_that_is_0_is_not_judged():
 
 
 def test_two_estimates_that_differ_by_chance_are_not_blamed():
-    """A hundred runs from the reference to 6 nats, and to a twentieth of a nat."""
-    for size in (6.0, 0.05):
+    """A hundred runs to 6 nats, to a twentieth of a nat, and to where log-ratios are wild."""
+    for size, variance in ((6.0, 2.0), (0.05, 2.0), (6.0, 8.0)):
         alarms = 0
         for seed in range(100):
-            estimate = drawn(lambda done, size=size: size * done, seed=seed)
+            estimate = drawn(lambda done, size=size: size * done, seed=seed, variance=variance)
             report = report_of(reference_kl=lambda done, size=size: size * done, reference_log_ratio=estimate)
             alarms += kl_estimates_disagree(report, "ppo").raised
         assert alarms <= 2
@@ -67,9 +67,9 @@ def test_samples_at_another_temperature_are_found_out():
     found = 0
     for seed in range(20):
         estimate = drawn(lambda done: 0.162, seed=seed, factor=0.218 / 0.162)
-        report = report_of(count=200, reference_kl=0.162, reference_log_ratio=estimate)
+        report = report_of(count=80, reference_kl=0.162, reference_log_ratio=estimate)
         found += kl_estimates_disagree(report, "ppo").raised
-    assert found == 20
+    assert found >= 19
 
 
 def test_a_stretch_is_enough():

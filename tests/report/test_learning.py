@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from statistics import variance
 from types import SimpleNamespace
 
 import pytest
 
-from logratio.report.checks.course import quarters, stretches
+from logratio.report.checks.course import change, quarters, stretches
 from logratio.report.checks.learning import REMEDIES
 from logratio.training.runaway import PATIENCE, Watch
 from report.made_course import SETTINGS, by_name, noisy, raised, report_of
@@ -86,8 +88,9 @@ def test_the_signal_of_few_updates_says_nothing():
 
 
 def test_a_signal_that_chance_may_have_hidden_is_not_called_low():
-    around = report_of(gradient_signal=noisy(lambda done: 0.05, spread=0.5))
-    assert "GradientMostlyNoise" not in raised(around)
+    around = report_of(gradient_signal=lambda done: 0.05 + 0.5 * (-1) ** round(40 * done))
+    assert by_name(around)["GradientMostlyNoise"].value == pytest.approx(0.05)
+    assert raised(around) == set()
     assert raised(report_of(gradient_signal=noisy(lambda done: -0.2, spread=0.2))) == {"GradientMostlyNoise"}
     below = by_name(report_of(gradient_signal=-0.2))["GradientMostlyNoise"]
     assert "has 0 times as much signal as noise" in below.what
@@ -108,6 +111,13 @@ def test_quarters_hold_every_value_once_and_are_alike(count):
     assert len(parts) == min(4, count // 5)
     lengths = [len(part) for part in parts]
     assert not parts or (min(lengths) >= 5 and max(lengths) - min(lengths) <= 1)
+
+
+def test_a_change_has_the_standard_error_of_a_difference_of_means():
+    before, after = [1.0, 3.0, 2.0, 5.0, 4.0], [6.0, 8.0, 4.0, 9.0, 3.0, 6.0]
+    rise, error = change(before, after)
+    assert rise == pytest.approx(3.0)
+    assert error == pytest.approx(math.sqrt(variance(before) / 5 + variance(after) / 6), rel=1e-12)
 
 
 def test_stretches_are_means_of_neighbours():

@@ -184,6 +184,33 @@ def test_a_reward_that_is_the_same_for_all_is_told_once(capsys):
     assert capsys.readouterr().err.count("nothing is learned from it") == 1
 
 
+def test_a_cut_off_answer_earns_what_the_worst_that_ended_does():
+    settings = {"num_samples": 40, "missing_end_penalty": 0.25}
+    own = make(**settings).collect(0, [0, 1, 2]).trajectories
+    worst = make(**settings, cut_off_reward="worst").collect(0, [0, 1, 2])
+    earned = [rows.rewards.sum(dim=1) for rows in (own, worst.trajectories)]
+    charges = worst.trajectories.rewards.clone()
+    answers = [answer for group in worst.items for answer in group.answers]
+    texts = [make().actor.policy.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    ended = torch.tensor([answer[-1] in (0, *STOPS) for answer in answers])
+    plain = torch.tensor([sum(letter in "aeiou" for letter in text) / 10 for text in texts]).double()
+    assert 0 < int(ended.sum()) < len(answers)
+    assert torch.equal(earned[0][ended], earned[1][ended])
+    lowest = float(plain[ended].min())
+    gained = (earned[1] - earned[0])[~ended]
+    torch.testing.assert_close(gained, lowest - plain[~ended], rtol=0, atol=1e-6)
+    assert charges.shape == worst.trajectories.mask.shape
+
+
+def test_where_no_answer_ended_each_earns_its_own():
+    collector = make(cut_off_reward="worst")
+    collector.actor.policy.model.generation_config.eos_token_id = [0]
+    other = make()
+    other.actor.policy.model.generation_config.eos_token_id = [0]
+    found, expected = (one.collect(0, [0]).trajectories.rewards for one in (collector, other))
+    assert torch.equal(found, expected)
+
+
 def test_prompts_whose_answers_all_earn_the_same_are_counted():
     collector = make()
     table = WeightedReward(

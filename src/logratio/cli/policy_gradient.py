@@ -22,6 +22,7 @@ from logratio.rollouts.judging import WeightedReward
 from logratio.rollouts.language import LanguageCollector
 from logratio.rollouts.rewards import ModelReward, load_reward
 from logratio.runs import RunDirectory, describe_machine, hash_file, write_json, write_json_lines
+from logratio.training.checkpoints import list_checkpoints
 from logratio.training.session import LAWS
 from logratio.training.settings import PolicyGradientConfig
 
@@ -223,6 +224,7 @@ def prepare(
         columns=[row.columns for row in train],
         watched=rewards.watched,
         greedy=greedy,
+        at_reference=opened.fingerprint == opened.reference_fingerprint,
     )
     return Prepared(opened.actor, collector)
 
@@ -245,14 +247,18 @@ def bytes_of_models(rewards: Sequence[WeightedReward]) -> int:
 
 @contextmanager
 def best_model_kept(actor: LanguageActor, run: RunDirectory) -> Iterator[None]:
-    """Where the policy runs away, save the weights that the trainer put back: the best checkpoint's."""
+    """Where the policy runs away, save the weights that the trainer put back: the best checkpoint's.
+
+    Where there is none yet, nothing is saved: the weights at hand are those that ran away.
+    """
     from logratio.training.finish import save_trained
 
     try:
         yield
     except PolicyRunaway as fault:
-        save_trained(actor.policy.model, actor.policy.tokenizer, run)
-        fault.action = f"{fault.action}; what was kept is in {run.model_path}"
+        if list_checkpoints(run.checkpoints_path):
+            save_trained(actor.policy.model, actor.policy.tokenizer, run)
+            fault.action = f"{fault.action}; what was kept is in {run.model_path}"
         raise
 
 

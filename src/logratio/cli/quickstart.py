@@ -115,14 +115,21 @@ class Arguments:
             epochs=1.4,
             update_epochs=2,
             minibatches=4,
+            checkpoint_every=4,
         )
     )
     """Proximal policy optimisation; a batch is prompts."""
     # The reward comes with the last token and the critic is new: with λ below 1 the tokens that decide how
-    # long an answer becomes would hardly hear of it. The reward model has seen no answer that was cut off.
+    # long an answer becomes would hardly hear of it. The reward model has seen no answer that was cut off,
+    # and takes the longer ones for the better.
     collect: PPOAnswers = field(
         default_factory=partial(
-            PPOAnswers, target_kl=4.0, kl_coefficient=0.1, lam=1.0, missing_end_penalty=2.0
+            PPOAnswers,
+            target_kl=4.0,
+            kl_coefficient=0.1,
+            lam=1.0,
+            cut_off_reward="worst",
+            missing_end_penalty=0.5,
         )
     )
     """PPO's answers, and what they are charged for leaving the model that everything starts from."""

@@ -110,7 +110,10 @@ def ppo_rows(bench: Bench) -> list[Row]:
             ("candidates", "reward"),
             ppo.judge_candidates,
             [files.JUDGED],
-            {"reward": bench.reward_identity},
+            {
+                "reward": bench.reward_identity,
+                "missing_end_penalty": settings.collect.missing_end_penalty,
+            },
         ),
     ]
 

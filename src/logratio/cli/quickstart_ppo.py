@@ -145,14 +145,16 @@ def draw_candidates(bench: Bench, key: str) -> str:
 
 
 def judge_candidates(bench: Bench, key: str) -> str:
-    """Judge the candidates: by the reward model, which chooses, and by the reward that says what it is worth.
+    """Judge the candidates: by what pays PPO, which chooses, and by the reward that says what that is worth.
 
     Those that are there for the upper bound are judged by the reward alone: it bounds what that can be.
     """
     settings = bench.settings
     bench.release()
     samples = read_drawn(bench, BEST_OF_N)
-    judged = {"gold": bench.reward(samples), "proxy": judge_slowly(load_proxy(bench), samples)}
+    scores = judge_slowly(load_proxy(bench), samples)
+    proxy = less_for_cut_off(scores, samples, penalty=settings.collect.missing_end_penalty)
+    judged = {"gold": bench.reward(samples), "proxy": proxy}
     dense = read_drawn(bench, UPPER_BOUND) if settings.bound_prompts else []
     write_json(settings.out / JUDGED, judged | {"dense": bench.reward(dense)})
     n, seed = settings.best_of, settings.seed
@@ -175,6 +177,19 @@ def judge_slowly(reward: Reward, samples: Sequence[Sample]) -> list[list[float]]
             values += reward(part)
             progress.advance(len(part))
     return values
+
+
+def less_for_cut_off(
+    scores: Sequence[Sequence[float]], samples: Sequence[Sample], *, penalty: float
+) -> list[list[float]]:
+    """The scores of all answers, less the penalty for those that did not end: what PPO would have earned."""
+    return [
+        [
+            score - penalty * (answer.finish_reason == "length")
+            for score, answer in zip(own, sample.completions, strict=True)
+        ]
+        for own, sample in zip(scores, samples, strict=True)
+    ]
 
 
 # --- side by side -----------------------------------------------------------------------------------

@@ -112,8 +112,8 @@ def upper_bound(
     """
     if len(rewards) < 2 or not all(rewards):
         raise TooFewLabels(
-            f"{sum(map(bool, rewards))} of {len(rewards)} prompts have answers: a bound needs answers to each,"
-            " and its interval 2 prompts at least",
+            f"{sum(map(bool, rewards))} of {len(rewards)} prompts have answers: a bound needs some of"
+            " each, and its interval 2 prompts at least",
             action="draw several hundred answers of the reference to each of a few prompts",
         )
     columns = [torch.tensor(own, dtype=torch.float64) for own in rewards]

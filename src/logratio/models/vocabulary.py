@@ -1,8 +1,9 @@
 """Log-probabilities of given tokens without ever holding `[tokens, vocabulary]`.
 
 `log p(y) = h·w_y − logsumexp_v h·w_v`. The vocabulary is walked through in chunks, forward and backward, so
-that one `[tokens, chunk]` tile stands at a time; the gradient is formed in that tile's own memory:
-`∂ log p / ∂ logits = onehot(y) − softmax`.
+that one `[chunk, tokens]` tile stands at a time; the gradient is formed in that tile's own memory:
+`∂ log p / ∂ logits = onehot(y) − softmax`. The words lie along a tile's first axis, because processors
+multiply the large weight by the few states faster that way round, up to twice for a hundred tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 
 CHUNK = 8192
 """Words of the vocabulary at a time: a tile of some hundred tokens stays in a processor's cache."""
+ALIGNMENT = 16
+"""Tokens come in multiples of it, empty ones added: a matrix of other widths is multiplied a fifth slower."""
 
 
 class TokenLogprobs(torch.autograd.Function):
@@ -27,10 +30,10 @@ class TokenLogprobs(torch.autograd.Function):
         chosen = torch.empty(len(targets), dtype=dtype, device=hidden.device)
         total = torch.full_like(chosen, -torch.inf)
         for start in range(0, len(weight), chunk):
-            tile = (hidden @ weight[start : start + chunk].T).to(dtype)
-            total = torch.logaddexp(total, tile.logsumexp(dim=1))
-            inside = (targets >= start) & (targets < start + tile.shape[1])
-            chosen[inside] = tile[rows[inside], targets[inside] - start]
+            tile = (weight[start : start + chunk] @ hidden.T).to(dtype)
+            total = torch.logaddexp(total, tile.logsumexp(dim=0))
+            inside = (targets >= start) & (targets < start + len(tile))
+            chosen[inside] = tile[targets[inside] - start, rows[inside]]
         ctx.save_for_backward(hidden, weight, targets, total)
         ctx.chunk = chunk
         return chosen - total
@@ -38,24 +41,8 @@ class TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Gradients for `hidden` and `weight`; what is not asked for is not computed."""
-        (gradient,) = outer
         hidden, weight, targets, total = ctx.saved_tensors
-        to_hidden, to_weight = ctx.needs_input_grad[:2]
-        hidden_gradient = torch.zeros_like(hidden) if to_hidden else None
-        weight_gradient = torch.empty_like(weight) if to_weight else None
-        rows = torch.arange(len(targets), device=targets.device)
-        for start in range(0, len(weight), ctx.chunk):
-            words = weight[start : start + ctx.chunk]
-            tile = (hidden @ words.T).to(total.dtype)
-            tile.sub_(total[:, None]).exp_().mul_(-gradient[:, None])
-            inside = (targets >= start) & (targets < start + len(words))
-            tile[rows[inside], targets[inside] - start] += gradient[inside]
-            tile = tile.to(hidden.dtype)
-            if hidden_gradient is not None:
-                hidden_gradient.addmm_(tile, words)
-            if weight_gradient is not None:
-                torch.mm(tile.T, hidden, out=weight_gradient[start : start + ctx.chunk])
-        return hidden_gradient, weight_gradient, None, None
+        return (*head_gradients(ctx, hidden, weight, targets, total, of_logprob=outer[0]), None, None)
 
 
 class TokenLogprobsAndEntropy(torch.autograd.Function):
@@ -71,48 +58,82 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
         chosen = torch.empty(len(targets), dtype=dtype, device=hidden.device)
         total, mean = torch.full_like(chosen, -torch.inf), torch.zeros_like(chosen)
         for start in range(0, len(weight), chunk):
-            tile = (hidden @ weight[start : start + chunk].T).to(dtype)
-            inside = (targets >= start) & (targets < start + tile.shape[1])
-            chosen[inside] = tile[rows[inside], targets[inside] - start]
-            part = tile.logsumexp(dim=1)
-            part_mean = ((tile - part[:, None]).exp() * tile).sum(dim=1)
+            tile = (weight[start : start + chunk] @ hidden.T).to(dtype)
+            inside = (targets >= start) & (targets < start + len(tile))
+            chosen[inside] = tile[targets[inside] - start, rows[inside]]
+            part = tile.logsumexp(dim=0)
+            part_mean = (tile - part).exp_().mul_(tile).sum(dim=0)
             larger = torch.logaddexp(total, part)
             # The mean logit so far, weighed by the shares of what was walked through and of this tile.
             mean = mean * (total - larger).exp() + part_mean * (part - larger).exp()
             total = larger
         ctx.save_for_backward(hidden, weight, targets, total, mean)
         ctx.chunk = chunk
+        # An entropy that is only looked at has no gradient, rather than one of zeros to be computed with.
+        ctx.set_materialize_grads(False)
         return chosen - total, total - mean
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
         """`∂ log p/∂x = onehot − p` and `∂H/∂x = −p (x − Σ p x)`."""
-        of_logprob, of_entropy = outer
         hidden, weight, targets, total, mean = ctx.saved_tensors
-        to_hidden, to_weight = ctx.needs_input_grad[:2]
-        hidden_gradient = torch.zeros_like(hidden) if to_hidden else None
-        weight_gradient = torch.empty_like(weight) if to_weight else None
-        rows = torch.arange(len(targets), device=targets.device)
-        for start in range(0, len(weight), ctx.chunk):
-            words = weight[start : start + ctx.chunk]
-            logits = (hidden @ words.T).to(total.dtype)
-            p = (logits - total[:, None]).exp()
-            tile = -p * (of_logprob[:, None] + of_entropy[:, None] * (logits - mean[:, None]))
-            inside = (targets >= start) & (targets < start + len(words))
-            tile[rows[inside], targets[inside] - start] += of_logprob[inside]
-            tile = tile.to(hidden.dtype)
-            if hidden_gradient is not None:
-                hidden_gradient.addmm_(tile, words)
-            if weight_gradient is not None:
-                torch.mm(tile.T, hidden, out=weight_gradient[start : start + ctx.chunk])
-        return hidden_gradient, weight_gradient, None, None
+        of_logprob, of_entropy = outer
+        if of_logprob is None:
+            of_logprob = torch.zeros_like(total)
+        bend = None if of_entropy is None else (of_entropy, mean)
+        found = head_gradients(ctx, hidden, weight, targets, total, of_logprob=of_logprob, bend=bend)
+        return (*found, None, None)
+
+
+def head_gradients(
+    ctx: Any,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    total: Tensor,
+    *,
+    of_logprob: Tensor,
+    bend: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients for `hidden` and `weight`, chunk by chunk of the vocabulary.
+
+    Args:
+        ctx: says which are wanted, and the chunk.
+        hidden: `[N, H]`.
+        weight: `[V, H]`.
+        targets: `[N]`.
+        total: `[N]` logsumexp of the logits.
+        of_logprob: `[N]` gradient of each log-probability.
+        bend: `[N]` gradient of each entropy, and the mean logit; `None`: no entropy has a gradient.
+    """
+    to_hidden, to_weight = ctx.needs_input_grad[:2]
+    hidden_gradient = hidden.new_zeros(hidden.shape[::-1]) if to_hidden else None
+    weight_gradient = torch.empty_like(weight) if to_weight else None
+    rows = torch.arange(len(targets), device=targets.device)
+    for start in range(0, len(weight), ctx.chunk):
+        words = weight[start : start + ctx.chunk]
+        tile = (words @ hidden.T).to(total.dtype)
+        slope = of_logprob if bend is None else of_logprob + bend[0] * (tile - bend[1])
+        tile.sub_(total).exp_().mul_(-slope)
+        inside = (targets >= start) & (targets < start + len(words))
+        tile[targets[inside] - start, rows[inside]] += of_logprob[inside]
+        tile = tile.to(hidden.dtype)
+        if hidden_gradient is not None:
+            hidden_gradient.addmm_(words.T, tile)
+        if weight_gradient is not None:
+            torch.mm(tile, hidden, out=weight_gradient[start : start + ctx.chunk])
+    return None if hidden_gradient is None else hidden_gradient.T, weight_gradient
 
 
 def token_logprobs_and_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` with the entropy of each distribution, `[N]` nats each, both differentiable."""
-    return TokenLogprobsAndEntropy.apply(hidden, weight, targets, chunk)  # type: ignore[no-untyped-call]
+    states, words = aligned(hidden, targets)
+    logprobs, entropy = TokenLogprobsAndEntropy.apply(  # type: ignore[no-untyped-call]
+        states, weight, words, chunk
+    )
+    return logprobs[: len(targets)], entropy[: len(targets)]
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK) -> Tensor:
@@ -127,4 +148,13 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: in
     Returns:
         `[N]` nats, in float32 or wider, differentiable with respect to `hidden` and `weight`.
     """
-    return TokenLogprobs.apply(hidden, weight, targets, chunk)  # type: ignore[no-untyped-call]
+    states, words = aligned(hidden, targets)
+    logprobs: Tensor = TokenLogprobs.apply(states, weight, words, chunk)  # type: ignore[no-untyped-call]
+    return logprobs[: len(targets)]
+
+
+def aligned(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """States and targets with empty tokens behind them, up to a multiple of `ALIGNMENT`."""
+    extra = -len(targets) % ALIGNMENT
+    pad = torch.nn.functional.pad
+    return (pad(hidden, (0, 0, 0, extra)), pad(targets, (0, extra))) if extra else (hidden, targets)

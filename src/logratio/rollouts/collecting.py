@@ -44,8 +44,11 @@ class CollectorConfig:
     twentieth of the run's answers, and an update's at least."""
     truncation: Literal["terminal", "bootstrap"] = "terminal"
     """What follows an answer that was cut off: nothing, or what the critic expects there."""
+    cut_off_reward: Literal["own", "worst"] = "own"
+    """What an answer that was cut off earns: its own reward, or that of the worst answer of the update that
+    ended. A reward model that has seen ended answers alone says nothing of others."""
     missing_end_penalty: float = 0.0
-    """Taken off the reward of an answer that was cut off."""
+    """Taken off the reward of an answer that was cut off, whatever it is."""
     sampling_seed: int = 0
     """Seed of the answers."""
 

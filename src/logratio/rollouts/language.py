@@ -45,6 +45,7 @@ class LanguageCollector:
         columns: further columns of each prompt's row, for the rewards.
         watched: rewards that are written down and not learned from.
         greedy: also answer each prompt with the most probable tokens, for the greedy baseline.
+        at_reference: the policy starts with the reference's very weights, so that their divergence is 0 then.
 
     Raises:
         BadConfig: answers that were cut off are to be bootstrapped from a critic that is not there.
@@ -63,6 +64,7 @@ class LanguageCollector:
         columns: Sequence[Mapping[str, Any]] | None = None,
         watched: Sequence[WeightedReward] = (),
         greedy: bool = False,
+        at_reference: bool = False,
     ) -> None:
         if config.truncation == "bootstrap" and actor.value_head is None:
             raise BadConfig(
@@ -72,6 +74,7 @@ class LanguageCollector:
             )
         self.actor, self.prompts, self.rewards, self.watched = actor, prompts, rewards, watched
         self.reference, self.config, self.greedy = reference, config, greedy
+        self.at_reference = at_reference
         self.columns = columns if columns is not None else [{}] * len(prompts)
         self.kl_controller = new_controller(config)
         self._told = False
@@ -124,6 +127,8 @@ class LanguageCollector:
         )
         metrics |= watch(samples, self.watched) | self._distances(now, mask)
         metrics["objective"] = metrics["reward"] - self.kl_coefficient * metrics.get("reference_kl", 0.0)
+        if self.at_reference and step == 0:
+            metrics["kl_at_reference"] = float(now["kl"][mask].abs().max())
         metrics["sampled_deviation"] = sampled_deviation(samples, now["logprobs"])
         return Rollout(
             trajectories=trajectories,
@@ -173,8 +178,10 @@ class LanguageCollector:
     def _score(self, samples: Sequence[Sample]) -> tuple[Tensor, dict[str, float]]:
         """`[sequences]` the weighted sum of the rewards less the penalty, with what there is to say of it."""
         answers = [answer for own in samples for answer in own.completions]
-        cut_off = torch.tensor([float(answer.finish_reason == "length") for answer in answers])
+        cut_off = torch.tensor([answer.finish_reason == "length" for answer in answers])
         earned, metrics = weighted_sum(samples, self.rewards)
+        if self.config.cut_off_reward == "worst" and not cut_off.all():
+            earned = torch.where(cut_off, earned[~cut_off].min(), earned)
         total = earned - self.config.missing_end_penalty * cut_off.double()
         spread = float(total.std(correction=0))
         if spread == 0 and not self._told:

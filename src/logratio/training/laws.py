@@ -222,7 +222,7 @@ def nothing_is_clipped(clip_fraction: float, *, step: int) -> LawHeld:
 
 
 def reference_kl_is_zero(reference_kl: float, *, step: int, tolerance: float = 1e-6) -> LawHeld:
-    """Before the first update of a run that starts from its reference KL[π, π_ref] is 0, in nats a token."""
+    """Before the first update of a run that starts from its reference KL[π, π_ref] is 0 at every token."""
     return _divergence_is_zero("reference_kl_is_zero", reference_kl, "the reference", step, tolerance)
 
 

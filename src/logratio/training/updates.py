@@ -210,6 +210,8 @@ def first_minibatch_laws(session: Session, rollout: Rollout, tally: Tally, *, st
     """Before the first step of an update the policy is the one that collected, as it was recorded."""
     if "sampled_deviation" in rollout.metrics:
         session.held(laws.sampler_and_trainer_agree(rollout.metrics["sampled_deviation"], step=step))
+    if "kl_at_reference" in rollout.metrics:
+        session.held(laws.reference_kl_is_zero(rollout.metrics["kl_at_reference"], step=step))
     session.held(laws.ratio_is_one(tally.ratio_deviation, step=step))
     session.held(laws.every_row_is_counted(tally.rows, torch.ones(tally.rows), step=step))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
 from logratio.report.checks.course import STAGES, setting, stretch_length, stretches
@@ -14,6 +14,8 @@ KL_FACTOR, KL_WARNING, KL_SERIOUS = 2.0, 30.0, 50.0
 DRIFT = 10.0
 ESTIMATE_ERRORS, ESTIMATE_SHARE, NEGATIVE_ERRORS = 4.0, 0.1, 3.0
 """Standard errors, and share of the KL, by which its two estimates may differ; standard errors below 0."""
+NORMAL_MEDIAN = 1.4826
+"""A normal distribution's deviation over the median distance from its middle."""
 
 
 def reference_kl_high(report: Mapping[str, Any], stage: str) -> Finding | None:
@@ -67,19 +69,20 @@ def kl_estimates_disagree(report: Mapping[str, Any], stage: str) -> Finding | No
     """The KL by the tokens drawn is not the KL by the whole vocabulary, or is below 0, beyond chance.
 
     Of N answers the two differ by chance with variance 2·KL/N: where policies are close, the variance of a
-    token's log-ratio is twice its KL.
+    token's log-ratio is twice its KL. Where updates scatter more than that, their own scatter counts.
     """
     exact, drawn = _together(report, stage)
     answers = _answers_an_update(report, stage)
     if len(exact) < MIN_TAIL or not answers:
         return None
     variances = [2.0 * max(kl, 0.0) / answers for kl in exact]
+    scatter = _scatter(exact, drawn, variances)
     lengths = [*[stretch_length(len(exact))] * len(stretches(exact)), len(exact)]
     columns = [[*stretches(values), fmean(values)] for values in (exact, drawn, variances)]
     places = [
         (abs(k1 - kl) / error, k1, kl, error)
         for length, kl, k1, variance in zip(lengths, *columns, strict=True)
-        if (error := (variance / length) ** 0.5) > 0
+        if (error := scatter * (variance / length) ** 0.5) > 0
     ]
     errors, k1, kl, error = max(places, default=(0.0, 0.0, 0.0, 1.0))
     return Finding(
@@ -106,6 +109,22 @@ def _together(report: Mapping[str, Any], stage: str) -> tuple[list[float], list[
     columns = [curves.get(name) or [] for name in ("reference_kl", "reference_log_ratio")]
     pairs = [(kl, k1) for kl, k1 in zip(*columns, strict=False) if is_number(kl) and is_number(k1)]
     return [kl for kl, _ in pairs], [k1 for _, k1 in pairs]
+
+
+def _scatter(exact: Sequence[float], drawn: Sequence[float], variances: Sequence[float]) -> float:
+    """How many times as far as their variances say the updates scatter about their middle; 1 at least.
+
+    By the median, so that a stretch in which something is wrong is not taken for scatter.
+    """
+    scores = [
+        (k1 - kl) / variance**0.5
+        for kl, k1, variance in zip(exact, drawn, variances, strict=True)
+        if variance > 0
+    ]
+    if not scores:
+        return 1.0
+    middle = median(scores)
+    return max(1.0, NORMAL_MEDIAN * median(abs(score - middle) for score in scores))
 
 
 def _answers_an_update(report: Mapping[str, Any], stage: str) -> float:

@@ -70,6 +70,7 @@ def _stage(report: Mapping[str, Any], stage: str, *, titled: bool) -> Html:
                 ["Metric", "First update", "At the end", "Healthy"],
                 _rows(report, stage),
                 caption=f"{STAGES[stage]} from its beginning to its end",
+                class_="course",
             ),
             *_charts(report, stage),
         ]
