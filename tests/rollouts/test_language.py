@@ -185,21 +185,22 @@ def test_a_reward_that_is_the_same_for_all_is_told_once(capsys):
 
 
 def test_a_cut_off_answer_earns_what_the_worst_that_ended_does():
-    settings = {"num_samples": 40, "missing_end_penalty": 0.25}
-    own = make(**settings).collect(0, [0, 1, 2]).trajectories
-    worst = make(**settings, cut_off_reward="worst").collect(0, [0, 1, 2])
-    earned = [rows.rewards.sum(dim=1) for rows in (own, worst.trajectories)]
-    charges = worst.trajectories.rewards.clone()
-    answers = [answer for group in worst.items for answer in group.answers]
-    texts = [make().actor.policy.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    """With a reward that likes short answers: those that were cut off have the least of it."""
+    earned = []
+    for cut_off_reward in ("own", "worst"):
+        collector = make(num_samples=40, missing_end_penalty=0.25, cut_off_reward=cut_off_reward)
+        collector.rewards = [WeightedReward(name="length", reward=length)]
+        rollout = collector.collect(0, [0, 1, 2])
+        earned.append(rollout.trajectories.rewards.sum(dim=1))
+    answers = [answer for group in rollout.items for answer in group.answers]
+    texts = [collector.actor.policy.tokenizer.decode(one, skip_special_tokens=True) for one in answers]
     ended = torch.tensor([answer[-1] in (0, *STOPS) for answer in answers])
-    plain = torch.tensor([sum(letter in "aeiou" for letter in text) / 10 for text in texts]).double()
-    assert 0 < int(ended.sum()) < len(answers)
-    assert torch.equal(earned[0][ended], earned[1][ended])
+    plain = torch.tensor([-len(text) / 5 for text in texts], dtype=torch.float64)
     lowest = float(plain[ended].min())
+    assert lowest > float(plain.min())
+    assert torch.equal(earned[0][ended], earned[1][ended])
     gained = (earned[1] - earned[0])[~ended]
     torch.testing.assert_close(gained, lowest - plain[~ended], rtol=0, atol=1e-6)
-    assert charges.shape == worst.trajectories.mask.shape
 
 
 def test_where_no_answer_ended_each_earns_its_own():

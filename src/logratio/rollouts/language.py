@@ -161,19 +161,20 @@ class LanguageCollector:
         self, step: int, examples: Sequence[int], *, num_samples: int, temperature: float
     ) -> list[Sample]:
         digest = hashlib.sha256(f"{self.config.sampling_seed}:{step}".encode()).digest()
-        return sample(
-            self.actor.policy.model,
-            self.actor.policy.tokenizer,
-            [self.prompts[example] for example in examples],
-            num_samples=num_samples,
-            seed=int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS),
-            config=SamplingConfig(
-                max_new_tokens=self.config.max_new_tokens,
-                temperature=temperature,
-                batch_size=self.config.decode_batch,
-            ),
-            columns=[self.columns[example] for example in examples],
-        )
+        with self.actor.policy.active():
+            return sample(
+                self.actor.policy.model,
+                self.actor.policy.tokenizer,
+                [self.prompts[example] for example in examples],
+                num_samples=num_samples,
+                seed=int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS),
+                config=SamplingConfig(
+                    max_new_tokens=self.config.max_new_tokens,
+                    temperature=temperature,
+                    batch_size=self.config.decode_batch,
+                ),
+                columns=[self.columns[example] for example in examples],
+            )
 
     def _score(self, samples: Sequence[Sample]) -> tuple[Tensor, dict[str, float]]:
         """`[sequences]` the weighted sum of the rewards less the penalty, with what there is to say of it."""
