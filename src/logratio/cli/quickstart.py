@@ -138,9 +138,9 @@ class Arguments:
     that starts as the reward model."""
     best_of: int = 16
     """Of so many answers to each held-out prompt the reward model chooses one, for best-of-n."""
-    bound_prompts: int = 4
+    bound_prompts: int = 8
     """Held-out prompts on which the upper bound of reward against KL is sampled; 0 leaves it out."""
-    bound_samples: int = 512
+    bound_samples: int = 256
     """Answers to each of these."""
     seed: int = 0
     """Seed of prompts, answers and labels; --sft.seed, --dpo.seed and so on order the training data."""
