@@ -21,9 +21,10 @@ from logratio.cli import (
     quickstart_stages,
 )
 from logratio.cli.quickstart import Arguments, PPOAnswers, run
-from logratio.cli.quickstart_ppo import less_for_cut_off, sizes_to
+from logratio.cli.quickstart_ppo import as_ppo_is_paid, sizes_to
 from logratio.errors import BadConfig, Interrupted, PolicyRunaway
 from logratio.records import Completion, Prompt, Sample
+from logratio.rollouts.collecting import CollectorConfig
 from logratio.runs import read_json_lines
 from logratio.training.session import Session
 
@@ -354,8 +355,13 @@ def test_an_answer_that_was_cut_off_is_worth_as_little_to_best_of_n_as_to_ppo():
         Sample(prompt=Prompt("q"), completions=(cut, cut), columns={}),
     ]
     scores = [[1.0, 2.0], [3.0, 4.0]]
-    assert less_for_cut_off(scores, samples, penalty=1.5) == [[1.0, 0.5], [1.5, 2.5]]
-    assert less_for_cut_off(scores, samples, penalty=0.0) == scores
+    paid = {
+        kind: as_ppo_is_paid(scores, samples, CollectorConfig(cut_off_reward=kind, missing_end_penalty=1.5))
+        for kind in ("own", "worst")
+    }
+    assert paid["own"] == [[1.0, 0.5], [1.5, 2.5]]
+    assert paid["worst"] == [[1.0, -0.5], [1.5, 2.5]]
+    assert as_ppo_is_paid(scores, samples, CollectorConfig()) == scores
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ MUTANTS = (
     ),
     Mutant(
         name="the worst reward is sought among those that were cut off too",
-        module="logratio.rollouts.language",
+        module="logratio.rollouts.judging",
         old="earned[~cut_off].min()",
         new="earned.min()",
         checks=("rollouts/test_language.py::test_a_cut_off_answer_earns_what_the_worst_that_ended_does",),

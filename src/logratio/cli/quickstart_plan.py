@@ -112,6 +112,7 @@ def ppo_rows(bench: Bench) -> list[Row]:
             [files.JUDGED],
             {
                 "reward": bench.reward_identity,
+                "cut_off_reward": settings.collect.cut_off_reward,
                 "missing_end_penalty": settings.collect.missing_end_penalty,
             },
         ),

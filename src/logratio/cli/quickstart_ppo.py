@@ -7,6 +7,8 @@ from dataclasses import asdict
 from itertools import count, takewhile
 from typing import Any
 
+import torch
+
 from logratio.algorithms.ppo import train_ppo
 from logratio.cli import train_reward
 from logratio.cli.policy_gradient import PolicyGradientFlags, Rewards, prepare
@@ -37,7 +39,7 @@ from logratio.progress import Progress
 from logratio.records import Sample
 from logratio.report.collect import read_object
 from logratio.rollouts.collecting import CollectorConfig
-from logratio.rollouts.judging import WeightedReward
+from logratio.rollouts.judging import WeightedReward, charge_cut_off
 from logratio.rollouts.rewards import Reward, load_reward
 from logratio.runs import write_json
 
@@ -152,8 +154,7 @@ def judge_candidates(bench: Bench, key: str) -> str:
     settings = bench.settings
     bench.release()
     samples = read_drawn(bench, BEST_OF_N)
-    scores = judge_slowly(load_proxy(bench), samples)
-    proxy = less_for_cut_off(scores, samples, penalty=settings.collect.missing_end_penalty)
+    proxy = as_ppo_is_paid(judge_slowly(load_proxy(bench), samples), samples, settings.collect)
     judged = {"gold": bench.reward(samples), "proxy": proxy}
     dense = read_drawn(bench, UPPER_BOUND) if settings.bound_prompts else []
     write_json(settings.out / JUDGED, judged | {"dense": bench.reward(dense)})
@@ -179,17 +180,18 @@ def judge_slowly(reward: Reward, samples: Sequence[Sample]) -> list[list[float]]
     return values
 
 
-def less_for_cut_off(
-    scores: Sequence[Sequence[float]], samples: Sequence[Sample], *, penalty: float
+def as_ppo_is_paid(
+    scores: Sequence[Sequence[float]], samples: Sequence[Sample], config: CollectorConfig
 ) -> list[list[float]]:
-    """The scores of all answers, less the penalty for those that did not end: what PPO would have earned."""
-    return [
-        [
-            score - penalty * (answer.finish_reason == "length")
-            for score, answer in zip(own, sample.completions, strict=True)
-        ]
-        for own, sample in zip(scores, samples, strict=True)
-    ]
+    """The scores of all answers, those that were cut off charged for it as PPO is, prompt by prompt."""
+    paid = []
+    for own, sample in zip(scores, samples, strict=True):
+        cut_off = torch.tensor([answer.finish_reason == "length" for answer in sample.completions])
+        earned = torch.tensor(own, dtype=torch.float64)
+        worst = config.cut_off_reward == "worst"
+        charged = charge_cut_off(earned, cut_off, worst=worst, penalty=config.missing_end_penalty)
+        paid.append(charged.tolist())
+    return paid
 
 
 # --- side by side -----------------------------------------------------------------------------------

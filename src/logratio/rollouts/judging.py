@@ -44,6 +44,20 @@ def weighted_sum(
     return total, means
 
 
+def charge_cut_off(earned: Tensor, cut_off: Tensor, *, worst: bool, penalty: float) -> Tensor:
+    """`[answers]` what answers earn once those that were cut off are charged for it.
+
+    Args:
+        earned: `[answers]` their rewards.
+        cut_off: `[answers]` whether each was cut off.
+        worst: those earn what the worst answer that ended does, if any ended, and not their own.
+        penalty: taken off in any case.
+    """
+    if worst and not cut_off.all():
+        earned = torch.where(cut_off, earned[~cut_off].min(), earned)
+    return earned - penalty * cut_off.to(earned)
+
+
 def watch(samples: Sequence[Sample], rewards: Sequence[WeightedReward]) -> dict[str, float]:
     """The mean of each reward that is looked at and not learned from."""
     return {f"watched/{part.name}": float(flat_rewards(samples, part).mean()) for part in rewards}

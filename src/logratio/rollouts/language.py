@@ -22,7 +22,7 @@ from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, Reading
 from logratio.records import Prompt, Sample
 from logratio.rollouts.collecting import CollectorConfig
-from logratio.rollouts.judging import WeightedReward, describe_answers, watch, weighted_sum
+from logratio.rollouts.judging import WeightedReward, charge_cut_off, describe_answers, watch, weighted_sum
 from logratio.rollouts.sampling import SEED_BITS, sample
 from logratio.rollouts.trajectories import answer_trajectories, token_mask
 
@@ -181,9 +181,12 @@ class LanguageCollector:
         answers = [answer for own in samples for answer in own.completions]
         cut_off = torch.tensor([answer.finish_reason == "length" for answer in answers])
         earned, metrics = weighted_sum(samples, self.rewards)
-        if self.config.cut_off_reward == "worst" and not cut_off.all():
-            earned = torch.where(cut_off, earned[~cut_off].min(), earned)
-        total = earned - self.config.missing_end_penalty * cut_off.double()
+        total = charge_cut_off(
+            earned,
+            cut_off,
+            worst=self.config.cut_off_reward == "worst",
+            penalty=self.config.missing_end_penalty,
+        )
         spread = float(total.std(correction=0))
         if spread == 0 and not self._told:
             self._told = True
