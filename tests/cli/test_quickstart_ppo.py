@@ -21,7 +21,7 @@ from logratio.cli import (
     quickstart_stages,
 )
 from logratio.cli.quickstart import Arguments, PPOAnswers, run
-from logratio.cli.quickstart_ppo import as_ppo_is_paid, sizes_to
+from logratio.cli.quickstart_ppo import CANDIDATES_AT_A_TIME, as_ppo_is_paid, sizes_to
 from logratio.errors import BadConfig, Interrupted, PolicyRunaway
 from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.collecting import CollectorConfig
@@ -232,8 +232,8 @@ def test_training_stopped_in_the_middle_goes_on_to_the_same_weights(arguments, c
 @pytest.mark.usefixtures("no_evaluation")
 @pytest.mark.parametrize("stop_at", [8, 24 + 48])
 def test_candidates_drawn_before_a_stop_are_kept(arguments, monkeypatch, stop_at):
-    small, drawn = replace(with_ppo(arguments), batch_size=8), []
-    run(replace(arguments, batch_size=8))
+    small, drawn = replace(with_ppo(arguments), batch_size=8 // CANDIDATES_AT_A_TIME), []
+    run(replace(arguments, batch_size=8 // CANDIDATES_AT_A_TIME))
     real = quickstart_stages.PartialAnswers.add
 
     def add(self, placed):

@@ -108,6 +108,18 @@ def test_texts_score_alone_as_in_a_batch_and_equal_ones_equally(scorer):
     assert scorer.score([]) == []
 
 
+def test_the_layout_is_settled_again_only_for_longer_texts(scorer, monkeypatch):
+    settled = []
+    monkeypatch.setattr(scorer, "settle_layout", lambda groups: settled.append(len(groups)))
+    short, long = (
+        (Prompt("the cat"), Completion(text="sat")),
+        (Prompt("the cat"), Completion(text="sat " * 9)),
+    )
+    for texts, expected in (([short], 1), ([short] * 3, 1), ([long, short], 2), ([long], 2), ([short], 2)):
+        scorer.score(texts)
+        assert len(settled) == expected
+
+
 def test_an_answer_that_was_cut_off_has_no_end_token_to_be_read_at(scorer):
     prompt, whole = Prompt("the cat"), Completion(text="sat on")
     ended, cut = scorer.score([(prompt, whole), (prompt, replace(whole, finish_reason="length"))])

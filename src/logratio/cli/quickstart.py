@@ -100,7 +100,7 @@ class Arguments:
     dpo: DPOConfig = field(default_factory=partial(DPOConfig, learning_rate=2e-5))
     """Preference optimisation on the pairs."""
     reward_model: RewardConfig = field(
-        default_factory=partial(RewardConfig, learning_rate=2e-5, epochs=2.0, checkpoint_every=20)
+        default_factory=partial(RewardConfig, learning_rate=1e-4, epochs=2.0, checkpoint_every=20)
     )
     """The reward model that PPO learns from."""
     reward_held_out: float = 0.2
@@ -112,7 +112,7 @@ class Arguments:
             critic_learning_rate=3e-4,
             warmup=0.25,
             batch_size=16,
-            epochs=1.4,
+            epochs=1.0,
             update_epochs=2,
             minibatches=4,
             checkpoint_every=4,
@@ -145,7 +145,8 @@ class Arguments:
     seed: int = 0
     """Seed of prompts, answers and labels; --sft.seed, --dpo.seed and so on order the training data."""
     batch_size: int = 64
-    """How many answers are decoded at a time: less takes less memory, and gives the same answers."""
+    """How many answers are decoded at a time, four times as many where best-of-n draws its candidates: less
+    takes less memory, and gives the same answers."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
     threads: int | None = None

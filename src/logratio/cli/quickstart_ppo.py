@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import count, takewhile
 from typing import Any
 
@@ -43,7 +44,10 @@ from logratio.rollouts.judging import WeightedReward, charge_cut_off
 from logratio.rollouts.rewards import Reward, load_reward
 from logratio.runs import write_json
 
-JUDGED_AT_A_TIME = 4
+CANDIDATES_AT_A_TIME = 4
+"""How many times --batch-size candidates are decoded at a time: the model is alone in memory then, and wide
+batches of answers to few prompts take two thirds of the time."""
+JUDGED_AT_A_TIME = 8
 """Prompts whose answers are judged before progress is shown."""
 
 
@@ -136,10 +140,11 @@ def draw_candidates(bench: Bench, key: str) -> str:
     rows = read_prompts(settings.out / HELD_OUT)
     # Answers of their own: those that the evaluation draws with the same seed are what these compete with.
     seed = settings.seed + 1
-    draw(bench, BEST_OF_N, rows, key=key, num_samples=settings.best_of, seed=seed)
+    drawing = partial(draw, key=key, seed=seed, batch_size=CANDIDATES_AT_A_TIME * settings.batch_size)
+    drawing(bench, BEST_OF_N, rows, num_samples=settings.best_of)
     few = rows[: settings.bound_prompts]
     if few:
-        draw(bench, UPPER_BOUND, few, key=key, num_samples=settings.bound_samples, seed=seed)
+        drawing(bench, UPPER_BOUND, few, num_samples=settings.bound_samples)
     return (
         f"{settings.best_of} answers to each of {len(rows)} held-out prompts, "
         f"{settings.bound_samples} to each of {len(few)}"

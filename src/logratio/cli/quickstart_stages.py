@@ -126,6 +126,7 @@ def draw_answers(bench: Bench, key: str) -> str:
         num_samples=settings.num_samples,
         seed=settings.seed,
         temperature=settings.temperature,
+        batch_size=settings.batch_size,
     )
     check_recorded(bench, bench.policy(START), samples[:NUM_RECOMPUTED])
     answers = [completion for drawn in samples for completion in drawn.completions]
@@ -142,6 +143,7 @@ def draw(
     num_samples: int,
     seed: int,
     temperature: float = 1.0,
+    batch_size: int,
 ) -> list[Sample]:
     """Let the model that training starts from answer `rows`, into the file `name`.
 
@@ -167,7 +169,7 @@ def draw(
                 config=SamplingConfig(
                     max_new_tokens=settings.max_new_tokens,
                     temperature=temperature,
-                    batch_size=settings.batch_size,
+                    batch_size=batch_size,
                 ),
                 columns=[judge_columns(row) for row in rows],
                 progress=progress,

@@ -38,6 +38,7 @@ class Scorer:
         self.model = model
         self.tokenizer = tokenizer
         self.layout: Layout = layout
+        self._settled_on = 0
         attend_by_block(model)
 
     @property
@@ -103,7 +104,12 @@ class Scorer:
         groups, places = gather_answers(encoded)
         if not groups:
             return []
-        self.settle_layout(groups)
+        longest = max(map(num_tokens_read, groups))
+        # What holds for a group of texts holds for shorter ones; to compare again at every call would cost
+        # as much as the scores of a small one.
+        if longest > self._settled_on:
+            self.settle_layout(groups)
+            self._settled_on = longest
         scores = self.score_groups(groups, max_tokens=max_tokens)
         return [scores[group][answer] for group, answer in places]
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from logratio.batches import AnswerGroup, Rollout
 from logratio.errors import BadConfig
+from logratio.models.allocator import return_freed_memory
 from logratio.models.packing import for_scores
 from logratio.models.pretrained import fingerprint
+from logratio.models.resident import release
 from logratio.models.tokenisation import encode_prompt
 from logratio.objectives.kl import k1
 from logratio.objectives.ppo import ReferenceKLController
@@ -96,7 +98,11 @@ class LanguageCollector:
 
     def frozen(self) -> str:
         """Hash of the reference's weights, of those that training does not move."""
-        return "" if self.reference is None else fingerprint(self.reference.model, trainable=False)
+        if self.reference is None:
+            return ""
+        # Read whole, as the answers' reading does: in the place of what an update took.
+        return_freed_memory()
+        return fingerprint(self.reference.model, trainable=False)
 
     @torch.no_grad()
     def collect(self, step: int, examples: Sequence[int]) -> Rollout:
@@ -108,6 +114,8 @@ class LanguageCollector:
         """
         k, num_sequences = self.config.num_samples, len(examples) * self.config.num_samples
         self._check_horizon(num_sequences)
+        # What gradients and activations took is needed elsewhere now: by models that lie in files.
+        return_freed_memory()
         samples = self._answer(step, examples, num_samples=k, temperature=1.0)
         scores, metrics = self._score(samples)
         groups = [self._group(own) for own in samples]
@@ -227,6 +235,8 @@ class LanguageCollector:
         read = for_scores(groups) if self.config.truncation == "bootstrap" else groups
         k = self.config.num_samples
         parts = list(self.actor.compare(read, self.reference, time=time, group_size=k))
+        if self.reference is not None and self.reference.model is not self.actor.policy.model:
+            release(self.reference.model)
         rows = torch.cat([part.rows for part in parts])
         shape = (len(groups) * k, time)
         columns = {}

@@ -128,7 +128,12 @@ class ModelReward(Reward):
         self.scorer = scorer
 
     def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
-        return self.function([(sample.prompt, answer) for sample, answer in rows])
+        scores = self.function([(sample.prompt, answer) for sample, answer in rows])
+        # It lies idle until the next batch is there, while others need the memory.
+        from logratio.models.resident import release
+
+        release(self.scorer.model)
+        return scores
 
 
 def _accepted(function: RewardFunction, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""Weights that lie in a file leave memory while nobody reads them, and come back when somebody does.
+
+safetensors maps a model's file into memory, so that weights which are never written are still the file's own
+pages. What is frozen (a reference, a reward model) is read once an update and then lies idle while gradients
+and activations take their room. Its pages can be given back: the next reader finds them in the operating
+system's cache of files, or on the disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+DONT_NEED = 4
+"""Linux's number for `MADV_DONTNEED` (`mman.h`)."""
+SMAPS = Path("/proc/self/smaps")
+
+
+def release(model: nn.Module) -> int:
+    """Give back the pages of `model`'s weights that are a file's own; returns how many bytes they are.
+
+    Whatever was written to since it was mapped, or is not mapped from a file, stays where it is. The weights
+    are the same before and after. Elsewhere than on Linux this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return 0
+    addresses = {weight.data_ptr() for weight in model.parameters() if weight.device.type == "cpu"}
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    released = 0
+    for start, end in clean_file_ranges():
+        if any(start <= address < end for address in addresses) and not advise(start, end - start, DONT_NEED):
+            released += end - start
+    return released
+
+
+def clean_file_ranges() -> Iterator[tuple[int, int]]:
+    """Ranges of addresses that are mapped from a file and hold no page of this process's own."""
+    span, of_file = (0, 0), False
+    for line in SMAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+        head, _, rest = line.partition(" ")
+        if not head.endswith(":"):
+            low, _, high = head.partition("-")
+            span, of_file = (int(low, 16), int(high, 16)), rest.split()[3] != "0"
+        elif head == "Anonymous:" and of_file and rest.split()[0] == "0":
+            yield span

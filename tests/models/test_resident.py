@@ -1,0 +1,50 @@
+"""Frozen weights leave memory and come back the same; what was written to stays."""
+
+import sys
+
+import pytest
+import torch
+
+from logratio.models.pretrained import load, save
+from logratio.models.resident import clean_file_ranges, release
+from tiny import tiny_llama, tiny_tokenizer
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are Linux's")
+
+
+@pytest.fixture
+def model(tmp_path):
+    tokenizer = tiny_tokenizer()
+    save(tiny_llama(len(tokenizer), hidden=128, layers=4), tokenizer, tmp_path / "model")
+    return load(str(tmp_path / "model")).model.requires_grad_(False)
+
+
+def weights(model):
+    return [weight.clone() for weight in model.parameters()]
+
+
+def test_released_weights_are_the_same_when_they_are_read_again(model):
+    before = weights(model)
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    assert release(model) >= size
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_weights_that_were_written_to_are_kept(model):
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    before = weights(model)
+    release(model)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_weights_that_come_from_no_file_are_kept():
+    model = tiny_llama(50)
+    before = weights(model)
+    assert release(model) == 0
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_ranges_of_files_hold_no_page_of_our_own(model):
+    address = model.get_input_embeddings().weight.data_ptr()
+    assert any(start <= address < end for start, end in clean_file_ranges())
