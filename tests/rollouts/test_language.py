@@ -257,3 +257,19 @@ def test_what_is_frozen_is_the_reference_and_not_what_is_trained():
         next(iter(collector.reference.model.parameters())).add_(1.0)
     assert collector.frozen() != before
     assert dataclasses.is_dataclass(collector.config)
+
+
+def test_an_answer_may_earn_what_it_has_more_than_its_siblings():
+    """Written out: the score less the mean of the three other scores; what is told of rewards stays as it was."""
+    bare, less = make(kl_coefficient=0.0), make(kl_coefficient=0.0, reward_baseline="siblings")
+    plain, found = bare.collect(0, [0, 1]), less.collect(0, [0, 1])
+    scores = plain.trajectories.rewards.sum(dim=1)
+    expected = [
+        float(score) - (float(group.sum()) - float(score)) / 3
+        for group in scores.reshape(2, 4)
+        for score in group
+    ]
+    torch.testing.assert_close(found.trajectories.rewards.sum(dim=1), torch.tensor(expected).to(scores))
+    assert found.metrics["reward"] == plain.metrics["reward"]
+    with pytest.raises(BadConfig, match="siblings"):
+        make(num_samples=1, reward_baseline="siblings")

@@ -100,7 +100,7 @@ class Arguments:
     dpo: DPOConfig = field(default_factory=partial(DPOConfig, learning_rate=2e-5))
     """Preference optimisation on the pairs."""
     reward_model: RewardConfig = field(
-        default_factory=partial(RewardConfig, learning_rate=1e-4, epochs=2.0, checkpoint_every=20)
+        default_factory=partial(RewardConfig, learning_rate=1e-4, epochs=3.0, checkpoint_every=20)
     )
     """The reward model that PPO learns from."""
     reward_held_out: float = 0.2
@@ -130,6 +130,7 @@ class Arguments:
             lam=1.0,
             cut_off_reward="worst",
             missing_end_penalty=0.5,
+            reward_baseline="siblings",
         )
     )
     """PPO's answers, and what they are charged for leaving the model that everything starts from."""

@@ -49,6 +49,10 @@ class CollectorConfig:
     ended. A reward model that has seen ended answers alone says nothing of others."""
     missing_end_penalty: float = 0.0
     """Taken off the reward of an answer that was cut off, whatever it is."""
+    reward_baseline: Literal["none", "siblings"] = "none"
+    """What is taken off an answer's reward before a critic is asked: nothing, or the mean reward of the other
+    answers to its prompt. A reward model is trained on differences within a prompt alone, so that what its
+    scores differ by from prompt to prompt is noise, often most of it."""
     sampling_seed: int = 0
     """Seed of the answers."""
 
@@ -59,6 +63,8 @@ class CollectorConfig:
             self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("discount", "lam"):
             self._require(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        if self.reward_baseline == "siblings":
+            self._require("num_samples", self.num_samples >= 2, "at least 2 where siblings are the baseline")
         self._require("kl_horizon", self.kl_horizon is None or 0 < self.kl_horizon < math.inf, "above 0")
         self._check_charge()
 

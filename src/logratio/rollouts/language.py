@@ -17,6 +17,7 @@ from logratio.models.packing import for_scores
 from logratio.models.pretrained import fingerprint
 from logratio.models.resident import release
 from logratio.models.tokenisation import encode_prompt
+from logratio.objectives.advantages import leave_one_out
 from logratio.objectives.kl import k1
 from logratio.objectives.ppo import ReferenceKLController
 from logratio.policies.decoding import SamplingConfig
@@ -127,7 +128,7 @@ class LanguageCollector:
             logprobs=now["logprobs"],
             reference_logprobs=now["reference_logprobs"],
             values=read["values"],
-            scores=scores,
+            scores=self._less_siblings(scores),
             goes_on=self._goes_on(samples),
             kl_coefficient=self.kl_coefficient,
             discount=self.config.discount,
@@ -208,6 +209,12 @@ class LanguageCollector:
             alike = groups.max(dim=1).values == groups.min(dim=1).values
             metrics["constant_groups"] = float(alike.double().mean())
         return total, metrics
+
+    def _less_siblings(self, scores: Tensor) -> Tensor:
+        """`[sequences]` what each answer's last token earns: its score, less its siblings' mean if so wanted."""
+        if self.config.reward_baseline == "none":
+            return scores
+        return leave_one_out(scores, group_size=self.config.num_samples)
 
     def _greedy_returns(self, step: int, examples: Sequence[int]) -> Tensor:
         """`[sequences]` reward of the greedy answer to each answer's prompt."""
