@@ -100,6 +100,13 @@ MUTANTS = (
         checks=("rollouts/test_language.py::test_a_cut_off_answer_earns_what_the_worst_that_ended_does",),
     ),
     Mutant(
+        name="an answer is its own sibling",
+        module="logratio.rollouts.language",
+        old="return leave_one_out(scores, group_size=self.config.num_samples)",
+        new="k = self.config.num_samples\n        return scores - scores.reshape(-1, k).mean(dim=1).repeat_interleave(k)",
+        checks=("rollouts/test_language.py::test_an_answer_may_earn_what_it_has_more_than_its_siblings",),
+    ),
+    Mutant(
         name="a watched reward is learned from",
         module="logratio.rollouts.language",
         old="earned, metrics = weighted_sum(samples, self.rewards)",
