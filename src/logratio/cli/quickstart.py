@@ -111,8 +111,10 @@ class Arguments:
             learning_rate=1e-5,
             critic_learning_rate=3e-4,
             warmup=0.25,
+            # So few updates that none should be spent on a rate that has fallen to nothing.
+            schedule="constant",
             batch_size=16,
-            epochs=1.0,
+            epochs=0.9,
             update_epochs=2,
             minibatches=4,
             checkpoint_every=4,
@@ -137,7 +139,7 @@ class Arguments:
     critic: Literal["shared", "separate", "reward"] = "shared"
     """PPO's critic: a head on the policy's own states; a second model that starts as the policy does; or one
     that starts as the reward model."""
-    best_of: int = 16
+    best_of: int = 8
     """Of so many answers to each held-out prompt the reward model chooses one, for best-of-n."""
     bound_prompts: int = 8
     """Held-out prompts on which the upper bound of reward against KL is sampled; 0 leaves it out."""
