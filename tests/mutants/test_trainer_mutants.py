@@ -103,7 +103,8 @@ MUTANTS = (
         name="an answer is its own sibling",
         module="logratio.rollouts.language",
         old="return leave_one_out(scores, group_size=self.config.num_samples)",
-        new="k = self.config.num_samples\n        return scores - scores.reshape(-1, k).mean(dim=1).repeat_interleave(k)",
+        new="k = self.config.num_samples\n"
+        "        return scores - scores.reshape(-1, k).mean(dim=1).repeat_interleave(k)",
         checks=("rollouts/test_language.py::test_an_answer_may_earn_what_it_has_more_than_its_siblings",),
     ),
     Mutant(

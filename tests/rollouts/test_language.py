@@ -260,7 +260,7 @@ def test_what_is_frozen_is_the_reference_and_not_what_is_trained():
 
 
 def test_an_answer_may_earn_what_it_has_more_than_its_siblings():
-    """Written out: the score less the mean of the three other scores; what is told of rewards stays as it was."""
+    """Written out: the score less the mean of the three other scores; the metrics stay as they were."""
     bare, less = make(kl_coefficient=0.0), make(kl_coefficient=0.0, reward_baseline="siblings")
     plain, found = bare.collect(0, [0, 1]), less.collect(0, [0, 1])
     scores = plain.trajectories.rewards.sum(dim=1)

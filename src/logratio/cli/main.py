@@ -21,6 +21,8 @@ COMMANDS = {
     "train reinforce": ("logratio.cli.train_reinforce", "the policy gradient, from a reward"),
     "train ppo": ("logratio.cli.train_ppo", "proximal policy optimisation, from a reward"),
     "train reward": ("logratio.cli.train_reward", "a reward model from comparisons"),
+    "control ppo": ("logratio.cli.control_ppo", "proximal policy optimisation in a Gymnasium environment"),
+    "control reinforce": ("logratio.cli.control_reinforce", "the policy gradient in a Gymnasium environment"),
     "evaluate": ("logratio.cli.evaluate", "policy against reference on held-out prompts"),
     "report": ("logratio.cli.report", "report.html and report.json from a run directory"),
     "chat": ("logratio.cli.chat", "talk to a model, or to two in turn"),
@@ -71,8 +73,16 @@ def _dispatch(words: list[str]) -> int:
     module = importlib.import_module(COMMANDS[name][0])
     import tyro
 
+    # Some commands know more than their flags' defaults: the settings of the environment that is named.
+    known = module.default(rest) if hasattr(module, "default") else None
     try:
-        parsed = tyro.cli(module.Arguments, args=rest, prog=f"logratio {name}", description=module.__doc__)
+        parsed = tyro.cli(
+            module.Arguments,
+            args=rest,
+            prog=f"logratio {name}",
+            description=module.__doc__,
+            **({} if known is None else {"default": known}),
+        )
     except SystemExit as leaving:
         return int(leaving.code or 0)
     return int(module.run(parsed) or 0)
@@ -92,7 +102,7 @@ def _split_command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  logratio {name:<12} {what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  logratio {name:<17} {what}" for name, (_, what) in COMMANDS.items())
     return (
         f"logratio {__version__}: from comparisons or a reward to a better language model, and a report\n"
         f"that shows how much better and why to believe it.\n\n{rows}\n\n"

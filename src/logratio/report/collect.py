@@ -59,6 +59,8 @@ def collect(run_path: Path | str) -> dict[str, Any]:
     report["provenance"].setdefault("machine", describe_machine())
     if (path / CONFIG).exists() and "settings" not in report["provenance"]:
         report["provenance"]["settings"] = read_object(path / CONFIG)
+    if "environment" in (settings := read_object(path / CONFIG)):
+        report.setdefault("environment", settings["environment"])
     report["missing"] = what_is_missing(report, directories)
     report = scrub(report)
     return judge(report)
@@ -102,7 +104,12 @@ def training_directories(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         return {}
     found = sorted(child for child in path.iterdir() if child.is_dir() and (child / METRICS).exists())
-    names = {stage_name(directory): directory for directory in found}
+    stages = [stage_name(directory) for directory in found]
+    # Runs of one trainer side by side, one for each seed, go by their directories.
+    names = {
+        stage if stages.count(stage) == 1 else directory.name: directory
+        for stage, directory in zip(stages, found, strict=True)
+    }
     if (path / METRICS).exists():
         names = {stage_name(path): path, **names}
     place = {name: number for number, name in enumerate(STAGE_ORDER)}
@@ -196,8 +203,9 @@ def what_is_missing(report: Mapping[str, Any], directories: Mapping[str, Path]) 
     """What a whole report would have and this one has not, each with what to do."""
     missing = []
     judged = "verdict" in report or "win_rate" in report
-    # A reward model by itself has no reference to be compared with: held-out comparisons judge it.
-    if not judged and ("reward_model" not in report or [*directories] != ["reward"]):
+    # A reward model by itself has no reference to be compared with, nor has a policy in an environment.
+    alone = [*directories] == ["reward"] and "reward_model" in report
+    if not (judged or alone or "environment" in report):
         missing.append(
             "No evaluation: there is no verdict, no win rate, no KL and no answers. `logratio "
             "evaluate` makes one."

@@ -13,6 +13,7 @@ from logratio.report.markup import Html, element, join, prose
 from logratio.report.sections.answers import answers_section
 from logratio.report.sections.concerns import warnings_section
 from logratio.report.sections.contests import head_to_head_section
+from logratio.report.sections.control import control_section
 from logratio.report.sections.curves import curves_section
 from logratio.report.sections.data import data_section
 from logratio.report.sections.frontier import frontier_section
@@ -29,6 +30,7 @@ PAGE = "report.html"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 SECTIONS = (
     verdict_section,
+    control_section,
     reward_section,
     steps_section,
     frontier_section,
@@ -93,7 +95,7 @@ def page(report: Mapping[str, Any], *, name: str) -> Html:
     )
     body = element(
         "body",
-        element("a", "Skip to the verdict", href="#verdict", class_="skip"),
+        element("a", "Skip to the result", href=f"#{sections[0].anchor}", class_="skip"),
         _header(report, name),
         element(
             "div",

@@ -211,7 +211,7 @@ class LanguageCollector:
         return total, metrics
 
     def _less_siblings(self, scores: Tensor) -> Tensor:
-        """`[sequences]` what each answer's last token earns: its score, less its siblings' mean if so wanted."""
+        """`[sequences]` what an answer's last token earns: its score, less its siblings' if so wanted."""
         if self.config.reward_baseline == "none":
             return scores
         return leave_one_out(scores, group_size=self.config.num_samples)

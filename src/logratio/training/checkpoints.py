@@ -29,8 +29,8 @@ class Restored:
 
     step: int
     """Updates done; 0 where there is no checkpoint."""
-    numbers: dict[str, dict[str, float]]
-    """What else was saved: the fields of controllers, by name."""
+    numbers: dict[str, dict[str, Any]]
+    """What else was saved, by name: the fields of controllers, where environments stand."""
     notes: tuple[str, ...]
     """A sentence for each damaged checkpoint that was passed over."""
 
@@ -43,11 +43,11 @@ def save_checkpoint(
     *,
     keep: int,
     best: int | None = None,
-    numbers: Mapping[str, Mapping[str, float]] | None = None,
+    numbers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Save the state after `step` updates and delete the oldest checkpoints past `keep`, but not the `best`.
 
-    `numbers` are the fields of controllers, by name: Python writes and reads a float in JSON without loss.
+    `numbers` is what else stands, by name and as JSON takes it: Python writes and reads a float without loss.
 
     The checkpoint's directory appears under its name only when everything in it is on the disk.
     """
@@ -101,7 +101,7 @@ def restore_latest(directory: Path, model: nn.Module, optimizer: torch.optim.Opt
 
 def restore(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, dict[str, float]]]:
+) -> tuple[int, dict[str, dict[str, Any]]]:
     """Load one checkpoint after checking its sums; returns the updates done, and the numbers saved."""
     try:
         state = json.loads((path / STATE).read_text())

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from logratio.errors import Interrupted, OutOfMemory, PolicyRunaway
+from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway
 from logratio.progress import Progress
 from logratio.runs import RunDirectory, ensure_space, write_json
 from logratio.training import laws
@@ -102,7 +102,7 @@ class Session:
         self.best = Best()
         self._laws: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, Any] = {}
-        self._restored: dict[str, dict[str, float]] = {}
+        self._restored: dict[str, dict[str, Any]] = {}
         self._stop_signal: int | None = None
         self._checkpoint_at = -1
         self._started = self._step_started = time.monotonic()
@@ -138,6 +138,9 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._board.close()
+        if isinstance(error, EnvironmentFault):
+            # The weights are those of the last whole update: what cost hours is not lost to one environment.
+            self.checkpoint()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -176,9 +179,17 @@ class Session:
         )
 
     def keep(self, name: str, thing: Controller) -> Controller:
-        """Have checkpoints hold the fields of a dataclass of numbers, and set them where the run goes on."""
-        for field, value in self._restored.get(name, {}).items():
-            setattr(thing, field, value)
+        """Have checkpoints hold what a thing says of itself, and tell it that where the run goes on.
+
+        It is a dataclass of numbers, or has `save`, which gives what JSON can hold, and `load`.
+        """
+        saved = self._restored.get(name, {})
+        if hasattr(thing, "load"):
+            if saved:
+                thing.load(saved)
+        else:
+            for field, value in saved.items():
+                setattr(thing, field, value)
         self._kept[name] = thing
         return thing
 
@@ -230,7 +241,7 @@ class Session:
         self._board.show(row)
         if self._progress is not None:
             names = (
-                *("loss", "accuracy", "reward", "reference_kl", "update_kl"),
+                *("loss", "accuracy", "reward", "episode_return", "reference_kl", "update_kl"),
                 f"{self.unit}_per_second",
             )
             shown = {name: row[name] for name in names if name in row}
@@ -253,7 +264,10 @@ class Session:
             self.optimizer,
             keep=self.config.keep_checkpoints,
             best=int(self.best.step) or None,
-            numbers={name: asdict(thing) for name, thing in self._kept.items()},
+            numbers={
+                name: thing.save() if hasattr(thing, "save") else asdict(thing)
+                for name, thing in self._kept.items()
+            },
         )
         self._checkpoint_at = self.step
 

@@ -9,6 +9,7 @@ from logratio.report.bars import interval_bar, share_bar
 from logratio.report.checks.verdict import allowed_verdict
 from logratio.report.digits import is_number, number, percent, percent_interval
 from logratio.report.markup import Html, element, join, prose
+from logratio.report.sections.control import is_control
 from logratio.report.sections.section import Section, definitions
 from logratio.report.stages import stage_names
 
@@ -16,8 +17,10 @@ OUTCOMES = {"better": ("Better", "good"), "worse": ("Worse", "bad"), "not shown"
 METHODS = {"wilson": "Wilson, ties as half a win", "bootstrap": "bootstrap over prompts"}
 
 
-def verdict_section(report: Mapping[str, Any]) -> Section:
-    """The verdict box; where nothing was evaluated it says so."""
+def verdict_section(report: Mapping[str, Any]) -> Section | None:
+    """The verdict box; where nothing was evaluated it says so. Control has no reference beside it."""
+    if is_control(report):
+        return None
     verdict = report.get("verdict")
     win_rate = report.get("win_rate")
     if not isinstance(verdict, Mapping) and not isinstance(win_rate, Mapping):

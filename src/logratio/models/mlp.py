@@ -1,0 +1,112 @@
+"""Small networks for control: perceptrons, a convolutional network for images, a recurrent layer.
+
+Weights are orthogonal and biases 0 at the start: the hidden layers with gain √2, the policy's last layer with
+0.01, so that every action is about as probable at first, the critic's with 1 (Andrychowicz et al., 2021,
+arXiv:2006.05990, found the small last layer to matter most).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Activation = Literal["tanh", "relu", "elu"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+HIDDEN_GAIN, POLICY_GAIN, VALUE_GAIN = math.sqrt(2.0), 0.01, 1.0
+
+
+def linear(inputs: int, outputs: int, *, gain: float, generator: torch.Generator) -> nn.Linear:
+    """A linear layer with orthogonal weights of this gain and no bias at the start."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def perceptron(
+    inputs: int, widths: Sequence[int], *, activation: Activation, generator: torch.Generator
+) -> nn.Sequential:
+    """Hidden layers of these widths, each followed by the activation: `[..., inputs]` to `[..., widths[-1]]`.
+
+    Without widths it is the identity.
+    """
+    layers: list[nn.Module] = []
+    for before, after in pairwise([inputs, *widths]):
+        layers += [linear(before, after, gain=HIDDEN_GAIN, generator=generator), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+class ImageEncoder(nn.Module):
+    """Three convolutions and a linear layer (Mnih et al., 2015): `[..., C, H, W]` bytes to `[..., width]`.
+
+    Args:
+        shape: C, H and W; at least 36 rows and columns, which the convolutions need.
+        width: features.
+        generator: of the weights.
+    """
+
+    SMALLEST = 36
+
+    def __init__(self, shape: tuple[int, ...], *, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        channels = shape[0]
+        convolutions: list[nn.Module] = []
+        for size, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            layer = nn.Conv2d(channels, size, kernel, stride)
+            nn.init.orthogonal_(layer.weight, HIDDEN_GAIN, generator=generator)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+            convolutions += [layer, nn.ReLU()]
+            channels = size
+        self.convolutions = nn.Sequential(*convolutions, nn.Flatten())
+        with torch.no_grad():
+            features = self.convolutions(torch.zeros(1, *shape)).shape[1]
+        self.project = linear(features, width, gain=HIDDEN_GAIN, generator=generator)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images whose pixels are from 0 to 255."""
+        flat = images.flatten(0, -4).float() / 255.0
+        features = self.project(self.convolutions(flat)).relu()
+        return features.unflatten(0, images.shape[:-3])
+
+
+class Memory(nn.Module):
+    """A gated recurrent layer (Cho et al., 2014) that forgets where an episode begins.
+
+    Args:
+        inputs: features of a step.
+        width: features that are remembered.
+        generator: of the weights.
+    """
+
+    def __init__(self, inputs: int, width: int, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(inputs, width)
+        for weight in (self.cell.weight_ih, self.cell.weight_hh):
+            nn.init.orthogonal_(weight, 1.0, generator=generator)
+        for bias in (self.cell.bias_ih, self.cell.bias_hh):
+            nn.init.zeros_(bias)
+        self.width = width
+
+    def forward(self, features: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """Read steps in order; where an episode begins, nothing is remembered from before.
+
+        Args:
+            features: `[sequences, time, inputs]`.
+            state: `[sequences, width]` what is remembered before the first step.
+            begins: `[sequences, time]` true where a step is the first of its episode.
+
+        Returns:
+            `[sequences, time, width]`, and what is remembered after the last step.
+        """
+        outputs = []
+        for time in range(features.shape[1]):
+            state = torch.where(begins[:, time, None], torch.zeros_like(state), state)
+            state = self.cell(features[:, time], state)
+            outputs.append(state)
+        return torch.stack(outputs, dim=1), state

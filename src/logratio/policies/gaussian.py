@@ -1,0 +1,85 @@
+"""Actions that are numbers: a normal distribution around what the policy thinks best."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from logratio.models.mlp import POLICY_GAIN, linear
+
+Deviation = Literal["parameter", "state"]
+LOWEST, HIGHEST = -20.0, 2.0
+"""Logarithms of a deviation are held between these where they depend on the state."""
+HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class GaussianHead(nn.Module):
+    """`π(a|s) = Π_i N(a_i; μ_i(s), σ_i)`, the means linear in the features of the state.
+
+    What is drawn is what is scored: an environment that has bounds is given the action cut to them, and the
+    log-probability stays that of the draw, of which the cut action is a function.
+
+    Args:
+        inputs: features of a state.
+        size: numbers in an action.
+        deviation: `parameter`: σ is the same in all states; `state`: it depends on the state.
+        initial: log σ at the start.
+        generator: of the weights.
+    """
+
+    dtype = torch.float32
+
+    def __init__(
+        self, inputs: int, size: int, *, deviation: Deviation, initial: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.size, self.deviation = size, deviation
+        self.mean = linear(inputs, size, gain=POLICY_GAIN, generator=generator)
+        self.log_deviation: nn.Module | nn.Parameter
+        if deviation == "parameter":
+            self.log_deviation = nn.Parameter(torch.full((size,), float(initial)))
+        else:
+            self.log_deviation = linear(inputs, size, gain=POLICY_GAIN, generator=generator)
+            nn.init.constant_(self.log_deviation.bias, initial)
+
+    @property
+    def num_choices(self) -> int:
+        """Columns of an action."""
+        return self.size
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and logarithms of the deviations, `[..., size]` each."""
+        mean = self.mean(features)
+        if isinstance(self.log_deviation, nn.Parameter):
+            return mean, self.log_deviation.expand_as(mean)
+        return mean, self.log_deviation(features).clamp(LOWEST, HIGHEST)
+
+    def sample(
+        self, features: Tensor, *, generator: torch.Generator, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw actions `[..., size]` and give their log-density `[...]`."""
+        mean, log_deviation = self.distribution(features)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        drawn = mean + log_deviation.exp() * noise
+        # From the action, as the trainer sees it, and not from the noise: they differ by rounding.
+        return drawn, _logprob(drawn, mean, log_deviation)
+
+    def greedy(self, features: Tensor, *, allowed: Tensor | None = None) -> Tensor:
+        """The means, `[..., size]`."""
+        return self.mean(features)
+
+    def evaluate(
+        self, features: Tensor, actions: Tensor, *, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-density of actions `[..., size]`, and the entropy in nats; `[...]` each."""
+        mean, log_deviation = self.distribution(features)
+        entropy = (log_deviation + 0.5 + HALF_LOG_TWO_PI).sum(dim=-1)
+        return _logprob(actions, mean, log_deviation), entropy
+
+
+def _logprob(actions: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    scaled = (actions - mean) * (-log_deviation).exp()
+    return (-0.5 * scaled.square() - log_deviation - HALF_LOG_TWO_PI).sum(dim=-1)

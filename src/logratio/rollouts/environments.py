@@ -1,0 +1,319 @@
+"""Gymnasium environments side by side, with one meaning of a step in all three autoreset modes.
+
+A vector environment begins an episode anew in the step after its end (NEXT_STEP), in the same step
+(SAME_STEP), or when it is told to (DISABLED). Code that is written for one of them learns from what never
+happened in another. Here a step always says what truly followed an action, whether the row is real at all,
+and what the policy sees next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from logratio.errors import BadConfig, EnvironmentFault, LogratioError
+from logratio.rollouts.replay import History
+from logratio.rollouts.spaces import (
+    ActionLayout,
+    ObservationLayout,
+    action_layout,
+    alone,
+    observation_layout,
+)
+
+Vectorisation = Literal["sync", "async", "own"]
+SEED_SPACE = 2**31 - 1
+KEPT = "mend the environment and go on with --resume: everything up to the last update is kept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What followed one action in each of `n` environments."""
+
+    real: np.ndarray
+    """`[n]` false where an autoreset took the place of a step: the action was not looked at."""
+    rewards: np.ndarray
+    """`[n]` as the environment gave them."""
+    terminated: np.ndarray
+    """`[n]` the episode came to its end."""
+    truncated: np.ndarray
+    """`[n]` the episode was cut off before its end; never together with `terminated`."""
+    after: np.ndarray
+    """`[n, ...]` the true next observation: the final one where the episode is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a policy sees before it acts."""
+
+    observations: np.ndarray
+    """`[n, ...]` as arrays."""
+    begins: np.ndarray
+    """`[n]` true where it is the first of an episode."""
+    allowed: np.ndarray | None
+    """`[n, Σ sizes]` which actions are allowed, where the environment says so."""
+
+
+class Environments:
+    """Copies of an environment that are stepped together.
+
+    Args:
+        vector: Gymnasium's vector environment.
+        seed: of the episodes: each is seeded by (seed, environment, episode).
+        name: as faults name it.
+
+    Raises:
+        BadConfig: the vector environment does not say how it begins episodes anew.
+        UnsupportedSpace: its observations or actions are not understood.
+    """
+
+    def __init__(self, vector: Any, *, seed: int, name: str) -> None:
+        from gymnasium.vector import AutoresetMode
+
+        mode = vector.metadata.get("autoreset_mode")
+        if not isinstance(mode, AutoresetMode):
+            raise BadConfig(
+                f"{name} does not say when an episode begins anew (metadata['autoreset_mode'] is {mode!r})",
+                where="--env",
+                action="set it to a gymnasium.vector.AutoresetMode: what a step means depends on it",
+            )
+        self.vector, self.seed, self.name, self.mode = vector, seed, name, mode
+        self.num_envs: int = vector.num_envs
+        self.observation: ObservationLayout = observation_layout(vector.single_observation_space)
+        self.action: ActionLayout = action_layout(vector.single_action_space)
+        self.history = History(self.num_envs, self.action.num_columns)
+        self.steps = 0
+        """Real steps so far, of all environments."""
+        self.finished: list[tuple[float, int]] = []
+        """Return and length of the episodes that came to their end since this was last emptied."""
+        self._disabled = mode is AutoresetMode.DISABLED
+        self._next_step = mode is AutoresetMode.NEXT_STEP
+        self.one_by_one = self._disabled
+        """Whether every episode has a seed of its own: where environments begin anew by themselves, they do
+        not ask for one."""
+        self._over = np.zeros(self.num_envs, dtype=bool)
+        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._returns = np.zeros(self.num_envs)
+        self._allowed: np.ndarray | None = None
+        self._view: View | None = None
+
+    @property
+    def view(self) -> View:
+        """What the policy sees now; begins the first episodes where there was none.
+
+        Raises:
+            EnvironmentFault: an environment raised, or gave what is not a number.
+        """
+        if self._view is None:
+            self.begin()
+        assert self._view is not None
+        return self._view
+
+    def begin(self) -> None:
+        """Begin an episode in every environment."""
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        self.history.begin(everywhere)
+        seeds = self._seeds(everywhere)
+        raw, infos = self._guarded(lambda: self.vector.reset(seed=seeds if self.one_by_one else seeds[0]))
+        self._over = np.zeros(self.num_envs, dtype=bool)
+        self._lengths[:], self._returns[:] = 0, 0.0
+        self._look(self._flat(raw), infos, everywhere)
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Act in every environment.
+
+        Args:
+            actions: `[n, columns]` as the policy gives them.
+
+        Raises:
+            EnvironmentFault: as for `view`.
+        """
+        if self._view is None:
+            self.begin()
+        given = self.action.give(actions)
+        raw, rewards, terminated, truncated, infos = self._guarded(lambda: self.vector.step(given))
+        real = ~self._over if self._next_step else np.ones(self.num_envs, dtype=bool)
+        rewards = np.asarray(rewards, dtype=np.float64)
+        self._check_numbers(rewards[:, None], "reward")
+        terminated = np.asarray(terminated, dtype=bool) & real
+        # What ended did not go on, whatever a time limit says of the same step.
+        truncated = np.asarray(truncated, dtype=bool) & real & ~terminated
+        over = terminated | truncated
+        after = now = self._flat(raw)
+        self.history.add(actions)
+        self._count(rewards, real, over)
+        begins = ~real
+        if over.any() and not self._next_step:
+            begins = over
+            self.history.begin(over)
+            if self._disabled:
+                # SyncVectorEnv takes the mask out of the options that it is given.
+                mask = {"reset_mask": over.copy()}
+                raw, infos = self._guarded(lambda: self.vector.reset(seed=self._seeds(over), options=mask))
+                now = self._flat(raw)
+            else:
+                after = self._with_final(now, infos, over)
+        self._over = over
+        self._look(now, infos, begins)
+        return Step(real=real, rewards=rewards, terminated=terminated, truncated=truncated, after=after)
+
+    def begin_again(self, where: np.ndarray, episodes: np.ndarray) -> None:
+        """Begin the episodes of these numbers, where this is true, instead of those under way."""
+        self.history.episodes[where] = episodes[where] - 1
+        self.history.begin(where)
+        mask = {"reset_mask": where.copy()}
+        raw, infos = self._guarded(lambda: self.vector.reset(seed=self._seeds(where), options=mask))
+        self._over[where], self._lengths[where], self._returns[where] = False, 0, 0.0
+        self._look(self._flat(raw), infos, where)
+
+    def take_over(self, observations: np.ndarray, *, over: np.ndarray) -> None:
+        """Go on from what the vector was made to hold; `over` is true where an episode has just ended."""
+        self._over = over
+        self._look(observations, {}, np.zeros(self.num_envs, dtype=bool))
+
+    @property
+    def under_way(self) -> dict[str, list[float]]:
+        """Returns and lengths of the episodes under way."""
+        return {"returns": self._returns.tolist(), "lengths": self._lengths.tolist()}
+
+    @under_way.setter
+    def under_way(self, saved: Mapping[str, list[float]]) -> None:
+        self._returns[:], self._lengths[:] = saved["returns"], saved["lengths"]
+
+    def idle(self) -> np.ndarray:
+        """`[n, columns]` an action that is allowed everywhere now."""
+        assert self._view is not None
+        if not self.action.sizes:
+            return np.zeros((self.num_envs, self.action.num_columns), dtype=np.float32)
+        if self._view.allowed is None:
+            return np.zeros((self.num_envs, self.action.num_columns), dtype=np.int64)
+        parts = np.split(self._view.allowed, np.cumsum(self.action.sizes)[:-1], axis=1)
+        return np.stack([part.argmax(axis=1) for part in parts], axis=1)
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        self.vector.close()
+
+    # --- what a step needs ---
+
+    def _seeds(self, wanted: np.ndarray) -> list[int | None]:
+        """The seeds of the episodes that begin: functions of the run's seed, the environment, the episode."""
+        return [
+            episode_seed(self.seed, number, int(self.history.episodes[number])) if wanted[number] else None
+            for number in range(self.num_envs)
+        ]
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except LogratioError:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(
+                f"{self.name} raised {type(error).__name__}: {error}",
+                where=f"{getattr(error, 'place', 'an environment')}, after {self.steps} steps of all",
+                action=KEPT,
+            ) from error
+
+    def _flat(self, raw: Any) -> np.ndarray:
+        try:
+            flat = self.observation.flatten(raw)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise EnvironmentFault(
+                f"{self.name} gave observations of another form than its space has: {error}",
+                where=f"after {self.steps} steps of all environments",
+                action=KEPT,
+            ) from error
+        if flat.shape != (self.num_envs, *self.observation.shape):
+            raise EnvironmentFault(
+                f"{self.name} gave observations of shape {flat.shape[1:]}, not {self.observation.shape}",
+                where=f"after {self.steps} steps of all environments",
+                action=KEPT,
+            )
+        if not self.observation.is_image:
+            self._check_numbers(flat, "observation")
+        return flat
+
+    def _check_numbers(self, values: np.ndarray, what: str) -> None:
+        finite = np.isfinite(values)
+        if finite.all():
+            return
+        number = int(np.argmin(finite.all(axis=1)))
+        raise EnvironmentFault(
+            f"{self.name} gave a {what} that is not a finite number: {values[number].tolist()}",
+            where=f"environment {number}, step {int(self._lengths[number]) + 1} of its episode",
+            action=KEPT,
+        )
+
+    def _look(self, now: np.ndarray, infos: Mapping[str, Any], begins: np.ndarray) -> None:
+        self._view = View(observations=now, begins=begins, allowed=self._mask(infos))
+
+    def _mask(self, infos: Mapping[str, Any]) -> np.ndarray | None:
+        """`[n, Σ sizes]` which actions are allowed; one that says nothing is taken at its last word."""
+        if "action_mask" not in infos:
+            return self._allowed
+        said = np.asarray(infos.get("_action_mask", np.ones(self.num_envs, dtype=bool)))
+        masks = np.stack([_flat_mask(mask) for mask in np.asarray(infos["action_mask"])[said]])
+        width = sum(self.action.sizes)
+        if not self.action.sizes or masks.shape[1] != width:
+            raise EnvironmentFault(
+                f"{self.name} has an action mask of {masks.shape[1]} entries, its actions are {width}",
+                where="info['action_mask']",
+                action="give one entry for each action of each choice",
+            )
+        allowed = (
+            np.ones((self.num_envs, width), dtype=bool) if self._allowed is None else self._allowed.copy()
+        )
+        allowed[said] = masks
+        self._check_choice(allowed)
+        self._allowed = allowed
+        return allowed
+
+    def _check_choice(self, allowed: np.ndarray) -> None:
+        """Raise `EnvironmentFault` where nothing is allowed."""
+        for part in np.split(allowed, np.cumsum(self.action.sizes)[:-1], axis=1):
+            if not part.any(axis=1).all():
+                number = int(np.argmin(part.any(axis=1)))
+                raise EnvironmentFault(
+                    f"{self.name} allows no action at all",
+                    where=f"environment {number}, step {int(self._lengths[number]) + 1} of its episode",
+                    action="let the episode end where nothing can be done",
+                )
+
+    def _with_final(self, now: np.ndarray, infos: Mapping[str, Any], over: np.ndarray) -> np.ndarray:
+        """The observations with the final ones in the places of those that an episode began with."""
+        after = now.copy()
+        final = infos["final_obs"]
+        for number in np.flatnonzero(over):
+            one = (
+                {key: value[number] for key, value in final.items()}
+                if isinstance(final, dict)
+                else final[number]
+            )
+            after[number] = self.observation.flatten(alone(one))[0]
+        return after
+
+    def _count(self, rewards: np.ndarray, real: np.ndarray, over: np.ndarray) -> None:
+        """Keep the returns and lengths of the episodes; an autoreset's row counts nowhere."""
+        self.steps += int(real.sum())
+        self._returns += np.where(real, rewards, 0.0)
+        self._lengths += real
+        for number in np.flatnonzero(over):
+            self.finished.append((float(self._returns[number]), int(self._lengths[number])))
+        self._returns[over], self._lengths[over] = 0.0, 0
+
+
+def _flat_mask(mask: Any) -> np.ndarray:
+    """An action mask of one environment; Gymnasium's are tuples where there are several choices."""
+    parts = mask if isinstance(mask, tuple) else (mask,)
+    return np.concatenate([np.ravel(part) for part in parts]).astype(bool)
+
+
+def episode_seed(seed: int, environment: int, episode: int) -> int:
+    """The seed of an episode: a function of the run's seed, the environment's number and the episode's."""
+    digest = hashlib.sha256(f"{seed}:{environment}:{episode}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % SEED_SPACE

@@ -1,0 +1,48 @@
+"""Environments for the tests: one whose steps are written down beforehand, and one that goes wrong."""
+
+import math
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Counting(gymnasium.Env):
+    """Shows how many steps the episode has had; ends, is cut off, or both, after `length` steps."""
+
+    observation_space = spaces.Box(-1000.0, 1000.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, length, *, ends=True, cut=False):
+        self.length, self.ends, self.cut = length, ends, cut
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        over = self.time >= self.length
+        return np.full(1, self.time, np.float32), float(self.time), self.ends and over, self.cut and over, {}
+
+
+class Faulty(Counting):
+    """Goes wrong at its third step, or at a later one of all its episodes."""
+
+    def __init__(self, how, at=3):
+        super().__init__(10)
+        self.how, self.at, self.steps = how, at, 0
+
+    def step(self, action):
+        seen, reward, *rest = super().step(action)
+        self.steps += 1
+        if self.steps == self.at:
+            match self.how:
+                case "observation":
+                    seen = np.full(1, math.nan, np.float32)
+                case "reward":
+                    reward = math.inf
+                case "raises":
+                    raise ZeroDivisionError("no ground")
+        return seen, reward, *rest

@@ -1,0 +1,236 @@
+"""Pitfalls of driving environments, each a patch that a test must kill; most stood in a known library."""
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+ROWS = "rollouts/test_control.py::test_rows_are_those_of_the_episodes_written_out"
+MODES = "rollouts/test_environments.py::test_a_step_means_the_same_in_every_mode"
+ADDED = "rollouts/test_environments.py::test_rows_that_an_autoreset_adds_are_not_real"
+BOTH = "rollouts/test_environments.py::test_an_end_that_is_also_a_cut_is_an_end"
+TRAINERS = "rollouts/test_control.py::test_the_trainers_take_steps_as_they_take_tokens"
+RESUMED = "rollouts/test_control.py::test_a_run_that_was_stopped_goes_on_bit_for_bit"
+STILL = "rollouts/test_control.py::test_moments_stand_still_while_an_update_is_made"
+HEADS = "policies/test_control.py::"
+EPISODES = "evaluation/test_episodes.py::"
+MUTANTS = (
+    # --- ends and cuts ---------------------------------------------------------------------------------
+    Mutant(
+        name="an episode that was cut off has ended",
+        module="logratio.rollouts.control",
+        old="goes_on = (real & ~terminated).float()",
+        new="goes_on = (real & ~over).float()",
+        checks=(ROWS + "[5-Disabled]", ROWS + "[1-SameStep]"),
+    ),
+    Mutant(
+        name="an episode that has ended goes on",
+        module="logratio.rollouts.control",
+        old="goes_on = (real & ~terminated).float()",
+        new="goes_on = real.float()",
+        checks=(ROWS + "[5-Disabled]",),
+    ),
+    Mutant(
+        name="credit passes from one episode to the one before",
+        module="logratio.rollouts.control",
+        old="traces=self.config.lam * (real & ~over).float()",
+        new="traces=self.config.lam * (real & ~terminated).float()",
+        checks=(ROWS + "[2-Disabled]",),
+    ),
+    Mutant(
+        name="behind a cut the critic looks at the next episode",
+        module="logratio.rollouts.control",
+        old="elsewhere = over.clone()",
+        new="elsewhere = torch.zeros_like(over)",
+        checks=(ROWS + "[2-SameStep]", ROWS + "[2-Disabled]"),
+    ),
+    Mutant(
+        name="nothing follows the last row of a rollout",
+        module="logratio.rollouts.control",
+        old="elsewhere[:, -1] = True",
+        new="pass",
+        checks=(ROWS + "[5-Disabled]",),
+    ),
+    Mutant(
+        name="an end that is also a cut is both",
+        module="logratio.rollouts.environments",
+        old="truncated = np.asarray(truncated, dtype=bool) & real & ~terminated",
+        new="truncated = np.asarray(truncated, dtype=bool) & real",
+        checks=(BOTH + "[Disabled]", BOTH + "[NextStep]"),
+    ),
+    # --- autoreset -------------------------------------------------------------------------------------
+    Mutant(
+        name="rows that an autoreset adds are real",
+        module="logratio.rollouts.environments",
+        old="real = ~self._over if self._next_step else np.ones(self.num_envs, dtype=bool)",
+        new="real = np.ones(self.num_envs, dtype=bool)",
+        checks=(ADDED + "[1]", ROWS + "[2-NextStep]"),
+    ),
+    Mutant(
+        name="the final observation is that of the next episode",
+        module="logratio.rollouts.environments",
+        old="after = self._with_final(now, infos, over)",
+        new="after = now",
+        checks=(MODES + "[2-SameStep]",),
+    ),
+    Mutant(
+        name="rows that an autoreset adds are counted as steps",
+        module="logratio.rollouts.environments",
+        old="self.steps += int(real.sum())",
+        new="self.steps += self.num_envs",
+        checks=(ADDED + "[2]",),
+    ),
+    Mutant(
+        name="returns go on from one episode to the next",
+        module="logratio.rollouts.environments",
+        old="self._returns[over], self._lengths[over] = 0.0, 0",
+        new="pass",
+        checks=(ADDED + "[2]",),
+    ),
+    Mutant(
+        name="the policy is trained on rows that an autoreset adds",
+        module="logratio.policies.control",
+        old="rows = rows[rollout.trajectories.mask.flatten()[rows]]",
+        new="pass",
+        checks=(TRAINERS + "[ppo-NextStep-0]",),
+    ),
+    Mutant(
+        name="all environments have the same episodes",
+        module="logratio.rollouts.environments",
+        old='f"{seed}:{environment}:{episode}"',
+        new='f"{seed}:{episode}"',
+        checks=("rollouts/test_environments.py::test_episodes_are_seeded_by_run_environment_and_number",),
+    ),
+    # --- what a policy does ----------------------------------------------------------------------------
+    Mutant(
+        name="the action that was cut to its bounds is scored",
+        module="logratio.rollouts.control",
+        old="rows.append((view, seen, actions, logprobs, self.environments.step(actions.numpy())))",
+        new="step = self.environments.step(actions.numpy())\n"
+        "            rows.append((view, seen, actions.clamp(-0.5, 0.5), logprobs, step))",
+        checks=("cli/test_control.py::test_actions_that_are_numbers_and_a_memory",),
+    ),
+    Mutant(
+        name="the log-density forgets the deviation",
+        module="logratio.policies.gaussian",
+        old="(-0.5 * scaled.square() - log_deviation - HALF_LOG_TWO_PI)",
+        new="(-0.5 * scaled.square() - HALF_LOG_TWO_PI)",
+        checks=(HEADS + "test_numbers_have_the_density_of_normal_distributions[parameter]",),
+    ),
+    Mutant(
+        name="several choices have the mean of their log-probabilities",
+        module="logratio.policies.categorical",
+        old="return logprobs.gather(-1, actions + starts).sum(dim=-1)",
+        new="return logprobs.gather(-1, actions + starts).mean(dim=-1)",
+        checks=(HEADS + "test_choices_have_the_probabilities_of_independent_softmaxes[sizes1]",),
+    ),
+    Mutant(
+        name="what is not allowed is only improbable",
+        module="logratio.policies.categorical",
+        old="logits = logits.masked_fill(~allowed, -torch.inf)",
+        new="logits = logits.masked_fill(~allowed, -10.0)",
+        checks=(HEADS + "test_what_is_not_allowed_has_probability_zero_and_no_gradient[sizes0]",),
+    ),
+    Mutant(
+        name="the most probable action may be one that is not allowed",
+        module="logratio.policies.categorical",
+        old="return self._largest(self.log_probabilities(features, allowed))",
+        new="return self._largest(self.log_probabilities(features))",
+        checks=(HEADS + "test_what_is_not_allowed_has_probability_zero_and_no_gradient[sizes0]",),
+    ),
+    # --- memory ----------------------------------------------------------------------------------------
+    Mutant(
+        name="a memory is wiped one step late",
+        module="logratio.models.mlp",
+        old="begins[:, time, None]",
+        new="begins[:, time - 1, None]",
+        checks=(HEADS + "test_nothing_is_remembered_from_the_episode_before",),
+    ),
+    Mutant(
+        name="a memory begins anew with each rollout",
+        module="logratio.rollouts.control",
+        old="self.state.remembered, self.state.in_between = remembered, False",
+        new="self.state.remembered, self.state.in_between = policy.blank(self.config.num_envs), False",
+        checks=("rollouts/test_control.py::test_a_memory_is_carried_from_rollout_to_rollout",),
+    ),
+    # --- scales ----------------------------------------------------------------------------------------
+    Mutant(
+        name="observations are divided by their variance",
+        module="logratio.rollouts.normalisation",
+        old="np.sqrt(self.squares / self.count + EPSILON)",
+        new="(self.squares / self.count + EPSILON)",
+        checks=("rollouts/test_normalisation.py::test_moments_of_parts_are_those_of_the_whole",),
+    ),
+    Mutant(
+        name="the scale moves while a policy collects",
+        module="logratio.rollouts.control",
+        old="seen = self.observation_scale(view.observations)",
+        new="self.observation_scale.learn(view.observations)\n"
+        "            seen = self.observation_scale(view.observations)",
+        checks=(STILL,),
+    ),
+    Mutant(
+        name="the discounted return goes on behind an episode's end",
+        module="logratio.rollouts.normalisation",
+        old="self._returns[over[:, time]] = 0.0",
+        new="pass",
+        checks=(
+            "rollouts/test_normalisation.py::"
+            "test_rewards_are_divided_by_the_deviation_of_the_discounted_return",
+        ),
+    ),
+    *(
+        Mutant(
+            name=f"a checkpoint does not hold {what}",
+            module="logratio.rollouts.control",
+            old=f'"{key}": self.{key},',
+            new="",
+            checks=(RESUMED + "[0]",),
+        )
+        for what, key in (
+            ("the observations' scale", "observation_scale"),
+            ("the rewards' scale", "reward_scale"),
+        )
+    ),
+    Mutant(
+        name="a checkpoint does not hold where the environments stand",
+        module="logratio.rollouts.control",
+        old='"environments": self.state,',
+        new="",
+        checks=(RESUMED + "[0]",),
+    ),
+    Mutant(
+        name="a checkpoint does not hold what is remembered",
+        module="logratio.rollouts.control",
+        old='if saved["remembered"] is not None:',
+        new="if False:",
+        checks=(RESUMED + "[4]",),
+    ),
+    # --- judging ---------------------------------------------------------------------------------------
+    Mutant(
+        name="the episodes that end first are the ones that count",
+        module="logratio.evaluation.episodes",
+        old="while min(map(len, played)) < wanted:",
+        new="while sum(map(len, played)) < episodes:",
+        checks=(EPISODES + "test_every_environment_plays_as_many_episodes[Disabled]",),
+    ),
+    Mutant(
+        name="a policy is judged on the episodes that it was trained on",
+        module="logratio.cli.control",
+        old="seed=flags.seed + EVALUATION_SEED",
+        new="seed=flags.seed",
+        checks=("cli/test_control.py::test_a_policy_is_judged_on_episodes_that_training_never_had",),
+    ),
+    Mutant(
+        name="the interquartile mean is that of all",
+        module="logratio.evaluation.episodes",
+        old="return float((ordered * inside).sum() / inside.sum())",
+        new="return float(ordered.mean())",
+        checks=(EPISODES + "test_the_interquartile_mean_is_of_the_middle_half[values2-1.5]",),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
