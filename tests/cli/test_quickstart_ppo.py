@@ -320,7 +320,7 @@ def test_faults_are_found_before_a_model_is_loaded(arguments, monkeypatch, chang
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [
-        ({"best_of": 8}, "--best-of"),
+        ({"best_of": 4}, "--best-of"),
         ({"critic": "separate"}, "--critic"),
         ({"reward_model": RewardConfig()}, "--reward-model"),
         ({"ppo": PPOConfig()}, "--ppo"),
