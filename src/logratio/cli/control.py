@@ -37,7 +37,7 @@ class ControlFlags:
     out: Path = Path("runs/control")
     """The run directory."""
     preset: bool = True
-    """Begin from the settings that are known for this environment, where there are some; every flag that is
+    """Begin from the settings that stand here for this environment, where there are some; every flag that is
     given still holds."""
     seed: int = 0
     """Seed of weights, actions and episodes."""

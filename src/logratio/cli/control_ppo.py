@@ -4,9 +4,9 @@ r"""Proximal policy optimisation in a Gymnasium environment: the trainer of `tra
     logratio control ppo --env Pendulum-v1 --seeds 5 --out runs/pendulum
     logratio control ppo --env CartPole-v1 --clip-range 0 --penalty 1 --target-update-kl 0.01
 
-A step of an environment is the same row as a token of a language model. For classic tasks the settings are
-known (--no-preset begins from the general ones); every flag that is given holds. At the end the policy is
-judged by whole episodes on seeds of their own, by its most probable actions and by drawn ones.
+A step of an environment is the same row as a token of a language model. For some classic tasks there are
+settings here (--no-preset begins from the general ones); every flag that is given holds. At the end the
+policy is judged by whole episodes on seeds of their own, by its most probable actions and by drawn ones.
 
 If nothing is learned: does an episode end within --num-steps? Are observations of very different sizes
 (--normalise-observations)? Are rewards far from 1 (--normalise-rewards)? docs/control.md has the numbers.

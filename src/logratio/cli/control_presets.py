@@ -1,7 +1,6 @@
-"""Settings that are known to solve the classic tasks, one function each.
+"""Settings for the classic tasks, one function each. CartPole's is tested; the others are where to begin.
 
-Where they come from RL Baselines3 Zoo's hyperparams/ppo.yml, which says so itself that they are tuned, they
-are named as such; the rest was found here.
+What is said to be of the Zoo is from RL Baselines3 Zoo's hyperparams/ppo.yml, whose settings are tuned.
 """
 
 from __future__ import annotations
