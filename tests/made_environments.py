@@ -46,3 +46,27 @@ class Faulty(Counting):
                 case "raises":
                     raise ZeroDivisionError("no ground")
         return seen, reward, *rest
+
+
+class Puzzling(Counting):
+    """Wants words for actions."""
+
+    action_space = spaces.Text(5)
+
+    def __init__(self):
+        super().__init__(3)
+
+
+class Drawing(Counting):
+    """Paints a picture of one colour, brighter with every step."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
+
+    def __init__(self, length, shape, *, render_mode, breaks_at=None):
+        super().__init__(length)
+        self.shape, self.render_mode, self.breaks_at = shape, render_mode, breaks_at
+
+    def render(self):
+        if self.time == self.breaks_at:
+            raise ZeroDivisionError("no colour")
+        return np.full(self.shape, 40 * self.time, np.uint8)

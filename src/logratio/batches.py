@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 TokenIds = tuple[int, ...]
+Numbers = Sequence[int] | np.ndarray
+"""Places of items in a rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Rollout:
     items: Sequence[Any]
     """What the policy evaluates, one item at a time or several: prompts with their answers, or states."""
     item_of_row: Tensor
-    """`[sequences, time]` which item a row belongs to; whatever where the mask is false."""
+    """`[sequences, time]` which item a row belongs to; any of them where the mask is false."""
     metrics: dict[str, float]
     """What the collector has to say of them: rewards by name, lengths, the KL to the reference."""
     group_size: int = 1
@@ -101,6 +104,10 @@ class Rollout:
     """`[sequences, time]` log-probability of each action under the reference; `None` where there is none."""
     greedy_returns: Tensor | None = None
     """`[sequences]` return of the greedy answer to the same prompt, where the collector was asked for it."""
+
+    def items_of(self, numbers: Numbers) -> Sequence[Any]:
+        """The items at these places."""
+        return [self.items[number] for number in numbers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

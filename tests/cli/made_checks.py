@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logratio.errors import MissingExtra
 from logratio.verify.pictures import FORMS, SAMPLE_SIZES
 from logratio.verify.rows import Check, below, control, equal
 from logratio.verify.run import gather, run_check
@@ -23,9 +24,14 @@ def raises(quick):
     raise ArithmeticError("no such <number>")
 
 
+def lacks(quick):
+    raise MissingExtra("Gymnasium is not installed", action="pip install 'logratio[control]'")
+
+
 HOLDS = Check(name="A1", title="what holds", run=holds)
 FAILS = Check(name="A2", title="What does not", run=fails)
 RAISES = Check(name="B1", title="What stops", run=raises)
+LACKS = Check(name="C1", title="what needs an extra", run=lacks)
 EMPTY = Check(name="B2", title="What compares nothing", run=lambda quick: [])
 
 

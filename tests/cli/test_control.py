@@ -1,18 +1,26 @@
 """`logratio control`: one run, several runs, going on, and what is refused."""
 
 import json
+import re
 import sys
+from dataclasses import fields
+from functools import partial
+from statistics import fmean, pstdev
 
 import gymnasium
 import pytest
 
 from logratio.cli import control as control_command
+from logratio.cli.control_ppo import ControlPPOConfig
 from logratio.cli.control_presets import PRESETS, find_preset
+from logratio.cli.control_reinforce import ControlReinforceConfig
+from logratio.cli.control_settings import ControlTrainingConfig
 from logratio.cli.main import main
+from logratio.errors import BadConfig
 from logratio.evaluation.episodes import EVALUATION_SEED
 from logratio.policies.control_files import load_policy
 from logratio.runs import hash_file, read_json_lines
-from made_environments import Faulty
+from made_environments import Counting, Faulty, Puzzling
 
 FEW = ["--steps", "1500", "--num-steps", "50", "--update-epochs", "2", "--evaluation-episodes", "4"]
 
@@ -25,6 +33,13 @@ def read(path):
     return json.loads(path.read_text())
 
 
+@pytest.fixture
+def registered():
+    """Registers an environment for a test, under the name Made-v0."""
+    yield lambda build: gymnasium.register("Made-v0", entry_point=build)
+    gymnasium.registry.pop("Made-v0", None)
+
+
 @pytest.mark.parametrize("trainer", ["ppo", "reinforce"])
 def test_a_run_is_judged_and_reported(tmp_path, capsys, trainer):
     out = tmp_path / "run"
@@ -33,7 +48,8 @@ def test_a_run_is_judged_and_reported(tmp_path, capsys, trainer):
     report = read(out / "report.json")
     judged = report["evaluation"]
     assert judged["episodes"] == len(judged["deterministic"]["returns"]) == 4
-    assert judged["mean_return"] == pytest.approx(sum(judged["deterministic"]["returns"]) / 4)
+    assert judged["mean_return"] == pytest.approx(fmean(judged["deterministic"]["returns"]))
+    assert judged["std_return"] == pytest.approx(pstdev(judged["deterministic"]["returns"]))
     assert judged["stochastic"]["returns"] != judged["deterministic"]["returns"]
     assert report["environment"] == "CartPole-v1"
     assert report["seed"] == 3
@@ -47,6 +63,23 @@ def test_a_run_is_judged_and_reported(tmp_path, capsys, trainer):
     assert str(out / "model") in said
 
 
+def test_steps_are_counted_where_no_episode_ends(tmp_path, capsys, registered, monkeypatch):
+    """And one that goes on for ever is left when it judges."""
+    registered(lambda: Counting(10**9))
+    judging = partial(control_command.play_episodes, longest=50)
+    monkeypatch.setattr(control_command, "play_episodes", judging)
+    flags = ["--steps", "400", "--num-steps", "50", "--update-epochs", "2", "--evaluation-episodes", "2"]
+    assert control("--env", "Made-v0", "--out", tmp_path / "run", *flags) == 0
+    report = read(tmp_path / "run" / "report.json")
+    assert report["steps"] == 400
+    assert report["curve"] == []
+    assert report["evaluation"]["unended"] == 2
+    assert report["evaluation"]["mean_length"] == 50
+    said = capsys.readouterr().out
+    assert "Made-v0: 400 steps" in said
+    assert "2 of them had not ended and count as they stood" in said
+
+
 def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert control("--env", "CartPole-v1", "--out", tmp_path / name, "--seed", seed, *FEW) == 0
@@ -54,28 +87,12 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_several_seeds_are_put_together(tmp_path, capsys):
-    assert control("--env", "CartPole-v1", "--out", tmp_path / "runs", "--seeds", 3, "--seed", 5, *FEW) == 0
-    report = read(tmp_path / "runs" / "report.json")
-    judged = report["evaluation"]
-    assert [one["seed"] for one in judged["seeds"]] == [5, 6, 7]
-    alone = [read(tmp_path / "runs" / f"seed-{seed}" / "report.json") for seed in (5, 6, 7)]
-    returns = [one["evaluation"]["mean_return"] for one in alone]
-    assert [one["mean_return"] for one in judged["seeds"]] == returns
-    middle = judged["interquartile_mean"]
-    assert min(returns) <= middle["low"] <= middle["value"] <= middle["high"] <= max(returns)
-    assert all(row["lowest"] <= row["return"] <= row["highest"] for row in report["curve"])
-    page = (tmp_path / "runs" / "report.html").read_text()
-    assert "3 runs with different seeds" in page
-    assert "interquartile mean" in capsys.readouterr().out
-
-
 def test_a_policy_is_judged_on_episodes_that_training_never_had(tmp_path, monkeypatch):
     seeds, real = [], control_command.open_environments
 
-    def opened(flags, num_envs, *, seed):
+    def opened(flags, num_envs, *, seed, **settings):
         seeds.append(seed)
-        return real(flags, num_envs, seed=seed)
+        return real(flags, num_envs, seed=seed, **settings)
 
     monkeypatch.setattr(control_command, "open_environments", opened)
     assert control("--env", "CartPole-v1", "--out", tmp_path / "run", "--seed", 7, *FEW) == 0
@@ -142,18 +159,63 @@ def test_an_environment_that_raises_leaves_what_was_trained(tmp_path, capsys):
         gymnasium.registry.pop("Faulty-v0")
 
 
-def test_a_film_without_its_package_is_refused_after_the_policy_is_saved(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "moviepy.video.io.ImageSequenceClip", None)
-    assert control("--env", "CartPole-v1", "--out", tmp_path / "run", "--video", *FEW) == 2
-    assert "pip install 'logratio[video]'" in capsys.readouterr().err
-    assert (tmp_path / "run" / "model").is_dir()
-    assert (tmp_path / "run" / "report.json").is_file()
-
-
-@pytest.mark.parametrize(("flag", "value"), [("--num-envs", 0), ("--discount", 2), ("--seeds", 0)])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--num-envs", 0), ("--discount", 2), ("--seeds", 0), ("--evaluation-episodes", 0)]
+)
 def test_settings_that_cannot_be_meant_are_refused(tmp_path, capsys, flag, value):
     assert control("--env", "CartPole-v1", "--out", tmp_path / "run", flag, value) == 2
     assert flag in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_actions_that_no_policy_gives_are_refused_with_the_place(tmp_path, capsys, registered):
+    registered(Puzzling)
+    assert control("--env", "Made-v0", "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "UnsupportedSpace: actions of Text" in said
+    assert "where: --env Made-v0" in said
+    assert "do:    wrap the environment" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_cannot_be_made_is_not_a_fault_of_ours(tmp_path, capsys, registered):
+    registered(lambda: Faulty(**{"no such": "argument"}))
+    assert control("--env", "Made-v0", "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "EnvironmentFault: Made-v0 could not be made, it raised TypeError" in said
+    assert "where: --env Made-v0" in said
+    assert "fault of logratio's own" not in said
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("reward", "a reward that is not a finite number: [inf]"), ("observation", "[nan]")]
+)
+def test_what_is_not_a_number_ends_the_run_with_its_place(tmp_path, capsys, registered, how, told):
+    registered(lambda: Faulty(how, at=130))
+    flags = ["--env", "Made-v0", "--out", tmp_path / "run", *FEW, "--num-envs", "2"]
+    assert control(*flags) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    # Episodes of 10 steps: the 130th is the last of the thirteenth, in the third rollout of 50.
+    assert "where: environment 0, step 10 of its episode" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+
+
+# --- the flags --------------------------------------------------------------------------------------
+
+
+def shown_flags(said):
+    """The flags of a help text by the title of their box."""
+    found = {}
+    for line in said.splitlines():
+        # The boxes are drawn with what the terminal has.
+        if title := re.match(r"[╭─ ]*((\w+ )?options)[╮─ ]*$", line):
+            group = found.setdefault(title[1], [])
+        elif flag := re.match(r"[│ ] *(--[a-z][a-z-]+)", line):
+            group.append(flag[1])
+    return found
 
 
 def test_the_help_shows_the_preset(capsys):
@@ -161,3 +223,37 @@ def test_the_help_shows_the_preset(capsys):
     said = capsys.readouterr().out
     assert "Gymnasium" in said
     assert "0.98" in said
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "reinforce"])
+def test_the_help_has_its_flags_in_groups(capsys, trainer):
+    assert control("--help", trainer=trainer) == 0
+    said = capsys.readouterr().out
+    groups = shown_flags(said)
+    assert list(groups) == ["options", "rollout options", "network options", "training options"]
+    assert {"--env", "--seeds", "--video", "--evaluation-episodes"} <= set(groups["options"])
+    assert {"--num-envs", "--discount"} <= set(groups["rollout options"])
+    assert {"--widths", "--memory"} <= set(groups["network options"])
+    assert {"--learning-rate", "--minibatches", "--tensorboard"} <= set(groups["training options"])
+    assert max(map(len, groups.values())) <= 26
+    assert "(default: )" not in said
+    # What is of text alone is not shown.
+    hidden = {"--epochs", "--batch-size", "--row-tokens", "--local-kl", "--max-repetition"}
+    assert hidden.isdisjoint(flag for flags in groups.values() for flag in flags)
+
+
+@pytest.mark.parametrize("settings", [ControlPPOConfig, ControlReinforceConfig])
+def test_both_trainers_have_the_same_settings_for_small_networks(settings):
+    """Those of text are turned off in either, and what a trainer checks of its own is still checked."""
+    made = settings()
+    shared = {field.name for field in fields(ControlTrainingConfig)} - {"learning_rate"}
+    assert {name: getattr(made, name) for name in shared} == {
+        name: getattr(ControlTrainingConfig(), name) for name in shared
+    }
+    assert (made.schedule, made.max_gradient_norm, made.adam_epsilon) == ("linear", 0.5, 1e-5)
+    assert (made.epochs, made.batch_size, made.shuffle) == (1.0, 1, False)
+    assert (made.max_reference_kl, made.max_repetition, made.max_length_change) == (0.0, 0.0, 0.0)
+    with pytest.raises(BadConfig, match="minibatches"):
+        settings(minibatches=0)
+    with pytest.raises(BadConfig, match="learning_rate"):
+        settings(learning_rate=0.0)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from logratio.cli.main import main
-from report import made_run
+from report import made_control, made_run
 
 
 def test_prints_the_verdict_and_where_the_files_are(tmp_path, capsys):
@@ -101,3 +101,12 @@ def test_reading_a_report_loads_neither_torch_nor_transformers(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_in_an_environment_is_told_by_its_return(tmp_path, capsys):
+    """It has no reference beside it, so that nothing is said of a verdict."""
+    path = made_control.write_one(tmp_path / "run", made_control.rows(), seed=4)
+    assert main(["report", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("300.0 ± 10.0 mean return of 2 episodes, seed 4\n")
+    assert "verdict" not in said

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import logratio.verify
-from cli.made_checks import EMPTY, FAILS, HOLDS, RAISES, gathered, made_pictures
+from cli.made_checks import EMPTY, FAILS, HOLDS, LACKS, RAISES, gathered, made_pictures
 from logratio.cli import verify
 from logratio.cli.main import main
-from logratio.errors import BadConfig
+from logratio.errors import BadConfig, Interrupted
 from logratio.verify import pictures, table
 from logratio.verify.figures import picture_sections
 from logratio.verify.markdown import markdown
@@ -87,6 +87,40 @@ def test_a_check_that_raises_fails_and_the_others_still_run(call):
     assert "Traceback" in written["checks"][0]["fault"]
     assert 'raise ArithmeticError("no such <number>")' in shown.out
     assert written["checks"][1]["passed"] is True
+
+
+def test_a_check_without_its_extra_is_skipped_in_words_and_counts_nowhere(call, tmp_path):
+    status, shown, written = call((HOLDS, LACKS), "--markdown", str(tmp_path / "verified.md"))
+    reason = "skipped: Gymnasium is not installed; pip install 'logratio[control]'"
+    assert status == 0
+    assert f"[2/2] C1  What needs an extra: {reason}  [0 s]" in shown.out
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("C1")]
+    assert line.split()[1:] == [*reason.split(), "–", "–", "–", "–", "skipped"]
+    assert "All 3 comparisons in 1 check hold." in shown.out
+    assert f"C1 {reason}." in " ".join(shown.out.split())
+    assert (written["num_checks"], written["num_rows"], written["failed"]) == (1, 3, [])
+    assert written["skipped"] == {"C1": reason}
+    assert [check["passed"] for check in written["checks"]] == [True, False]
+    assert [row["passed"] for row in written["checks"][1]["rows"]] == [False]
+    text = (tmp_path / "verified.md").read_text()
+    assert f"| C1 | What needs an extra | 0 | {reason} | – | – | **skipped** |" in text
+    assert "FAILED" not in text
+
+
+def test_where_all_is_skipped_nothing_has_passed(call):
+    status, shown, written = call((LACKS,))
+    assert (status, written["passed"]) == (1, False)
+    assert "Nothing was compared. C1 skipped: Gymnasium" in " ".join(shown.out.split())
+
+
+def test_a_trainer_that_is_told_to_stop_stops_all_of_it(call):
+    def stops(quick):
+        raise Interrupted(2, where="ppo, after update 3 of 60")
+
+    later = Check(name="Z", title="t", run=lambda quick: pytest.fail("not stopped"))
+    status, shown, written = call((Check(name="A1", title="t", run=stops), later))
+    assert (status, written) == (130, None)
+    assert shown.err.endswith("stopped\n")
 
 
 def test_a_check_that_compares_nothing_does_not_pass(call):
@@ -188,6 +222,7 @@ def test_the_page_of_the_docs_names_every_check_with_its_title():
     named = re.findall(r"^\| (\w+) \| ([^|]+) \| \d", text.replace("\\|", "¦"), flags=re.MULTILINE)
     assert named == [(check.name, heading(check).replace("|", "¦")) for check in table.CHECKS]
     assert "FAILED" not in text
+    assert "**skipped**" not in text
 
 
 def test_progress_is_said_check_by_check():
@@ -233,6 +268,15 @@ def test_the_page_shows_every_comparison_and_every_picture_and_loads_nothing():
     links = [value for name, value in shown.attributes if name == "href"]
     ids = {value for name, value in shown.attributes if name == "id"}
     assert {link[1:] for link in links} <= ids
+
+
+def test_the_page_says_what_was_skipped():
+    shown = Page(page(gathered(HOLDS, LACKS)))
+    for text in ("All that ran hold", "Checks skipped", "skipped: Gymnasium is not installed; pip install"):
+        assert text in shown.text
+    assert ("class", "key skipped") in shown.attributes
+    assert ("class", "wrong") not in shown.attributes
+    assert "Checks skipped" not in Page(page(gathered(HOLDS))).text
 
 
 def test_a_page_of_some_checks_has_no_pictures():

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from logratio.errors import EnvironmentFault
 from logratio.evaluation.episodes import interquartile_interval, interquartile_mean, play_episodes
 from logratio.policies.control import ControlPolicy, NetworkConfig
 from logratio.rollouts.environments import Environments
@@ -13,7 +15,7 @@ from made_environments import Counting
 MODES = ("NextStep", "SameStep", "Disabled")
 
 
-def play(*builds, mode="Disabled", episodes=6):
+def play(*builds, mode="Disabled", episodes=6, longest=100):
     vector = SyncVectorEnv(list(builds), autoreset_mode=AutoresetMode(mode))
     environments = Environments(vector, seed=0, name="Made-v0")
     policy = ControlPolicy(
@@ -22,7 +24,8 @@ def play(*builds, mode="Disabled", episodes=6):
     scale = ObservationScale(1, wanted=True)
     scale.learn(np.array([[1.0], [3.0]], np.float32))
     before = scale.save()
-    found = play_episodes(policy, environments, scale, episodes=episodes, deterministic=True, seed=0)
+    settings = {"episodes": episodes, "deterministic": True, "seed": 0, "longest": longest}
+    found = play_episodes(policy, environments, scale, **settings)
     assert scale.save() == before
     return found
 
@@ -36,11 +39,66 @@ def test_every_environment_plays_as_many_episodes(mode):
 
 
 def test_what_is_reported_is_of_all_episodes():
+    """Three by two environments: two of the first, one of the second, whatever more the first finishes."""
     report = play(lambda: Counting(1), lambda: Counting(3), episodes=3).to_json()
-    assert report["episodes"] == 4
-    assert report["mean_return"] == pytest.approx((1 + 1 + 6 + 6) / 4)
-    assert report["std_return"] == pytest.approx(2.5)
-    assert report["mean_length"] == 2.0
+    assert report["returns"] == [1.0, 1.0, 6.0]
+    assert report["episodes"] == 3
+    assert report["mean_return"] == pytest.approx(8 / 3)
+    assert report["std_return"] == pytest.approx((((5 / 3) ** 2 * 2 + (10 / 3) ** 2) / 3) ** 0.5)
+    assert report["mean_length"] == pytest.approx(5 / 3)
+    assert report["unended"] == 0
+
+
+def test_an_episode_that_does_not_end_is_left_and_counted_as_it_stands():
+    """The second ends in none of its first 7 steps: 1 + 2 + ... + 7 is what it has earned by then."""
+    found = play(lambda: Counting(2), lambda: Counting(1000), episodes=4, longest=7)
+    assert found.returns == (3.0, 3.0, 28.0, 28.0)
+    assert found.lengths == (2, 2, 7, 7)
+    assert found.num_unended == found.to_json()["unended"] == 2
+
+
+def test_an_episode_as_long_as_may_be_is_not_left():
+    found = play(lambda: Counting(7), episodes=2, longest=7)
+    assert found.lengths == (7, 7)
+    assert found.num_unended == 0
+
+
+def test_what_is_left_but_not_counted_is_not_reported():
+    found = play(lambda: Counting(1000), lambda: Counting(40), episodes=3, longest=15)
+    assert found.lengths == (15, 15, 15)
+    assert found.num_unended == 3
+
+
+class Watching:
+    """A policy that remembers which episodes it was told have begun."""
+
+    def __init__(self):
+        self.begins = []
+
+    def blank(self, sequences):
+        return torch.zeros(sequences, 0)
+
+    def act(self, observations, remembered, begins, **_):
+        self.begins.append(begins.tolist())
+        return torch.zeros(len(observations), 1, dtype=torch.int64), None, remembered
+
+
+def test_a_policy_is_told_of_every_beginning_where_one_episode_ends_and_another_is_left():
+    vector = SyncVectorEnv(
+        [lambda: Counting(3), lambda: Counting(1000)], autoreset_mode=AutoresetMode.DISABLED
+    )
+    environments, policy = Environments(vector, seed=0, name="Made-v0"), Watching()
+    scale = ObservationScale(1, wanted=False)
+    play_episodes(policy, environments, scale, episodes=4, deterministic=True, seed=0, longest=3)
+    assert policy.begins == [[True, True], [False, False], [False, False]] * 2
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_an_environment_that_begins_anew_by_itself_alone_must_end(mode):
+    with pytest.raises(EnvironmentFault, match="not ended an episode after 7 steps") as caught:
+        play(lambda: Counting(2), lambda: Counting(1000), mode=mode, longest=7)
+    assert "environment 1" in caught.value.where
+    assert "TimeLimit" in caught.value.action
 
 
 @pytest.mark.parametrize(

@@ -314,15 +314,15 @@ MUTANTS = (
     Mutant(
         name="a minibatch's rows are divided by the whole batch",
         module="logratio.training.updates",
-        old="return (weights / (lengths > 0).sum()).flatten()",
-        new="return (weights / len(lengths)).flatten()",
+        old="weights /= (lengths > 0).sum()",
+        new="weights /= len(lengths)",
         checks=(PARTS,),
     ),
     Mutant(
         name="rows are counted though they are of another minibatch",
         module="logratio.training.updates",
-        old="(rows.mask & torch.isin(rollout.item_of_row, chosen))",
-        new="rows.mask",
+        old="rows.mask.numpy(force=True) & chosen[rollout.item_of_row.numpy(force=True)]",
+        new="rows.mask.numpy(force=True)",
         checks=(PARTS,),
     ),
     Mutant(

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
-from logratio.models.mlp import ImageEncoder, Memory, perceptron
+from logratio.models.mlp import ImageEncoder, Memory, TwinPerceptron, perceptron
 from logratio.policies.categorical import CategoricalHead
 from logratio.policies.control import ControlPolicy, NetworkConfig
 from logratio.policies.control_files import load_policy, save_policy
@@ -105,9 +106,10 @@ def test_weights_are_orthogonal_and_a_function_of_the_seed():
     )
 
 
-def made(**settings):
+def made(*, own_critic=False, **settings):
     networks = NetworkConfig(widths=(16,), **settings)
-    return ControlPolicy(shape=(FEATURES,), sizes=(3,), num_numbers=0, config=networks, critic=True, seed=0)
+    spaces = {"shape": (FEATURES,), "sizes": (3,), "num_numbers": 0}
+    return ControlPolicy(**spaces, config=networks, critic=True, own_critic=own_critic, seed=0)
 
 
 @pytest.mark.parametrize("memory", [0, 8])
@@ -125,6 +127,43 @@ def test_steps_one_by_one_say_what_sequences_say(memory):
     torch.testing.assert_close(torch.stack(logprobs, 1), whole)
     torch.testing.assert_close(values, policy.values(seen, remembered=first, begins=begins))
     torch.testing.assert_close(policy.memories(seen, remembered=first, begins=begins)[:, -1], remembered)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("shape", [(9,), (3, 5)])
+def test_twins_are_two_perceptrons(activation, shape):
+    """Features of both and every gradient, in float64."""
+    pair = [
+        perceptron(FEATURES, (8, 7), activation=activation, generator=seeded(seed)).double()
+        for seed in (1, 2)
+    ]
+    for bias in (layer.bias for one in pair for layer in one if isinstance(layer, nn.Linear)):
+        nn.init.normal_(bias, generator=seeded(5))
+    twins = TwinPerceptron(*pair, activation=activation)
+    seen = torch.randn(*shape, FEATURES, generator=seeded(3), dtype=torch.float64)
+    found, expected = twins(seen), [one(seen) for one in pair]
+    weights = torch.randn(2, *shape, 7, generator=seeded(4), dtype=torch.float64)
+    for features, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(features, exact)
+    torch.testing.assert_close(twins.first(seen), expected[0])
+    (torch.stack(found) * weights).sum().backward()
+    (torch.stack(expected) * weights).sum().backward()
+    for number, one in enumerate(pair):
+        layers = [layer for layer in one if isinstance(layer, nn.Linear)]
+        for layer, weight, bias in zip(layers, twins.weights, twins.biases, strict=True):
+            torch.testing.assert_close(weight.grad[number].T, layer.weight.grad)
+            torch.testing.assert_close(bias.grad[number, 0], layer.bias.grad)
+
+
+def test_a_policy_begins_the_same_whether_its_critic_is_held_apart_or_not():
+    seen, begins = torch.randn(9, FEATURES, generator=seeded(1)), torch.zeros(9, dtype=torch.bool)
+    actions = torch.zeros(9, 1, dtype=torch.int64)
+    together, apart = (
+        made(own_critic=own).evaluate(seen, actions, remembered=torch.zeros(9, 0), begins=begins)
+        for own in (False, True)
+    )
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_nothing_is_remembered_from_the_episode_before():
@@ -170,8 +209,10 @@ def test_a_policy_is_the_same_when_it_is_read_again(tmp_path):
 
 
 def test_only_the_critic_s_own_weights_are_its_own():
-    apart, shared = made(), made(shared=True)
+    apart, shared, twins = made(own_critic=True), made(shared=True), made()
     assert len(apart.critic_parameters) == 4
+    # With the policy's layers in the same tensors, the last layer is all that is the critic's alone.
+    assert len(twins.critic_parameters) == 2
     assert len(shared.critic_parameters) == 2
     bare = ControlPolicy(
         shape=(FEATURES,), sizes=(3,), num_numbers=0, config=NetworkConfig(), critic=False, seed=0

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logratio.report.charts import (
+    SMALL,
+    Band,
     Level,
     Series,
     histogram,
@@ -122,3 +124,35 @@ def test_a_histogram_counts_every_value_and_no_bin_straddles_the_split():
 
 def test_a_histogram_of_equal_values_is_one_bar():
     assert histogram([0.0] * 20, name="n", x_label="x", split=0.0).count("<rect") == 1
+
+
+def test_a_band_reaches_from_its_lower_line_to_its_upper_one_and_is_part_of_the_scale():
+    band = Band(xs=[0, 10], lows=[-5.0, 1.0], highs=[2.0, 50.0])
+    svg = line_chart([Series(label="mean", xs=[0, 10], ys=[1.0, 2.0])], name="n", bands=[band])
+    (x1, low1), (x2, low2), (x3, high2), (x4, high1) = places(svg, "band a")
+    assert (x1, x2) == (x4, x3)
+    (_, first), (_, last) = places(svg, "line a")
+    assert low1 > first > high1
+    assert low2 > last > high2
+    assert svg.index("band a") < svg.index("line a")
+    assert 0 <= high2 < low1 <= SMALL.base
+
+
+def test_a_thin_line_is_drawn_as_it_is_and_says_nothing():
+    thin = Series(label="run", xs=[0, 1, 2], ys=[1.0, 9.0, 1.0], thin=True)
+    svg = line_chart([thin], name="n", smooth=3)
+    assert svg.count("<polyline") == 1
+    assert len(places(svg, "line a raw")) == 3
+    assert "<title>" not in svg
+
+
+def test_long_numbers_on_the_axis_do_not_run_into_each_other():
+    """A character is about 7 wide; a million steps, and as many as fit a small chart."""
+    for last in (1000, 20_000, 99_999, 100_000, 500_000, 999_999):
+        scale = linear_scale([256, last], 46, SMALL.right, padding=0.0, count=3)
+        labels = [(scale(tick), scale.name(tick)) for tick in scale.ticks]
+        for (at, name), (then, following) in pairwise(labels):
+            assert then - at > 3.5 * (len(name) + len(following))
+    svg = line_chart([Series(label="a", xs=[256, 100_000], ys=[0.0, 1.0])], name="n")
+    assert "50,000</text>" in svg
+    assert "20,000</text>" not in svg

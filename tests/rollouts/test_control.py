@@ -154,29 +154,59 @@ def test_a_memory_is_carried_from_rollout_to_rollout():
     assert not second.begins[0]
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"num_steps": 0}, {"discount": 1.5}, {"lam": -0.1}])
+def test_noise_lasts_and_each_action_is_scored_alone():
+    """Standard normal in every step, correlated by ρ with the step before, by ρ² with the one before that."""
+    environments = make_environments("Pendulum-v1", num_envs=40, seed=4)
+    policy = ControlPolicy(
+        shape=(3,), sizes=(), num_numbers=1, config=NetworkConfig(widths=(8,)), critic=True, seed=0
+    )
+    rho = 0.8
+    config = ControlConfig(num_envs=40, num_steps=500, noise_correlation=rho)
+    rollout = ControlCollector(ControlActor(policy), environments, config, seed=0).collect(0, [0])
+    with torch.no_grad():
+        said, _, _ = policy.evaluate(
+            rollout.observations, rollout.actions, remembered=rollout.remembered, begins=rollout.begins
+        )
+        mean, log_deviation = policy.head.distribution(policy._policy_features(rollout.observations))
+        noise = ((rollout.actions - mean) / log_deviation.exp()).reshape(40, 500)
+    torch.testing.assert_close(rollout.trajectories.logprobs.flatten(), said)
+    # 40 · 500 numbers of which about every ninth is new.
+    spread = ((1 + rho) / (1 - rho) / noise.numel()) ** 0.5
+    assert abs(float(noise.mean())) < 4.5 * spread
+    assert float(noise.square().mean()) == pytest.approx(1.0, abs=0.1)
+    assert float((noise[:, 1:] * noise[:, :-1]).mean()) == pytest.approx(rho, abs=0.1)
+    assert float((noise[:, 2:] * noise[:, :-2]).mean()) == pytest.approx(rho**2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 0}, {"num_steps": 0}, {"discount": 1.5}, {"lam": -0.1}, {"noise_correlation": 1.0}],
+)
 def test_settings_that_cannot_be_meant_are_refused(settings):
     with pytest.raises(BadConfig, match=next(iter(settings))):
         ControlConfig(**settings)
 
 
-@pytest.mark.parametrize("memory", [0, 4])
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, memory):
-    """Weights, environments, both scales and the memory: the metrics of every update are the same."""
+@pytest.mark.parametrize(
+    ("name", "memory", "noise"), [("CartPole-v1", 0, 0.0), ("CartPole-v1", 4, 0.0), ("Pendulum-v1", 0, 0.9)]
+)
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, name, memory, noise):
+    """Weights, environments, both scales, memory and noise: the metrics of every update are the same."""
     config = PPOConfig(checkpoint_every=1, update_epochs=2, minibatches=2, learning_rate=1e-2, **ALONE)
 
-    def begin(name, stop_at=None):
-        environments = make_environments("CartPole-v1", num_envs=3, seed=4)
+    def begin(directory, stop_at=None):
+        environments = make_environments(name, num_envs=3, seed=4)
         policy = ControlPolicy(
-            shape=(4,),
-            sizes=(2,),
-            num_numbers=0,
+            shape=environments.observation.shape,
+            sizes=environments.action.sizes,
+            num_numbers=environments.action.num_numbers,
             config=NetworkConfig(widths=(8,), memory=memory),
             critic=True,
             seed=0,
         )
         settings = ControlConfig(
-            steps=3 * 17 * 6, num_envs=3, num_steps=17, normalise_observations=True, normalise_rewards=True
+            **{"steps": 3 * 17 * 6, "num_envs": 3, "num_steps": 17, "noise_correlation": noise},
+            **{"normalise_observations": True, "normalise_rewards": True},
         )
         collector = ControlCollector(ControlActor(policy), environments, settings, seed=0)
         collect = collector.collect
@@ -187,7 +217,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, memory):
             return collect(step, examples)
 
         collector.collect = stopping
-        with RunDirectory.begin(tmp_path / name, {"identity": {}}, resume=True) as run:
+        with RunDirectory.begin(tmp_path / directory, {"identity": {}}, resume=True) as run:
             if stop_at is None:
                 train_ppo(collector.actor, collector, config, run)
             else:
@@ -201,7 +231,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, memory):
     for one, other in zip(whole.actor.module.parameters(), again.actor.module.parameters(), strict=True):
         assert torch.equal(one, other)
     untimed = ("seconds", "rollouts_per_second", "tokens_per_second")
-    rows = [read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    rows = [read_json_lines(tmp_path / one / "metrics.jsonl") for one in ("whole", "stopped")]
     kept = [[{k: v for k, v in row.items() if k not in untimed} for row in one] for one in rows]
     assert kept[0] == kept[1]
     assert again.observation_scale.save() == whole.observation_scale.save()

@@ -1,6 +1,9 @@
 """Learning rate, decay groups, clipping."""
 
+import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -53,6 +56,66 @@ def test_clipping_scales_all_gradients_to_one_norm():
     assert clip_gradient(parameters, max_norm=0.0) == pytest.approx(before)
     assert clip_gradient(parameters, max_norm=1.0) == pytest.approx(before)
     assert clip_gradient(parameters, max_norm=0.0) == pytest.approx(1.0, rel=1e-5)
+
+
+def filled(parameters, seed):
+    """Gradients drawn from the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def test_clipping_is_what_pytorch_does():
+    ours = [torch.nn.Parameter(torch.zeros(3, 4)), torch.nn.Parameter(torch.zeros(5))]
+    theirs = copy.deepcopy(ours)
+    for bound in (0.5, 3.0, 100.0):
+        filled(ours, 1)
+        filled(theirs, 1)
+        norm = torch.nn.utils.clip_grad_norm_(theirs, bound)
+        assert clip_gradient(ours, max_norm=bound) == pytest.approx(float(norm))
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+    assert clip_gradient([torch.nn.Parameter(torch.zeros(3))], max_norm=1.0) == 0.0
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_optimiser_is_pytorch_s_adamw_bit_for_bit(decay):
+    config = TrainingConfig(weight_decay=decay, learning_rate=1e-2)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    twin = copy.deepcopy(model)
+    ours = build_optimizer(model, config)
+    decayed = [parameter for parameter in twin.parameters() if parameter.ndim == 2]
+    plain = [parameter for parameter in twin.parameters() if parameter.ndim == 1]
+    betas = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
+    theirs = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}],
+        **{"lr": 1e-2, "fused": True, **betas},
+    )
+    for step in range(5):
+        filled(model.parameters(), step)
+        filled(twin.parameters(), step)
+        ours.step()
+        theirs.step()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_update_does_not_import_pytorch_s_compiler():
+    """It takes seconds, of which nothing comes: nothing here is compiled."""
+    script = """
+import sys, torch
+from logratio.training.optimisation import build_optimizer, clip_gradient
+from logratio.training.settings import TrainingConfig
+layer = torch.nn.Linear(2, 1)
+optimizer = build_optimizer(layer, TrainingConfig())
+layer(torch.ones(1, 2)).sum().backward()
+clip_gradient(layer.parameters(), max_norm=1.0)
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from logratio import __version__
-from logratio.cli.control_seeds import aggregate, describe_seeds
-from logratio.errors import BadConfig
+from logratio.cli.control_seeds import describe_seeds, train_several
+from logratio.cli.control_video import check_film, film
+from logratio.errors import BadConfig, EnvironmentFault, LogratioError
 from logratio.evaluation.episodes import EVALUATION_SEED, EpisodeReport, play_episodes
 from logratio.policies.control import ControlActor, ControlPolicy, NetworkConfig
 from logratio.policies.control_files import save_policy
@@ -20,6 +21,7 @@ from logratio.report.page import PAGE, render
 from logratio.rollouts.control import ControlCollector, ControlConfig
 from logratio.rollouts.environments import Environments, Vectorisation
 from logratio.rollouts.making import make_environments
+from logratio.rollouts.normalisation import ObservationScale
 from logratio.runs import REPORT, RunDirectory, describe_machine, write_json
 from logratio.training.settings import PolicyGradientConfig
 
@@ -37,55 +39,55 @@ class ControlFlags:
     out: Path = Path("runs/control")
     """The run directory."""
     preset: bool = True
-    """Begin from the settings that stand here for this environment, where there are some; every flag that is
-    given still holds."""
+    """Begin from the settings that stand here for this environment, if any; flags that are given hold."""
     seed: int = 0
     """Seed of weights, actions and episodes."""
     seeds: int = 1
-    """Train so many times, with this seed and the next ones, each in a directory of its own, and say how the
-    runs came out together."""
+    """Train so many times, with this seed and the next ones, and say how the runs came out together."""
     vectorisation: Vectorisation = "sync"
-    """How copies of the environment are stepped: one after another, in processes of their own (async, where a
-    step is slow), or by the environment's own vector form."""
+    """How copies are stepped: in turn, each in a process (async), by a vector form (own), or by EnvPool."""
     autoreset: Literal["NextStep", "SameStep", "Disabled"] = "Disabled"
     """When an episode begins anew after its end; Disabled gives every episode a seed of its own."""
-    collect: Annotated[ControlConfig, tyro.conf.arg(name="")] = field(default_factory=ControlConfig)
-    """How the environment is driven."""
-    networks: Annotated[NetworkConfig, tyro.conf.arg(name="")] = field(default_factory=NetworkConfig)
-    """Policy and critic."""
     evaluation_episodes: int = 100
-    """Episodes that judge the policy at the end, by its most probable actions and by drawn ones."""
+    """Episodes that judge the policy at the end, by its most probable actions, and as many by drawn ones."""
     video: bool = False
-    """Film an episode of the trained policy into the run directory; needs moviepy."""
+    """Film the first of these episodes (of several runs, the best one's); needs the extra `video`."""
     resume: bool = False
     """Go on with the run in --out from its last checkpoint, or begin it if there is none."""
     threads: int = 1
     """Threads of the processor: small networks are fastest with one."""
+    collect: Annotated[ControlConfig, tyro.conf.arg(name="rollout"), tyro.conf.OmitArgPrefixes] = field(
+        default_factory=ControlConfig
+    )
+    """How the environment is driven between two updates, and what its rewards count."""
+    networks: Annotated[NetworkConfig, tyro.conf.arg(name="network"), tyro.conf.OmitArgPrefixes] = field(
+        default_factory=NetworkConfig
+    )
+    """The form of policy and critic."""
 
 
 def run_control(flags: ControlFlags, training: PolicyGradientConfig, train: Trainer, *, command: str) -> int:
     """Train once or several times; prints what came of it."""
     import torch
 
-    if flags.seeds < 1 or flags.evaluation_episodes < 1:
-        raise BadConfig(
-            "there is nothing to do", where="--seeds, --evaluation-episodes", action="give at least 1"
-        )
+    for flag, count in (("--seeds", flags.seeds), ("--evaluation-episodes", flags.evaluation_episodes)):
+        if count < 1:
+            raise BadConfig(f"there is nothing to do with {count}", where=flag, action="give at least 1")
     torch.set_num_threads(flags.threads)
+    # What cannot be is refused before anything is written or trained.
+    if flags.video or flags.seeds > 1:
+        open_environments(flags, 1, seed=flags.seed).close()
+    if flags.video:
+        check_film(flags.env)
+
+    def train_one(own: ControlFlags) -> dict[str, Any]:
+        return train_once(own, training, train, command=command)
+
     if flags.seeds == 1:
-        report = train_once(flags, training, train, command=command)
-        print(describe(flags, report))
+        print(describe(flags, train_one(flags)))
         return 0
-    reports = {}
-    for seed in range(flags.seed, flags.seed + flags.seeds):
-        own = replace(flags, seed=seed, seeds=1, out=flags.out / f"seed-{seed}", resume=True)
-        print(f"seed {seed}", file=sys.stderr)
-        reports[own.out] = train_once(own, training, train, command=command)
-    found = aggregate(reports)
-    write_json(flags.out / REPORT, found)
-    render(flags.out)
-    print(describe_seeds(flags.env, found))
-    print(f"page:    {flags.out / PAGE}\nnumbers: {flags.out / REPORT}")
+    found = train_several(flags, train_one, describe_run(flags, training, command))
+    print("\n".join([describe_seeds(flags.env, found), *places(flags, found)]))
     return 0
 
 
@@ -93,41 +95,60 @@ def train_once(
     flags: ControlFlags, training: PolicyGradientConfig, train: Trainer, *, command: str
 ) -> dict[str, Any]:
     """One run from its beginning or its last checkpoint to its report."""
-    environments = open_environments(flags, flags.collect.num_envs, seed=flags.seed)
     training = replace(training, seed=flags.seed)
-    with RunDirectory.begin(flags.out, describe_run(flags, training, command), resume=flags.resume) as run:
-        actor = ControlActor(new_policy(flags, environments, critic=uses_critic(training)))
-        collector = ControlCollector(actor, environments, flags.collect, seed=flags.seed)
-        try:
+    description = describe_run(flags, training, command)
+    with ExitStack() as opened:
+        environments = open_environments(flags, flags.collect.num_envs, seed=flags.seed)
+        opened.callback(environments.close)
+        with RunDirectory.begin(flags.out, description, resume=flags.resume) as run:
+            actor = ControlActor(new_policy(flags, environments, training))
+            collector = ControlCollector(actor, environments, flags.collect, seed=flags.seed)
             summary = train(actor, collector, training, run)
-        finally:
-            environments.close()
-        save_policy(
-            actor.policy,
-            run.model_path,
-            spaces=spaces_of(environments),
-            scale=collector.observation_scale.save(),
-            environment=flags.env,
-        )
-        judged = judge(flags, actor.policy, collector)
-        report = write_report(flags, run, summary, judged)
-        if flags.video:
-            from logratio.cli.control_video import film
-
+            # Some environments can be there only once.
+            opened.close()
             scale = collector.observation_scale
-            print(f"video:   {film(flags.env, actor.policy, scale, run.path, seed=flags.seed)}")
+            save_policy(
+                actor.policy,
+                run.model_path,
+                spaces=spaces_of(environments),
+                scale=scale.save(),
+                environment=flags.env,
+            )
+            report = run_report(flags, run, summary, judge(flags, actor.policy, scale))
+            write_report(run, report)
+            if flags.video:
+                report["film"] = film(flags.env, actor.policy, scale, run.path, seed=flags.seed)
+                write_report(run, report)
     return report
 
 
-def open_environments(flags: ControlFlags, num_envs: int, *, seed: int) -> Environments:
-    """Copies of the environment of the flags."""
-    return make_environments(
-        flags.env,
-        num_envs=num_envs,
-        seed=seed,
-        vectorisation=flags.vectorisation,
-        autoreset=flags.autoreset,
-    )
+def open_environments(
+    flags: ControlFlags, num_envs: int, *, seed: int, autoreset: str | None = None
+) -> Environments:
+    """Copies of the environment of the flags; `autoreset` takes the place of theirs.
+
+    Raises:
+        EnvironmentNotFound, MissingExtra, BadConfig, UnsupportedSpace: as `make_environments` does.
+        EnvironmentFault: it raises when it is made.
+    """
+    place = f"--env {flags.env}"
+    try:
+        return make_environments(
+            flags.env,
+            num_envs=num_envs,
+            seed=seed,
+            vectorisation=flags.vectorisation,
+            autoreset=autoreset or flags.autoreset,
+        )
+    except LogratioError as fault:
+        fault.where = fault.where or place
+        raise
+    except Exception as error:
+        raise EnvironmentFault(
+            f"{flags.env} could not be made, it raised {type(error).__name__}: {error}",
+            where=place,
+            action="mend the environment: `gymnasium.make` raises the same",
+        ) from error
 
 
 def describe_run(flags: ControlFlags, training: PolicyGradientConfig, command: str) -> dict[str, Any]:
@@ -148,6 +169,7 @@ def describe_run(flags: ControlFlags, training: PolicyGradientConfig, command: s
             "environment": flags.env,
             "vectorisation": flags.vectorisation,
             "autoreset": flags.autoreset,
+            "several": flags.seeds > 1,
         },
     }
 
@@ -161,9 +183,17 @@ def spaces_of(environments: Environments) -> dict[str, Any]:
     }
 
 
-def new_policy(flags: ControlFlags, environments: Environments, *, critic: bool) -> ControlPolicy:
+def new_policy(
+    flags: ControlFlags, environments: Environments, training: PolicyGradientConfig
+) -> ControlPolicy:
     """A policy for the environment, its weights drawn from the seed."""
-    return ControlPolicy(**spaces_of(environments), config=flags.networks, critic=critic, seed=flags.seed)
+    return ControlPolicy(
+        **spaces_of(environments),
+        config=flags.networks,
+        critic=uses_critic(training),
+        own_critic=training.critic_learning_rate > 0,
+        seed=flags.seed,
+    )
 
 
 def uses_critic(training: PolicyGradientConfig) -> bool:
@@ -171,58 +201,69 @@ def uses_critic(training: PolicyGradientConfig) -> bool:
     return getattr(training, "baseline", "critic") == "critic"
 
 
-def judge(
-    flags: ControlFlags, policy: ControlPolicy, collector: ControlCollector
-) -> dict[str, EpisodeReport]:
+def judge(flags: ControlFlags, policy: ControlPolicy, scale: ObservationScale) -> dict[str, EpisodeReport]:
     """Episodes on seeds of their own, by the most probable actions and by drawn ones."""
     found = {}
     for name, deterministic in (("deterministic", True), ("stochastic", False)):
         side_by_side = min(JUDGED_SIDE_BY_SIDE, flags.evaluation_episodes)
-        environments = open_environments(flags, side_by_side, seed=flags.seed + EVALUATION_SEED)
-        try:
+        environments = open_environments(
+            flags, side_by_side, seed=flags.seed + EVALUATION_SEED, autoreset="Disabled"
+        )
+        with closing(environments):
             found[name] = play_episodes(
                 policy,
                 environments,
-                collector.observation_scale,
+                scale,
                 episodes=flags.evaluation_episodes,
                 deterministic=deterministic,
                 seed=flags.seed,
             )
-        finally:
-            environments.close()
     return found
 
 
-def write_report(
+def run_report(
     flags: ControlFlags, run: RunDirectory, summary: dict[str, Any], judged: dict[str, EpisodeReport]
 ) -> dict[str, Any]:
-    """Write report.json; `evaluation` is what the most probable actions earned."""
-    best = judged["deterministic"].to_json()
-    report = {
+    """What came of a run; `evaluation` is what the most probable actions earned."""
+    best, rows = judged["deterministic"].to_json(), run.metrics
+    return {
         "environment": flags.env,
         "seed": flags.seed,
+        "steps": int(rows[-1]["env_steps"]),
         "summary": summary,
         "evaluation": best | {name: found.to_json() for name, found in judged.items()},
         "curve": [
             {"steps": row["env_steps"], "return": row["episode_return"]}
-            for row in run.metrics
+            for row in rows
             if "episode_return" in row
         ],
     }
+
+
+def write_report(run: RunDirectory, report: dict[str, Any]) -> None:
+    """Write report.json and the page."""
     write_json(run.path / REPORT, report)
     render(run.path)
-    return report
 
 
 def describe(flags: ControlFlags, report: dict[str, Any]) -> str:
     """What came of a run, in lines for a terminal."""
     judged, summary = report["evaluation"], report["summary"]
-    steps = report["curve"][-1]["steps"] if report["curve"] else 0.0
-    lines = [f"{flags.env}: {steps:,.0f} steps in {summary['seconds']:.0f} s"]
+    lines = [f"{flags.env}: {report['steps']:,} steps in {summary['seconds']:.0f} s"]
     for name in ("deterministic", "stochastic"):
         found = judged[name]
         lines.append(
             f"{name:<14} return {found['mean_return']:.1f} ± {found['std_return']:.1f} "
             f"over {found['episodes']} episodes of {found['mean_length']:.0f} steps"
         )
-    return "\n".join([*lines, f"model:   {flags.out / 'model'}", f"page:    {flags.out / PAGE}"])
+        if found["unended"]:
+            lines.append(f"{'':<14} {found['unended']} of them had not ended and count as they stood")
+    return "\n".join([*lines, f"model:   {flags.out / 'model'}", *places(flags, report)])
+
+
+def places(flags: ControlFlags, report: dict[str, Any]) -> list[str]:
+    """Where the page, the numbers and the film are."""
+    lines = [f"page:    {flags.out / PAGE}", f"numbers: {flags.out / REPORT}"]
+    if "film" in report:
+        lines.append(f"video:   {flags.out / report['film']['file']}")
+    return lines

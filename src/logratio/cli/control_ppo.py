@@ -4,61 +4,55 @@ r"""Proximal policy optimisation in a Gymnasium environment: the trainer of `tra
     logratio control ppo --env Pendulum-v1 --seeds 5 --out runs/pendulum
     logratio control ppo --env CartPole-v1 --clip-range 0 --penalty 1 --target-update-kl 0.01
 
-A step of an environment is the same row as a token of a language model. For some classic tasks there are
-settings here (--no-preset begins from the general ones); every flag that is given holds. At the end the
-policy is judged by whole episodes on seeds of their own, by its most probable actions and by drawn ones.
+Any environment of Gymnasium is driven whose observations are numbers or images and whose actions are choices
+or numbers. Copies of it (--num-envs) are stepped side by side, --num-steps each; then the policy is moved
+some steps towards the actions that turned out better than the critic expected, and is held near where it was
+by the clip (--clip-range), by a penalty (--penalty), or by both. At the end it is judged by whole episodes
+that training never had, by its most probable actions and by drawn ones; report.html in --out shows how it
+went.
 
-If nothing is learned: does an episode end within --num-steps? Are observations of very different sizes
-(--normalise-observations)? Are rewards far from 1 (--normalise-rewards)? docs/control.md has the numbers.
+For the classic tasks there are settings here, which docs/control.md lists: with --env they are what --help
+shows, and flags that are given hold all the same. Without them: --no-preset.
+
+If nothing is learned: is an episode far longer than --num-steps? Are observations of very different sizes, or
+rewards far from 1? Then give --normalise-observations, or --normalise-rewards. docs/control.md says more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from logratio.algorithms.ppo import PPOConfig, train_ppo
 from logratio.cli.control import ControlFlags, run_control
 from logratio.cli.control_presets import find_preset
+from logratio.cli.control_settings import ControlTrainingConfig
+from logratio.training.updates import Reduction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlPPOConfig(PPOConfig):
-    """Settings of PPO as they suit small networks; an update is one rollout of all environments."""
+class ControlPPOConfig(ControlTrainingConfig, PPOConfig):
+    """Settings of PPO as they suit small networks."""
 
     learning_rate: float = 3e-4
     """Peak learning rate of AdamW."""
-    adam_epsilon: float = 1e-5
-    """Added to the square root of the second moment after its bias correction."""
-    warmup: float = 0.0
-    """Share of the updates in which the learning rate rises linearly from zero."""
-    schedule: Literal["constant", "cosine", "linear"] = "linear"
-    """What the learning rate does: stays, or falls to zero."""
-    max_gradient_norm: float = 0.5
-    """The gradient's norm is cut to this; 0 turns clipping off."""
     update_epochs: int = 10
     """Passes over a rollout, before the policy collects again."""
     stop_at: float = 0.0
     """An update ends early where KL[old, new] passes this many times the target; 0: it never does."""
-    # One example is one rollout, in the order in which they are made; and no text is written.
-    epochs: tyro.conf.Suppress[float] = 1.0
-    batch_size: tyro.conf.Suppress[int] = 1
-    shuffle: tyro.conf.Suppress[bool] = False
-    row_tokens: tyro.conf.Suppress[int] = 512
-    seed: tyro.conf.Suppress[int] = 0
-    local_kl: tyro.conf.Suppress[float] = 0.0
-    max_reference_kl: tyro.conf.Suppress[float] = 0.0
-    max_repetition: tyro.conf.Suppress[float] = 0.0
-    max_length_change: tyro.conf.Suppress[float] = 0.0
+    whiten_advantages: bool = True
+    """Scale the advantages of a rollout to mean 0 and deviation 1."""
+    reduction: Reduction = "tokens"
+    """Mean over all steps (tokens), or over environments of their means (sequences) or sums (sums)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments(ControlFlags):
     """Flags of `logratio control ppo`."""
 
-    training: Annotated[ControlPPOConfig, tyro.conf.arg(name="")] = field(default_factory=ControlPPOConfig)
+    training: Annotated[ControlPPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ControlPPOConfig)
     """How the weights are moved, and how far at a time."""
 
 

@@ -2,50 +2,117 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from logratio.errors import MissingExtra
+from logratio.errors import BadConfig, EnvironmentFault, LogratioError, MissingExtra, NotWritable
 from logratio.evaluation.episodes import EVALUATION_SEED
 from logratio.policies.control import ControlPolicy
 from logratio.rollouts.environments import episode_seed
 from logratio.rollouts.normalisation import ObservationScale
 from logratio.rollouts.spaces import action_layout, alone, observation_layout
+from logratio.runs import atomic_write
 
 NAME = "episode.mp4"
+INSTALL = "pip install 'logratio[video]'"
+LONGEST = 5_000
+"""Steps after which a film is over, whether the episode is or not."""
+USUAL_FPS = 30
+KEPT = "the trained policy and its report are saved all the same"
+Frame = tuple[np.ndarray, float, bool]
+"""A picture, the reward that came with it, and whether it is the episode's last."""
 
 
-@torch.no_grad()
-def film(name: str, policy: ControlPolicy, scale: ObservationScale, path: Path, *, seed: int) -> Path:
-    """Play one episode by the most probable actions and write it as an MP4 file.
+def check_film(name: str) -> None:
+    """Draw one picture, so that a film that cannot be made is refused before anything is trained.
 
     Args:
-        name: of the environment, which must be able to render `rgb_array`.
-        policy: who plays.
-        scale: how it sees.
-        path: the directory that the film goes into.
-        seed: of the run; the episode's is that of the first that judges it.
+        name: of the environment.
 
     Raises:
         MissingExtra: moviepy, or what the environment draws with, is not installed.
+        BadConfig: the environment draws no pictures.
     """
-    import gymnasium
+    with film_faults(name, INSTALL):
+        import moviepy.video.io.ffmpeg_writer  # noqa: F401 - only whether it is there
 
-    try:
-        from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+        with closing(open_drawn(name)) as environment:
+            environment.reset(seed=0)
+            picture_of(environment)
 
-        environment = gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
-        observation, info = environment.reset(seed=episode_seed(seed + EVALUATION_SEED, 0, 0))
-        frames = [environment.render()]
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise MissingExtra(
-            f"a film needs a package that is not installed: {error}",
-            where="--video",
-            action="pip install 'logratio[video]'; the trained policy is saved already",
-        ) from error
+
+@torch.no_grad()
+def film(
+    name: str, policy: ControlPolicy, scale: ObservationScale, path: Path, *, seed: int
+) -> dict[str, Any]:
+    """Play the first episode that judges, by the most probable actions, and write it as an MP4 file.
+
+    Args:
+        name: of the environment.
+        policy: who plays.
+        scale: how it sees.
+        path: the directory that the film goes into.
+        seed: of the run.
+
+    Returns:
+        The file's name, the run's seed, return and steps of what is seen, its seconds, and whether it is the
+        whole episode.
+
+    Raises:
+        MissingExtra, BadConfig: as for `check_film`.
+        EnvironmentFault: the environment raised.
+        NotWritable: the film could not be written.
+    """
+    with (
+        film_faults(name, f"{INSTALL}; {KEPT}"),
+        closing(open_drawn(name)) as environment,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        rate = float(environment.metadata.get("render_fps", USUAL_FPS))
+        file = Path(directory) / NAME
+        rewards, whole = record(play(environment, policy, scale, seed=seed), file, rate)
+        with atomic_write(path / NAME, "wb") as stream:
+            stream.write(file.read_bytes())
+    return {
+        "file": NAME,
+        "seed": seed,
+        "return": sum(rewards),
+        "steps": len(rewards),
+        "seconds": (len(rewards) + 1) / rate,
+        "whole": whole,
+    }
+
+
+def record(pictures: Iterator[Frame], file: Path, rate: float) -> tuple[list[float], bool]:
+    """Write pictures into a file; returns the rewards, and whether the last picture is the episode's last."""
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+    picture, _, over = next(pictures)
+    size, rewards = (picture.shape[1], picture.shape[0]), []
+    # The index stands in front, so that a browser shows the film while it is still reading it.
+    settings = {"ffmpeg_params": ["-movflags", "+faststart"], "threads": 1}
+    with FFMPEG_VideoWriter(str(file), size, rate, **settings) as writer:
+        writer.write_frame(picture)
+        for picture, reward, over in islice(pictures, LONGEST):  # noqa: B007 - the last one is returned
+            writer.write_frame(picture)
+            rewards.append(reward)
+    return rewards, over
+
+
+def play(environment: Any, policy: ControlPolicy, scale: ObservationScale, *, seed: int) -> Iterator[Frame]:
+    """The pictures of an episode."""
     sees, does = observation_layout(environment.observation_space), action_layout(environment.action_space)
+    observation, info = environment.reset(seed=episode_seed(seed + EVALUATION_SEED, 0, 0))
     remembered, begins, over = policy.blank(1), True, False
+    yield picture_of(environment), 0.0, over
     while not over:
         mask = info.get("action_mask")
         actions, _, remembered = policy.act(
@@ -55,11 +122,62 @@ def film(name: str, policy: ControlPolicy, scale: ObservationScale, path: Path, 
             generator=None,
             allowed=None if mask is None else torch.as_tensor(mask).reshape(1, -1).bool(),
         )
-        observation, _, terminated, truncated, info = environment.step(does.give(actions.numpy())[0])
-        frames.append(environment.render())
-        begins, over = False, terminated or truncated
-    fps = int(environment.metadata.get("render_fps", 30))
-    environment.close()
-    target = path / NAME
-    ImageSequenceClip(frames, fps=fps).write_videofile(str(target), logger=None)
-    return target
+        observation, reward, terminated, truncated, info = environment.step(does.give(actions.numpy())[0])
+        begins, over = False, bool(terminated or truncated)
+        yield picture_of(environment), float(reward), over
+
+
+def open_drawn(name: str) -> Any:
+    """An environment that draws pictures into arrays.
+
+    Raises:
+        BadConfig: it draws none.
+    """
+    # Nothing is shown on a screen, and there need not be one.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import gymnasium
+
+    with closing(gymnasium.make(name, disable_env_checker=True)) as environment:
+        modes = environment.metadata.get("render_modes") or []
+    if "rgb_array" not in modes:
+        raise BadConfig(
+            f"{name} draws no pictures that could be filmed: it can render "
+            f"{', '.join(map(repr, modes)) or 'nothing'}, and 'rgb_array' is needed",
+            where="--video",
+            action="leave the flag out",
+        )
+    return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
+
+
+def picture_of(environment: Any) -> np.ndarray:
+    """`[height, width, 3]` bytes, both even: what players take."""
+    picture = np.asarray(environment.render())
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise BadConfig(
+            f"render() gave {picture.dtype} of shape {picture.shape}, not a picture of bytes",
+            where="--video",
+            action="leave the flag out, or let render() give uint8 of height × width × 3",
+        )
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+
+
+@contextmanager
+def film_faults(name: str, install: str) -> Iterator[None]:
+    """Name what can go wrong while an episode is drawn."""
+    from gymnasium.error import DependencyNotInstalled
+
+    try:
+        yield
+    except LogratioError:
+        raise
+    except (ImportError, DependencyNotInstalled) as error:
+        what = f"a film of {name} needs a package that is not installed: {error}"
+        raise MissingExtra(what, where="--video", action=install) from error
+    except OSError as error:
+        what = f"the film could not be written: {error}"
+        raise NotWritable(what, where="--video", action=KEPT) from error
+    except Exception as error:
+        what = f"{name} raised {type(error).__name__} while it was filmed: {error}"
+        raise EnvironmentFault(what, where="--video", action=KEPT) from error

@@ -21,7 +21,9 @@ import tyro
 
 from logratio.report import collect, write_report
 from logratio.report.checks.verdict import allowed_verdict
+from logratio.report.environment import is_control
 from logratio.report.markup import visible
+from logratio.report.sections.control import headline
 from logratio.runs import REPORT
 
 
@@ -49,7 +51,7 @@ def run(arguments: Arguments) -> int:
 
 def summary(report: Mapping[str, Any]) -> list[str]:
     """The verdict, what is missing and every warning, a line each, with control characters written out."""
-    _, sentence = allowed_verdict(report)
+    _, sentence = ("", " ".join(headline(report))) if is_control(report) else allowed_verdict(report)
     lines = [sentence or "There is no verdict.", *report["missing"]]
     lines += [f"{one.get('severity', 'warning')}: {one['name']}: {one['what']}" for one in report["warnings"]]
     return [visible(line.replace("\n", " ")) for line in lines]

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from logratio.errors import EnvironmentFault
+from logratio.evaluation.bootstrap import percentile_interval
 from logratio.policies.control import ControlPolicy
 from logratio.rollouts.environments import Environments
 from logratio.rollouts.normalisation import ObservationScale
 
 EVALUATION_SEED = 1_000_003
 """Added to a run's seed: no episode of training has the seed of one that is judged by."""
+LONGEST = 10_000
+"""Steps after which an episode that has not ended is left, and counted as it stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,8 @@ class EpisodeReport:
     """The sum of the rewards of each episode."""
     lengths: tuple[int, ...]
     """Its steps."""
+    num_unended: int = 0
+    """Episodes that were left before their end, since they had gone on for too long."""
 
     def to_json(self) -> dict[str, Any]:
         """Mean and deviation of the returns with how many there are, and all of them."""
@@ -33,6 +39,7 @@ class EpisodeReport:
             "std_return": float(np.std(self.returns)),
             "episodes": len(self.returns),
             "mean_length": float(np.mean(self.lengths)),
+            "unended": self.num_unended,
             "returns": list(self.returns),
         }
 
@@ -46,45 +53,79 @@ def play_episodes(
     episodes: int,
     deterministic: bool,
     seed: int,
+    longest: int = LONGEST,
 ) -> EpisodeReport:
     """Play whole episodes.
 
-    Every environment plays as many as any other, and what more it finishes does not count: taking the first
-    that come to an end would favour short ones.
+    How many each environment plays is settled beforehand, and what more it finishes does not count: taking
+    the first that come to an end would favour short ones.
 
     Args:
         policy: who plays.
         environments: not yet begun.
         scale: how it sees; not changed.
-        episodes: at least so many; as many more as make it the same for each environment.
+        episodes: so many, each environment as many as any other or one more.
         deterministic: take the most probable action instead of drawing one.
         seed: of the draws.
+        longest: steps after which an episode is left; a policy may go in circles for ever.
 
     Raises:
-        EnvironmentFault: an environment raised, or gave what is not a number.
+        EnvironmentFault: an environment raised, or gave what is not a number; or it does not end, and begins
+            episodes anew only by itself.
     """
     generator = None if deterministic else torch.Generator().manual_seed(seed)
     remembered = policy.blank(environments.num_envs)
-    wanted = -(-episodes // environments.num_envs)
-    played: list[list[tuple[float, int]]] = [[] for _ in range(environments.num_envs)]
-    while min(map(len, played)) < wanted:
+    shares = [len(range(number, episodes, environments.num_envs)) for number in range(environments.num_envs)]
+    played: list[list[tuple[float, int]]] = [[] for _ in shares]
+    left: list[tuple[int, int]] = []
+    begun = np.zeros(environments.num_envs, dtype=bool)
+    while any(len(own) < share for own, share in zip(played, shares, strict=True)):
         view = environments.view
         actions, _, remembered = policy.act(
             torch.from_numpy(scale(view.observations)),
             remembered,
-            torch.from_numpy(view.begins),
+            torch.from_numpy(view.begins | begun),
             generator=generator,
             allowed=None if view.allowed is None else torch.from_numpy(view.allowed),
         )
         step = environments.step(actions.numpy())
-        over = np.flatnonzero(step.terminated | step.truncated)
-        for number, found in zip(over, environments.finished, strict=True):
-            played[number].append(found)
+        over = step.terminated | step.truncated
+        for ended, found in zip(np.flatnonzero(over), environments.finished, strict=True):
+            played[ended].append(found)
         environments.finished.clear()
-    kept = [found for own in played for found in own[:wanted]]
+        late = np.array(environments.under_way["lengths"]) >= longest
+        for number, found in leave(environments, late):
+            left.append((number, len(played[number])))
+            played[number].append(found)
+        # Where one is left, the view tells of its beginning alone, not of those that ended in this step.
+        begun = over & late.any()
+    kept = [found for own, share in zip(played, shares, strict=True) for found in own[:share]]
     return EpisodeReport(
-        returns=tuple(total for total, _ in kept), lengths=tuple(length for _, length in kept)
+        returns=tuple(total for total, _ in kept),
+        lengths=tuple(length for _, length in kept),
+        num_unended=sum(place < shares[number] for number, place in left),
     )
+
+
+def leave(environments: Environments, where: np.ndarray) -> list[tuple[int, tuple[float, int]]]:
+    """Begin the next episodes where this is true; returns number, return and length of those that are left.
+
+    Raises:
+        EnvironmentFault: the environments cannot be told to.
+    """
+    if not where.any():
+        return []
+    under_way = environments.under_way
+    found = [(float(under_way["returns"][one]), int(under_way["lengths"][one])) for one in range(len(where))]
+    numbers = [int(number) for number in np.flatnonzero(where)]
+    if not environments.one_by_one:
+        raise EnvironmentFault(
+            f"{environments.name} has not ended an episode after {found[numbers[0]][1]:,} steps",
+            where=f"environment {numbers[0]}, while the policy is judged",
+            action="put a limit on its steps (gymnasium.wrappers.TimeLimit)",
+        )
+    environments.begin_again(where, environments.history.episodes + 1)
+    return [(number, found[number]) for number in numbers]
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
@@ -98,11 +139,15 @@ def interquartile_mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("there is nothing to take a mean of")
     ordered = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(ordered)
+    inside = middle_half(len(ordered))
+    return float((ordered * inside).sum() / inside.sum())
+
+
+def middle_half(n: int) -> np.ndarray:
+    """`[n]` how much of each of n sorted values counts."""
     # Value i stands for the stretch from i to i + 1 of n; it counts as far as that lies in the middle half.
     edges = np.arange(n + 1)
-    inside = np.clip(np.minimum(edges[1:], 0.75 * n) - np.maximum(edges[:-1], 0.25 * n), 0.0, None)
-    return float((ordered * inside).sum() / inside.sum())
+    return np.clip(np.minimum(edges[1:], 0.75 * n) - np.maximum(edges[:-1], 0.25 * n), 0.0, None)
 
 
 def interquartile_interval(
@@ -111,7 +156,5 @@ def interquartile_interval(
     """Percentile bootstrap of the interquartile mean over runs."""
     generator = np.random.default_rng(seed)
     drawn = np.asarray(values)[generator.integers(len(values), size=(resamples, len(values)))]
-    means = [interquartile_mean(row) for row in drawn.tolist()]
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
+    inside = middle_half(len(values))
+    return percentile_interval(np.sort(drawn, axis=1) @ inside / inside.sum(), confidence=confidence)

@@ -84,8 +84,8 @@ def two_step_bandit() -> DecisionProcess:
     transitions[0, 0, 1] = transitions[0, 1, 2] = 1.0
     transitions[1:3, :, 3] = 1.0
     rewards[0, 0, 1] = 0.3
-    rewards[1, :, 3] = torch.tensor([0.4, 0.2])
-    rewards[2, :, 3] = torch.tensor([1.0, 0.0])
+    rewards[1, :, 3] = torch.tensor([0.4, 0.2], dtype=torch.float64)
+    rewards[2, :, 3] = torch.tensor([1.0, 0.0], dtype=torch.float64)
     terminal = torch.tensor([False, False, False, True])
     return DecisionProcess(
         transitions=_absorb(transitions, terminal), rewards=rewards, terminal=terminal, start=0
@@ -96,6 +96,16 @@ def endless() -> DecisionProcess:
     """One state, one action, a reward of 1 for ever: worth 1/(1 − γ), whenever an episode is cut off."""
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     return DecisionProcess(transitions=one, rewards=one, terminal=torch.tensor([False]), start=0)
+
+
+def endless_later() -> DecisionProcess:
+    """Two states: the first step earns nothing, every later one 1: worth γ/(1 − γ) and then 1/(1 − γ)."""
+    transitions = torch.zeros(2, 1, 2, dtype=torch.float64)
+    transitions[:, :, 1] = 1.0
+    rewards = torch.zeros_like(transitions)
+    rewards[1] = 1.0
+    nowhere = torch.tensor([False, False])
+    return DecisionProcess(transitions=transitions, rewards=rewards, terminal=nowhere, start=0)
 
 
 def optimal_values(process: DecisionProcess, *, gamma: float, steps: int | None = None) -> Tensor:

@@ -41,6 +41,49 @@ def perceptron(
     return nn.Sequential(*layers)
 
 
+class TwinPerceptron(nn.Module):
+    """Two perceptrons of one form that read the same: the first is the policy's, the second the critic's.
+
+    Their weights are held together, `[2, inputs, outputs]` a layer, and both are computed by one product:
+    where networks are small, the number of calls is what costs.
+
+    Args:
+        first: the policy's, as `perceptron` makes it.
+        second: the critic's.
+        activation: what follows each layer.
+    """
+
+    def __init__(self, first: nn.Sequential, second: nn.Sequential, *, activation: Activation) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for one, other in zip(first, second, strict=True):
+            if isinstance(one, nn.Linear) and isinstance(other, nn.Linear):
+                weights = torch.stack([one.weight.detach().T, other.weight.detach().T])
+                biases = torch.stack([one.bias.detach(), other.bias.detach()])
+                self.weights.append(nn.Parameter(weights))
+                self.biases.append(nn.Parameter(biases[:, None]))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of both, `[..., width]` each, of `[..., inputs]`."""
+        flat = inputs.flatten(0, -2)
+        features = flat.expand(2, *flat.shape)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            features = self._layer(features, weight, bias)
+        first, second = features.unflatten(1, inputs.shape[:-1]).unbind()
+        return first, second
+
+    def first(self, inputs: Tensor) -> Tensor:
+        """Features of the first alone."""
+        features = inputs.flatten(0, -2)[None]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            features = self._layer(features, weight[:1], bias[:1])
+        return features.unflatten(1, inputs.shape[:-1])[0]
+
+    def _layer(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.activation(torch.baddbmm(bias, features, weight))
+
+
 class ImageEncoder(nn.Module):
     """Three convolutions and a linear layer (Mnih et al., 2015): `[..., C, H, W]` bytes to `[..., width]`.
 

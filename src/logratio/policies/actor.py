@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from logratio.batches import Evaluation, Rollout
+from logratio.batches import Evaluation, Numbers, Rollout
 
 
 class Actor(Protocol):
@@ -23,9 +23,7 @@ class Actor(Protocol):
         """What only the critic has: its head, and its body where that is its own; none without a critic."""
         ...
 
-    def evaluate(
-        self, items: Sequence[Any], numbers: Sequence[int], rollout: Rollout
-    ) -> Iterator[Evaluation]:
+    def evaluate(self, items: Sequence[Any], numbers: Numbers, rollout: Rollout) -> Iterator[Evaluation]:
         """What the policy says now of the rows of some items.
 
         Args:

@@ -44,9 +44,14 @@ class CategoricalHead(nn.Module):
         return torch.cat([part.log_softmax(dim=-1) for part in logits.split(self.sizes, dim=-1)], dim=-1)
 
     def sample(
-        self, features: Tensor, *, generator: torch.Generator, allowed: Tensor | None = None
+        self,
+        features: Tensor,
+        *,
+        generator: torch.Generator,
+        allowed: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw actions `[..., choices]` and give their log-probability `[...]`.
+        """Draw actions `[..., choices]` and give their log-probability `[...]`; `noise` is for numbers alone.
 
         The largest of `log p + G`, G from Gumbel's distribution, is a draw from p.
         """

@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from logratio.batches import Evaluation, Rollout
-from logratio.models.mlp import VALUE_GAIN, Activation, ImageEncoder, Memory, linear, perceptron
+from logratio.batches import Evaluation, Numbers, Rollout
+from logratio.models.mlp import (
+    VALUE_GAIN,
+    Activation,
+    ImageEncoder,
+    Memory,
+    TwinPerceptron,
+    linear,
+    perceptron,
+)
 from logratio.policies.categorical import CategoricalHead
 from logratio.policies.gaussian import Deviation, GaussianHead
 
@@ -53,6 +61,12 @@ class ControlRollout(Rollout):
     """`[rows, Σ sizes]` the actions that it had."""
     remembered: Tensor
     """`[sequences, width]` what it remembered before the first row; of width 0 without a memory."""
+    all_real: bool
+    """Whether every row is one to learn from."""
+
+    def items_of(self, numbers: Numbers) -> Sequence[Any]:
+        """The items are their places."""
+        return numbers  # type: ignore[return-value]
 
 
 class ControlPolicy(nn.Module):
@@ -64,6 +78,8 @@ class ControlPolicy(nn.Module):
         num_numbers: numbers in an action, where it has no choices.
         config: the networks.
         critic: whether values are wanted.
+        own_critic: whether the critic's weights are tensors of their own, so that it can learn at a rate of
+            its own; otherwise they are held together with the policy's, which is faster.
         seed: of the weights.
     """
 
@@ -75,17 +91,20 @@ class ControlPolicy(nn.Module):
         num_numbers: int,
         config: NetworkConfig,
         critic: bool,
+        own_critic: bool = False,
         seed: int,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.config, self.is_image = config, len(shape) == 3
+        self.config, self.is_image, self.own_critic = config, len(shape) == 3, own_critic
         self.has_memory = config.memory > 0
         self.encoder = (
             ImageEncoder(shape, width=config.image_width, generator=generator) if self.is_image else None
         )
         inputs = config.image_width if self.is_image else shape[0]
-        self.body = perceptron(inputs, config.widths, activation=config.activation, generator=generator)
+        self.body: nn.Sequential | TwinPerceptron = perceptron(
+            inputs, config.widths, activation=config.activation, generator=generator
+        )
         features = config.widths[-1] if config.widths else inputs
         self.memory = Memory(features, config.memory, generator=generator) if self.has_memory else None
         shared = config.shared or self.is_image or self.has_memory
@@ -106,11 +125,14 @@ class ControlPolicy(nn.Module):
             if critic and not shared
             else None
         )
+        if self.critic_body is not None and config.widths and not own_critic:
+            self.body = TwinPerceptron(self.body, self.critic_body, activation=config.activation)
+            self.critic_body = None
         self.value_layer = linear(features, 1, gain=VALUE_GAIN, generator=generator) if critic else None
 
     @property
     def critic_parameters(self) -> list[nn.Parameter]:
-        """What only the critic has."""
+        """What only the critic has; with `own_critic` everything that it is computed from."""
         parts = [part for part in (self.critic_body, self.value_layer) if part is not None]
         return [parameter for part in parts for parameter in part.parameters()]
 
@@ -126,6 +148,7 @@ class ControlPolicy(nn.Module):
         *,
         generator: torch.Generator | None,
         allowed: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Act on `[n, ...]` observations.
 
@@ -135,19 +158,21 @@ class ControlPolicy(nn.Module):
             begins: `[n]` true where an episode begins.
             generator: of the draws; `None` takes the most probable action.
             allowed: `[n, Σ sizes]` which actions there are.
+            noise: `[n, columns]` standard normal numbers that actions are made of, where they are numbers;
+                without it they are drawn.
 
         Returns:
             `[n, columns]` actions, `[n]` their log-probabilities (0 for the most probable ones, which are not
             drawn), and what is remembered now.
         """
-        features = self.body(self._encode(observations))
+        features = self._policy_features(self._encode(observations))
         if self.memory is not None:
             features, remembered = self.memory(features[:, None], remembered, begins[:, None])
             features = features[:, 0]
         if generator is None:
             actions = self.head.greedy(features, allowed=allowed)
             return actions, torch.zeros(len(actions)), remembered
-        actions, logprobs = self.head.sample(features, generator=generator, allowed=allowed)
+        actions, logprobs = self.head.sample(features, generator=generator, allowed=allowed, noise=noise)
         return actions, logprobs, remembered
 
     def evaluate(
@@ -176,15 +201,20 @@ class ControlPolicy(nn.Module):
         """`[S, T, width]` what is remembered after each step of sequences `[S, T, ...]`."""
         if self.memory is None:
             return torch.zeros(*begins.shape, 0)
-        return self.memory(self.body(self._encode(observations)), remembered, begins)[0]
+        return self.memory(self._policy_features(self._encode(observations)), remembered, begins)[0]
 
     def _features(self, observations: Tensor, remembered: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
         """Features for the policy's head and for the critic's."""
         encoded = self._encode(observations)
+        if isinstance(self.body, TwinPerceptron):
+            return self.body(encoded)
         features = self.body(encoded)
         if self.memory is not None:
             features, _ = self.memory(features, remembered, begins)
         return features, features if self.critic_body is None else self.critic_body(encoded)
+
+    def _policy_features(self, encoded: Tensor) -> Tensor:
+        return self.body.first(encoded) if isinstance(self.body, TwinPerceptron) else self.body(encoded)
 
     def _encode(self, observations: Tensor) -> Tensor:
         return observations if self.encoder is None else self.encoder(observations)
@@ -213,28 +243,27 @@ class ControlActor:
         """The critic's own weights."""
         return self.policy.critic_parameters
 
-    def evaluate(
-        self, items: Sequence[Any], numbers: Sequence[int], rollout: Rollout
-    ) -> Iterator[Evaluation]:
+    def evaluate(self, items: Sequence[Any], numbers: Numbers, rollout: Rollout) -> Iterator[Evaluation]:
         """All real rows of the items at a time."""
         assert isinstance(rollout, ControlRollout)
         yield self._sequences(numbers, rollout) if self.policy.has_memory else self._rows(numbers, rollout)
 
-    def _rows(self, numbers: Sequence[int], rollout: ControlRollout) -> Evaluation:
-        rows = torch.tensor(numbers)
-        rows = rows[rollout.trajectories.mask.flatten()[rows]]
+    def _rows(self, numbers: Numbers, rollout: ControlRollout) -> Evaluation:
+        rows = torch.as_tensor(numbers)
+        if not rollout.all_real:
+            rows = rows[rollout.trajectories.mask.flatten()[rows]]
         logprobs, entropy, values = self.policy.evaluate(
             rollout.observations[rows],
             rollout.actions[rows],
             remembered=rollout.remembered,
-            begins=rollout.begins[rows],
+            begins=rollout.begins,
             allowed=None if rollout.allowed is None else rollout.allowed[rows],
         )
         return Evaluation(rows=rows, logprobs=logprobs, entropy=entropy, values=values)
 
-    def _sequences(self, numbers: Sequence[int], rollout: ControlRollout) -> Evaluation:
+    def _sequences(self, numbers: Numbers, rollout: ControlRollout) -> Evaluation:
         mask = rollout.trajectories.mask
-        chosen = torch.tensor(numbers)
+        chosen = torch.as_tensor(numbers)
 
         def of(column: Tensor) -> Tensor:
             return column.unflatten(0, mask.shape)[chosen]

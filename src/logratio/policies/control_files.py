@@ -41,6 +41,7 @@ def save_policy(
         "spaces": dict(spaces),
         "networks": asdict(policy.config),
         "critic": policy.value_layer is not None,
+        "own_critic": policy.own_critic,
         "observation_scale": dict(scale),
     }
     weights = {name: value.detach().contiguous() for name, value in policy.state_dict().items()}
@@ -74,6 +75,7 @@ def load_policy(path: Path) -> tuple[ControlPolicy, dict[str, Any]]:
         num_numbers=int(spaces["num_numbers"]),
         config=NetworkConfig(**networks),
         critic=bool(description["critic"]),
+        own_critic=bool(description["own_critic"]),
         seed=0,
     )
     policy.load_state_dict(load_file(path / WEIGHTS))

@@ -58,11 +58,20 @@ class GaussianHead(nn.Module):
         return mean, self.log_deviation(features).clamp(LOWEST, HIGHEST)
 
     def sample(
-        self, features: Tensor, *, generator: torch.Generator, allowed: Tensor | None = None
+        self,
+        features: Tensor,
+        *,
+        generator: torch.Generator,
+        allowed: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw actions `[..., size]` and give their log-density `[...]`."""
+        """Draw actions `[..., size]` and give their log-density `[...]`.
+
+        `noise`, of the same shape and standard normal, is taken in the place of a draw of its own.
+        """
         mean, log_deviation = self.distribution(features)
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        if noise is None:
+            noise = torch.empty_like(mean).normal_(generator=generator)
         drawn = mean + log_deviation.exp() * noise
         # From the action, as the trainer sees it, and not from the noise: they differ by rounding.
         return drawn, _logprob(drawn, mean, log_deviation)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from logratio.batches import AnswerGroup, Evaluation, PackedRow, Rollout
+from logratio.batches import AnswerGroup, Evaluation, Numbers, PackedRow, Rollout
 from logratio.models.adapters import adapter_parameters
 from logratio.models.comparison import TokenComparison, compare_logits, compare_tokens
 from logratio.models.vocabulary import token_logprobs_and_entropy
@@ -83,7 +83,7 @@ class LanguageActor:
         self.critic_parameters = [*heads, *adapted]
 
     def evaluate(
-        self, items: Sequence[AnswerGroup], numbers: Sequence[int], rollout: Rollout
+        self, items: Sequence[AnswerGroup], numbers: Numbers, rollout: Rollout
     ) -> Iterator[Evaluation]:
         """Log-probability, entropy and value of every answer token, in packed rows; see `Actor`."""
         time = rollout.trajectories.mask.shape[1]
@@ -120,7 +120,7 @@ class LanguageActor:
             )
 
     def parts(
-        self, items: Sequence[AnswerGroup], numbers: Sequence[int], *, time: int, group_size: int
+        self, items: Sequence[AnswerGroup], numbers: Numbers, *, time: int, group_size: int
     ) -> Iterator[tuple[Tensor, list[PackedRow]]]:
         """What is computed at a time: packed rows, and the places of their tokens `[R]` in the rollout."""
         for part, rows in self.policy.rows(items, max_tokens=self.row_tokens):

@@ -40,6 +40,7 @@ class Frame:
 
 
 SMALL, LARGE = Frame(320, 204), Frame(440, 264)
+BROAD = Frame(720, 300)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,22 @@ class Series:
     """Horizontal positions, rising."""
     ys: Sequence[float]
     """Values."""
+    style: str = "a"
+    """The style sheet's class of its colour."""
+    thin: bool = False
+    """Only a background to others: a thin line that says nothing on hover."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """What lies between two lines, such as an interval."""
+
+    xs: Sequence[float]
+    """Horizontal positions, rising."""
+    lows: Sequence[float]
+    """The lower line."""
+    highs: Sequence[float]
+    """The upper line."""
     style: str = "a"
     """The style sheet's class of its colour."""
 
@@ -147,7 +164,9 @@ def line_chart(
     name: str,
     x_label: str = "update",
     levels: Sequence[Level] = (),
+    bands: Sequence[Band] = (),
     smooth: int = 1,
+    frame: Frame = SMALL,
 ) -> Html:
     """Lines over a common axis: each value thin, the mean over `smooth` neighbours thick.
 
@@ -156,15 +175,22 @@ def line_chart(
         name: what the chart shows, for readers that do not see it.
         x_label: the horizontal axis.
         levels: horizontal lines, such as a loss of ln 2.
+        bands: drawn beneath the lines.
         smooth: how many neighbouring values the thick line is a mean of; 1 draws the values alone.
+        frame: its size.
     """
-    x = linear_scale([v for one in series for v in one.xs], LEFT, SMALL.right, padding=0.0)
+    across = [v for one in series for v in one.xs]
+    # Long numbers would run into each other.
+    count = 3 if max(across) >= 1000 and frame.width < BROAD.width else 5
+    x = linear_scale(across, LEFT, frame.right, padding=0.0, count=count)
     values = [v for one in series for v in one.ys] + [level.value for level in levels]
-    y = linear_scale(values, SMALL.base, TOP)
-    body = [draw_axes(x, y, SMALL, x_label=x_label), *(_level_line(level, x, y) for level in levels)]
+    values += [v for one in bands for v in (*one.lows, *one.highs)]
+    y = linear_scale(values, frame.base, TOP)
+    body = [draw_axes(x, y, frame, x_label=x_label), *(_level_line(level, x, y) for level in levels)]
+    body += [_band(one, x, y) for one in bands]
     body += [_line(one, x, y, smooth=smooth) for one in series]
     body += [_level_label(level, x, y) for level in levels]
-    return draw_chart(body, name, SMALL)
+    return draw_chart(body, name, frame)
 
 
 def histogram(
@@ -256,8 +282,18 @@ def _level_label(level: Level, x: Scale, y: Scale) -> Html:
     return draw_text(x.end, above, level.label, "level-label end")
 
 
+def _band(band: Band, x: Scale, y: Scale) -> Html:
+    xs, lows = thin_out(band.xs, band.lows, MAX_DRAWN_POINTS)
+    _, highs = thin_out(band.xs, band.highs, MAX_DRAWN_POINTS)
+    edge = [*zip(xs, lows, strict=True), *reversed(list(zip(xs, highs, strict=True)))]
+    places = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in edge)
+    return element("polyline", points=places, class_=f"band {band.style}")
+
+
 def _line(series: Series, x: Scale, y: Scale, *, smooth: int) -> Html:
     xs, ys = thin_out(series.xs, series.ys, MAX_DRAWN_POINTS)
+    if series.thin:
+        return _path(xs, ys, x, y, f"line {series.style} raw")
     parts = [_path(xs, ys, x, y, f"line {series.style}" + (" raw" if smooth > 1 else ""))]
     if smooth > 1:
         means = moving_mean(series.ys, smooth)

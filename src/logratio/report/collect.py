@@ -16,6 +16,7 @@ from typing import Any
 from logratio import __version__
 from logratio.errors import FileNotReadable
 from logratio.report.digits import is_number
+from logratio.report.environment import natural
 from logratio.report.samples import reward_differences
 from logratio.report.stages import stage_rows
 from logratio.report.warnings import by_severity, findings
@@ -103,11 +104,13 @@ def training_directories(path: Path) -> dict[str, Path]:
     """The training runs in a directory by name: itself and those right inside it, in order of training."""
     if not path.is_dir():
         return {}
-    found = sorted(child for child in path.iterdir() if child.is_dir() and (child / METRICS).exists())
+    children = (child for child in path.iterdir() if child.is_dir() and (child / METRICS).exists())
+    found = sorted(children, key=lambda child: natural(child.name))
     stages = [stage_name(directory) for directory in found]
     # Runs of one trainer side by side, one for each seed, go by their directories.
+    several = bool((read_object(path / CONFIG).get("identity") or {}).get("several"))
     names = {
-        stage if stages.count(stage) == 1 else directory.name: directory
+        stage if stages.count(stage) == 1 and not several else directory.name: directory
         for stage, directory in zip(stages, found, strict=True)
     }
     if (path / METRICS).exists():

@@ -11,6 +11,8 @@ from logratio.report.digits import is_number
 
 Severity = Literal["serious", "warning", "note"]
 
+SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
+"""The worst first."""
 TAIL, MIN_TAIL = 0.1, 5
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from logratio import __version__
 from logratio.report.collect import collect
+from logratio.report.films import with_film
 from logratio.report.markup import Html, element, join, prose
 from logratio.report.sections.answers import answers_section
 from logratio.report.sections.concerns import warnings_section
 from logratio.report.sections.contests import head_to_head_section
 from logratio.report.sections.control import control_section
+from logratio.report.sections.control_course import control_course_section
 from logratio.report.sections.curves import curves_section
 from logratio.report.sections.data import data_section
 from logratio.report.sections.frontier import frontier_section
@@ -27,10 +29,20 @@ from logratio.report.sections.verdict import verdict_section
 from logratio.runs import REPORT, atomic_write, write_json
 
 PAGE = "report.html"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "media-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+)
 SECTIONS = (
     verdict_section,
     control_section,
+    control_course_section,
     reward_section,
     steps_section,
     frontier_section,
@@ -68,7 +80,7 @@ def write_report(run_path: Path | str, report: Mapping[str, Any]) -> Path:
         DiskFull, NotWritable: the directory takes no file.
     """
     path = Path(run_path)
-    text = page(report, name=path.resolve().name)
+    text = page(with_film(report, path), name=path.resolve().name)
     write_json(path / REPORT, report)
     with atomic_write(path / PAGE) as stream:
         stream.write(text)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from logratio.report.checks import answers, data, policy_gradient, training, verdict
-from logratio.report.finding import Finding
+from logratio.report.checks import answers, control, data, policy_gradient, training, verdict
+from logratio.report.environment import is_control
+from logratio.report.finding import SEVERITIES, Finding
 
 Check = Callable[[Mapping[str, Any]], Finding | None]
 
@@ -31,11 +32,12 @@ CHECKS: tuple[Check, ...] = (
     training.sft_loss_rose,
     data.counts_differ,
 )
-SEVERITIES = ("serious", "warning", "note")
 
 
 def findings(report: Mapping[str, Any]) -> list[Finding]:
     """The results of all checks whose numbers are there."""
+    if is_control(report):
+        return control.findings(report)
     found = [finding for check in CHECKS if (finding := check(report)) is not None]
     return found + policy_gradient.findings(report)
 

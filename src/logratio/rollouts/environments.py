@@ -25,7 +25,7 @@ from logratio.rollouts.spaces import (
     observation_layout,
 )
 
-Vectorisation = Literal["sync", "async", "own"]
+Vectorisation = Literal["sync", "async", "own", "envpool"]
 SEED_SPACE = 2**31 - 1
 KEPT = "mend the environment and go on with --resume: everything up to the last update is kept"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from logratio.errors import BadConfig, EnvironmentNotFound, MissingExtra
 from logratio.rollouts.environments import Environments, Vectorisation
+from logratio.rollouts.pool import make_pool
 
 INSTALL = "pip install 'logratio[control]'"
 
@@ -41,9 +42,10 @@ def make_environments(
         num_envs: how many.
         seed: of their episodes.
         vectorisation: `sync` steps one after another, `async` in processes, `own` is the environment's own
-            vector form.
+            vector form, `envpool` is EnvPool's form of the same environment, stepped by threads in C++.
         autoreset: a value of Gymnasium's AutoresetMode; empty takes `Disabled`, where every episode has a
-            seed of its own and a stopped run can be brought back to where it was. Not for `own`.
+            seed of its own and a stopped run can be brought back to where it was. Not for `own` and
+            `envpool`, which have a mode of their own.
         options: for the environment's constructor.
 
     Raises:
@@ -53,6 +55,9 @@ def make_environments(
         UnsupportedSpace: its observations or actions are not understood.
     """
     gymnasium = _gymnasium()
+    if vectorisation == "envpool":
+        vector = make_pool(name, num_envs=num_envs, seed=seed, options=dict(options or {}))
+        return Environments(vector, seed=seed, name=name)
     known = _find(gymnasium, name)
     build = partial(_single, name, dict(options or {}))
     with _faults(gymnasium, name):

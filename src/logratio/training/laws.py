@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from logratio.batches import AnswerGroup
+from logratio.batches import AnswerGroup, Numbers
 from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
 
 FLOAT32_LOGPROB_TOLERANCE = 1e-3
@@ -165,7 +165,7 @@ def accumulation_equals_batch(shares: Sequence[float], losses: Tensor, *, step: 
     return LawHeld(law="accumulation_equals_batch", value=value, limit=limit, step=step)
 
 
-def loss_is_finite(losses: Tensor, examples: Sequence[int], *, step: int) -> None:
+def loss_is_finite(losses: Tensor, examples: Numbers, *, step: int) -> None:
     """No loss is NaN or infinite; `examples` are the numbers of the batch's examples in the data."""
     for place, value in enumerate(losses.detach().tolist()):
         if not math.isfinite(value):
@@ -239,8 +239,8 @@ def _divergence_is_zero(law: str, value: float, other: str, step: int, tolerance
 
 
 def every_row_is_counted(counted: int, weights: Tensor, *, step: int) -> LawHeld:
-    """A minibatch's parts hold each of its rows once; `weights` is above 0 for the rows that it has."""
-    expected = int((weights > 0).sum())
+    """A minibatch's parts hold each of its rows once; `weights` is not 0 for the rows that it has."""
+    expected = int(weights.count_nonzero())
     if counted != expected:
         raise LawBroken(
             "every_row_is_counted",

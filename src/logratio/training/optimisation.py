@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from inspect import unwrap
 
 import torch
 from torch import nn
 
 from logratio.training.settings import TrainingConfig
+
+NORM_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,21 @@ class OwnRate:
     """The weights."""
     scale: float
     """Their learning rate, as a multiple of that of the rest."""
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """PyTorch's AdamW without the hooks of its compiler, which take seconds to import and do nothing here."""
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Move the weights along their gradients."""
+        unwrap(torch.optim.Adam.step)(self)
+
+    step.hooked = True  # type: ignore[attr-defined]
 
 
 def build_optimizer(
@@ -39,9 +57,10 @@ def build_optimizer(
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or id(parameter) in embeddings
+            # Without decay there is nothing to tell apart, and one group is one call.
+            plain = not config.weight_decay or parameter.ndim < 2 or id(parameter) in embeddings
             groups.setdefault((id(parameter) in apart, plain), []).append(parameter)
-    return torch.optim.AdamW(
+    return PlainAdamW(
         [
             {
                 "params": parameters,
@@ -80,6 +99,12 @@ def clip_gradient(parameters: Iterable[nn.Parameter], *, max_norm: float) -> flo
     Returns:
         The norm before clipping, NaN or infinite where a gradient is.
     """
-    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    bound = max_norm if max_norm > 0 else math.inf
-    return float(nn.utils.clip_grad_norm_(with_gradient, bound, error_if_nonfinite=False))
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return 0.0
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    norm = float(torch.stack(norms).norm())
+    if 0 < max_norm < norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / (norm + NORM_EPSILON))
+    return norm

@@ -220,7 +220,9 @@ class Session:
 
     def drop_gradients(self) -> None:
         """Forget the gradients that stand."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def log(self, step: int, num_examples: int, metrics: Mapping[str, float]) -> None:
         """Write down an update that was made."""

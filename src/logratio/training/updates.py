@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logratio.batches import Evaluation, Rollout
+from logratio.batches import Evaluation, Numbers, Rollout
 from logratio.errors import BadConfig
 from logratio.objectives.kl import local_kl_loss
 from logratio.objectives.masked import masked_mean
@@ -82,17 +82,21 @@ class Tally:
     squared_weights: float = 0.0
     """Sum of their squares."""
 
+    @torch.no_grad()
     def add(self, said: RowLosses) -> None:
         """Count the rows of a part."""
         self.rows += len(said.loss)
-        deviation = float((said.log_ratio.detach().exp() - 1.0).abs().max())
+        weights = said.log_weights.exp()
+        # All sums at once: where rows are few, each by itself would take several times as long.
+        columns = torch.stack([weights, weights.square(), *said.parts.values()])
+        total, squared, *parts = columns.sum(dim=1, dtype=torch.float64).tolist()
+        farthest = float((said.log_ratio.exp() - 1.0).abs().max())
         # NaN must not be lost to a comparison.
-        self.ratio_deviation = deviation if deviation != deviation else max(self.ratio_deviation, deviation)
-        weights = said.log_weights.detach().double().exp()
-        self.weights += float(weights.sum())
-        self.squared_weights += float(weights.square().sum())
-        for name, value in said.parts.items():
-            self.totals[name] = self.totals.get(name, 0.0) + float(value.detach().double().sum())
+        self.ratio_deviation = farthest if farthest != farthest else max(self.ratio_deviation, farthest)
+        self.weights += total
+        self.squared_weights += squared
+        for name, value in zip(said.parts, parts, strict=True):
+            self.totals[name] = self.totals.get(name, 0.0) + value
 
     def merge(self, other: Tally) -> None:
         """Count the rows of another tally as well."""
@@ -119,7 +123,7 @@ class Tally:
 def backpropagate(
     actor: Actor,
     rollout: Rollout,
-    numbers: Sequence[int],
+    numbers: Numbers,
     losses: Callable[[Evaluation], RowLosses],
     *,
     reduction: Reduction,
@@ -144,7 +148,7 @@ def backpropagate(
     weights, tally = row_weights(rollout, numbers, reduction), Tally()
     if signal is not None:
         signal.begin()
-    for now in actor.evaluate([rollout.items[number] for number in numbers], numbers, rollout):
+    for now in actor.evaluate(rollout.items_of(numbers), numbers, rollout):
         said, share = losses(now), weights[now.rows].to(now.logprobs)
         loss = (said.loss * share).sum()
         laws.loss_is_finite(loss[None], numbers, step=step)
@@ -156,30 +160,33 @@ def backpropagate(
     return tally
 
 
-def minibatches(num_items: int, *, parts: int, epochs: int, seed: int, step: int) -> Iterator[list[int]]:
+def minibatches(num_items: int, *, parts: int, epochs: int, seed: int, step: int) -> Iterator[np.ndarray]:
     """The items of each of the optimiser's steps: every pass a permutation drawn from (seed, step, pass)."""
     for epoch in range(epochs):
         generator = np.random.Generator(np.random.Philox(key=[seed, step * epochs + epoch]))
         for part in np.array_split(generator.permutation(num_items), min(parts, num_items)):
-            yield sorted(int(item) for item in part)
+            yield np.sort(part)
 
 
-def row_weights(rollout: Rollout, numbers: Sequence[int], reduction: Reduction) -> Tensor:
+def row_weights(rollout: Rollout, numbers: Numbers, reduction: Reduction) -> Tensor:
     """`[sequences · time]` what each row counts in the loss of a minibatch; 0 for rows that are not in it.
 
     `tokens`: all rows alike, 1 in all. `sequences`: all sequences alike, and a sequence's rows alike: long
     sequences count for less a row, which changes the gradient's direction. `sums`: every row 1 over the
     number of sequences, the policy gradient as it is written.
     """
-    rows = rollout.trajectories
-    chosen = torch.tensor(list(numbers), device=rows.mask.device)
-    weights = (rows.mask & torch.isin(rollout.item_of_row, chosen)).to(rows.rewards.dtype)
+    # With numpy: so small a sum takes torch several times as long.
+    rows, chosen = rollout.trajectories, np.zeros(len(rollout.items), dtype=bool)
+    chosen[numbers] = True
+    weights = (rows.mask.numpy(force=True) & chosen[rollout.item_of_row.numpy(force=True)]).astype(np.float64)
     if reduction == "tokens":
-        return (weights / weights.sum()).flatten()
-    lengths = weights.sum(dim=1, keepdim=True)
-    if reduction == "sequences":
-        weights = weights / lengths.clamp(min=1)
-    return (weights / (lengths > 0).sum()).flatten()
+        weights /= weights.sum()
+    else:
+        lengths = weights.sum(axis=1, keepdims=True)
+        weights /= (lengths > 0).sum()
+        if reduction == "sequences":
+            weights /= np.maximum(lengths, 1.0)
+    return torch.from_numpy(weights).to(rows.rewards).flatten()
 
 
 def side_losses(

@@ -28,10 +28,10 @@ which also writes `runs/verify/verify.html`, the same with pictures and in plain
 A language of four tokens, of which one ends a text, and of at most four tokens a text, has 121 texts. They
 are all written down, for two prompts. What elsewhere is an average over samples is a sum here, so a
 comparison can be as sharp as the number format: most tolerances are 1e-9 or less. Where a check needs
-something else (strengths of players, decision processes), that too is small enough to be solved exactly. The
-exact side is computed in float64 and in the plainest way, text by text and token by token, and shares
-no code with what it judges. Where a check draws samples, its seeds are fixed and its tolerance is in
-standard errors or stands in its row.
+something else (strengths of players, decision processes, Gymnasium environments), that too is small enough to
+be solved exactly. The exact side is computed in float64 and in the plainest way, text by text and token by
+token, and shares no code with what it judges. Where a check draws samples, its seeds are fixed and its
+tolerance is in standard errors or stands in its row.
 
 Some rows try a form that is known to be wrong, such as a gradient without its end token. They hold if that
 form is off by *at least* the number given: a check that cannot see a mistake proves nothing.
@@ -73,9 +73,11 @@ def _machine(report: Mapping[str, Any]) -> str:
 def _line(check: Mapping[str, Any]) -> list[str]:
     row = nearest(check)
     controls = sum(one["control"] for one in check["rows"])
-    count = f"{len(check['rows'])}" + (f", {controls} of a wrong form" if controls else "")
+    compared = 0 if check["skipped"] else len(check["rows"])
+    count = f"{compared}" + (f", {controls} of a wrong form" if controls else "")
     told = ["–", "–", "–"] if row is None else [row["what"], number(row["error"]), limit(row)]
-    return [check["name"], check["title"], count, *told, "holds" if check["passed"] else "**FAILED**"]
+    verdict = "holds" if check["passed"] else "**skipped**" if check["skipped"] else "**FAILED**"
+    return [check["name"], check["title"], count, *told, verdict]
 
 
 def _section(check: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ MEANING = (
 )
 STYLE = Html(
     "svg.cell.good { --tone: var(--good); } svg.cell.bad { --tone: var(--bad); }"
-    " svg.cell.b { --tone: var(--second); }"
+    " svg.cell.b { --tone: var(--second); } i.key.skipped { --tone: var(--quiet); }"
     " .rows td { white-space: nowrap; } .rows tbody th { min-width: 180px; }"
     " .forms tbody th { white-space: normal; min-width: 150px; }"
     " .forms th small { display: block; font-weight: 400; color: var(--quiet); font-size: 13.5px; }"
@@ -83,8 +83,11 @@ def _head() -> Html:
 
 def _verdict_section(report: Mapping[str, Any]) -> Section:
     word, style = ("All hold", "good") if report["passed"] else ("Not all hold", "bad")
+    if report["passed"] and report["skipped"]:
+        word = "All that ran hold"
     facts = [
         ("Checks", report["num_checks"]),
+        *([("Checks skipped", len(report["skipped"]))] if report["skipped"] else []),
         ("Comparisons", report["num_rows"]),
         ("Wrong forms, found wrong", report["num_controls"]),
         ("Took", format_seconds(report["seconds"])),
@@ -112,13 +115,15 @@ def _checks_section(report: Mapping[str, Any]) -> Section:
 
 def _check(check: Mapping[str, Any]) -> Html:
     failed = sum(not row["passed"] for row in check["rows"])
-    if check["fault"]:
+    if check["skipped"]:
+        count = "skipped"
+    elif check["fault"]:
         count = "stopped by an error"
     elif failed:
         count = f"{failed} of {len(check['rows'])} do not hold"
     else:
         count = f"{len(check['rows'])} hold"
-    style = "good" if check["passed"] else "bad"
+    style = "good" if check["passed"] else "skipped" if check["skipped"] else "bad"
     heading = join(
         [
             element("i", class_=f"key {style}"),
@@ -136,7 +141,7 @@ def _check(check: Mapping[str, Any]) -> Html:
 
 def _cells(row: Mapping[str, Any]) -> list[object]:
     cells = table_row(row)
-    if not row["passed"]:
+    if not (row["passed"] or row["skipped"]):
         return [*cells[:-1], element("strong", cells[-1], class_="wrong")]
     return list(cells)
 

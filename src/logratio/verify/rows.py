@@ -28,6 +28,8 @@ class Row:
     """Whether the error is within the tolerance; of a negative control, whether it is beyond it."""
     control: bool = False
     """A negative control: a form known to be wrong, which must fail by at least the tolerance."""
+    skipped: bool = False
+    """Nothing was compared, for want of an optional package; it has not passed then."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name; a value that is not finite becomes null."""
@@ -76,6 +78,28 @@ def within(what: str, ours: float, low: float, high: float) -> Row:
     middle, half = (low + high) / 2, (high - low) / 2
     error = abs(ours - middle)
     return Row(what=what, exact=middle, ours=ours, error=error, tolerance=half, passed=low <= ours <= high)
+
+
+def reaches(what: str, earned: float, best: float, *, missed: float) -> Row:
+    """What a policy earns, against the best there is; the error is the share of that which is missed.
+
+    More than the best is as wrong as less: then one of the two is not what it is said to be.
+    """
+    error = abs(best - earned) / abs(best)
+    return Row(what=what, exact=best, ours=earned, error=error, tolerance=missed, passed=error <= missed)
+
+
+def skipped(why: str) -> Row:
+    """What stands in the place of the rows of a check that could not be run."""
+    return Row(
+        what=f"skipped: {why}",
+        exact=math.nan,
+        ours=math.nan,
+        error=math.nan,
+        tolerance=math.nan,
+        passed=False,
+        skipped=True,
+    )
 
 
 def control(what: str, error: float, *, at_least: float) -> Row:

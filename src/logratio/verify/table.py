@@ -8,11 +8,13 @@ from logratio.errors import BadConfig
 from logratio.verify import (
     advantages,
     control,
+    environments,
     expectations,
     frontier,
     mechanics,
     optimum,
     preferences,
+    processes,
     proximal,
     strengths,
     trainers,
@@ -32,6 +34,8 @@ MODULES = (
     frontier,
     control,
     trainers,
+    environments,
+    processes,
 )
 """Modules with checks, from what the rest builds on to what is built."""
 

@@ -9,7 +9,19 @@ from logratio.report.digits import ABSENT, number
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    """The verdict: how many comparisons were made and which checks do not hold."""
+    """The verdict: how many comparisons were made, which checks do not hold, and which were skipped."""
+    return " ".join([_held(report), *_left_out(report)])
+
+
+def _left_out(report: Mapping[str, Any]) -> list[str]:
+    """A sentence for each reason why checks were skipped."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in report["skipped"].items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)} {reason}." for reason, names in reasons.items()]
+
+
+def _held(report: Mapping[str, Any]) -> str:
     failed = report["failed"]
     compared = f"{count(report['num_rows'], 'comparison')} in {count(report['num_checks'], 'check')}"
     if failed:

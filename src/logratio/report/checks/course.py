@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from statistics import fmean
 from typing import Any
 
+from logratio.report.environment import is_control
 from logratio.report.finding import MIN_TAIL, TAIL, measured
 
 STAGES = {"reinforce": "REINFORCE", "ppo": "PPO"}
@@ -35,6 +36,16 @@ def watched_names(report: Mapping[str, Any], stage: str) -> list[str]:
     """The metrics of the rewards that are only watched."""
     curves = ((report.get("training") or {}).get(stage) or {}).get("curves") or {}
     return [name for name in curves if name.startswith(WATCHED)]
+
+
+def unit(report: Mapping[str, Any]) -> str:
+    """What a row is: a token of an answer, or an action in an environment."""
+    return "action" if is_control(report) else "token"
+
+
+def a_unit(report: Mapping[str, Any]) -> str:
+    """The same with its article, as in nats a token."""
+    return "an action" if is_control(report) else "a token"
 
 
 def head_mean(values: Sequence[float]) -> float | None:

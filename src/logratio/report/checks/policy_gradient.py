@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
-from logratio.report.checks.course import STAGES, head_mean, setting, stretches
+from logratio.report.checks.course import STAGES, a_unit, head_mean, setting, stretches, unit
 from logratio.report.checks.distance import kl_coefficient_drifted, kl_estimates_disagree, reference_kl_high
 from logratio.report.checks.learning import (
     gradient_noisy,
@@ -64,11 +64,11 @@ def update_kl_high(report: Mapping[str, Any], stage: str) -> Finding | None:
         severity="warning",
         raised=update_kl > UPDATE_KL_FACTOR * target,
         value=update_kl,
-        threshold=f"update KL above {UPDATE_KL_FACTOR:g} times its target ({number(target)} nats a token) in "
-        "a tenth of the run",
+        threshold=f"update KL above {UPDATE_KL_FACTOR:g} times its target ({number(target)} nats "
+        f"{a_unit(report)}) in a tenth of the run",
         what=f"In the worst tenth of {STAGES[stage]} an update moves the policy by {number(update_kl)} nats "
-        f"a token; {number(target)} are wanted.",
-        meaning="What the advantages say holds near the policy that answered, and this one is no longer near."
+        f"{a_unit(report)}; {number(target)} are wanted.",
+        meaning="What the advantages say holds near the policy that acted, and this one is no longer near."
         + cut_short,
         action="Lower --learning-rate or --update-epochs, or take larger batches.",
     )
@@ -85,9 +85,10 @@ def clip_fraction_high(report: Mapping[str, Any], stage: str) -> Finding | None:
         severity="serious" if clipped > CLIP_SERIOUS else "warning",
         raised=clipped > CLIP_WARNING,
         value=clipped,
-        threshold=f"the clip stops more than {percent(CLIP_WARNING, 0)} of the tokens in a tenth of the run "
-        f"(serious above {percent(CLIP_SERIOUS, 0)})",
-        what=f"In the worst tenth of {STAGES[stage]} the clip stops {percent(clipped)} of the tokens.",
+        threshold=f"the clip stops more than {percent(CLIP_WARNING, 0)} of the {unit(report)}s in a tenth of "
+        f"the run (serious above {percent(CLIP_SERIOUS, 0)})",
+        what=f"In the worst tenth of {STAGES[stage]} the clip stops {percent(clipped)} of the "
+        f"{unit(report)}s.",
         meaning="The steps are so large that the clip, which is there for the few, decides what is learned.",
         action="Lower --learning-rate or --update-epochs.",
     )
@@ -103,8 +104,9 @@ def clip_never_active(report: Mapping[str, Any], stage: str) -> Finding | None:
         severity="note",
         raised=max(clipped) == 0,
         value=max(clipped),
-        threshold="no token is clipped in any update",
-        what=f"The clip stopped {percent(max(clipped))} of the tokens in the update where it stopped most.",
+        threshold=f"no {unit(report)} is clipped in any update",
+        what=f"The clip stopped {percent(max(clipped))} of the {unit(report)}s in the update where it "
+        "stopped most.",
         meaning="The policy hardly moves within an update, so more could be made of each batch.",
         action="Raise --learning-rate or --update-epochs, if the reward does not rise as it is.",
     )
@@ -123,10 +125,10 @@ def ratio_far(report: Mapping[str, Any], stage: str) -> Finding | None:
         value=ratio,
         threshold=f"an update's largest ratio is above {RATIO_WARNING:g} "
         f"(serious above {RATIO_SERIOUS:g}), as a mean over a tenth of the run",
-        what=f"In the worst tenth of {STAGES[stage]} an update makes some token {number(ratio)} times as "
-        "probable.",
-        meaning="Few tokens carry the update: its estimate rests on answers that the policy would no longer "
-        "give, or gives far more often.",
+        what=f"In the worst tenth of {STAGES[stage]} an update makes some {unit(report)} {number(ratio)} "
+        "times as probable.",
+        meaning=f"Few {unit(report)}s carry the update: its estimate rests on what the policy would no "
+        "longer do, or does far more often.",
         action="Lower --learning-rate, or make fewer steps on each batch.",
     )
 
@@ -142,11 +144,12 @@ def effective_share_low(report: Mapping[str, Any], stage: str) -> Finding | None
         severity="serious" if share < EFFECTIVE_SERIOUS else "warning",
         raised=share < EFFECTIVE_WARNING,
         value=share,
-        threshold=f"effective sample size below {percent(EFFECTIVE_WARNING, 0)} of the tokens in a tenth of "
-        f"the run (serious below {percent(EFFECTIVE_SERIOUS, 0)})",
-        what=f"In the worst tenth of {STAGES[stage]} the tokens of an update are worth {percent(share)} of "
-        "their number, by their ratios to the policy that answered.",
-        meaning="The policy has left the one that answered so far behind that a few tokens decide the step.",
+        threshold=f"effective sample size below {percent(EFFECTIVE_WARNING, 0)} of the {unit(report)}s in a "
+        f"tenth of the run (serious below {percent(EFFECTIVE_SERIOUS, 0)})",
+        what=f"In the worst tenth of {STAGES[stage]} the {unit(report)}s of an update are worth "
+        f"{percent(share)} of their number, by their ratios to the policy that acted.",
+        meaning=f"The policy has left the one that acted so far behind that a few {unit(report)}s decide the "
+        "step.",
         action="Lower --learning-rate or --update-epochs, or take larger batches."
         if stage == "ppo"
         else "Lower --minibatches or --learning-rate, or try `--weights token`.",

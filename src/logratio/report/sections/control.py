@@ -2,108 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from logratio.report.charts import Series, histogram, line_chart
-from logratio.report.digits import fixed, is_number, number
+from logratio.report.bars import cell_interval
+from logratio.report.digits import fixed, interval, is_number, number
+from logratio.report.environment import is_control
 from logratio.report.markup import Html, element, join, prose
-from logratio.report.sections.section import Section, figure, table
+from logratio.report.sections.cells import cell
+from logratio.report.sections.film import film_figure
+from logratio.report.sections.returns import WAYS, distribution, learning_curve
+from logratio.report.sections.section import Section, table
 
 LEDE = (
     "Whole episodes after training, on seeds that training never had. The most probable actions are what one "
-    "would use; drawn actions are what was trained."
+    "would use; drawn actions are what was trained. ± is the standard deviation over episodes."
 )
-WAYS = (("deterministic", "Most probable actions"), ("stochastic", "Drawn actions"))
-
-
-def is_control(report: Mapping[str, Any]) -> bool:
-    """Whether a report is of a policy that drives an environment."""
-    return isinstance(report.get("environment"), str)
 
 
 def control_section(report: Mapping[str, Any]) -> Section | None:
-    """The return that was earned, run by run or way by way, and the learning curve."""
-    judged = report.get("evaluation")
+    """The return that was earned, run by run or way by way, the learning curve, and an episode to look at."""
     if not is_control(report):
         return None
-    if not isinstance(judged, Mapping) or not is_number(judged.get("mean_return")):
-        body = element(
-            "p", "Nothing has been judged yet: training has not come to its end.", class_="sentence"
-        )
-        return Section(anchor="returns", title=str(report["environment"]), body=body)
-    charts = [*_curve(report), *_returns(judged)]
-    body = join(
-        [
-            element("p", prose(_sentence(report, judged)), class_="sentence"),
-            _runs(judged) if judged.get("seeds") else _ways(judged),
-            element("div", *charts, class_="charts two") if charts else None,
-        ]
+    judged = _judged(report)
+    value, what = headline(report)
+    beside = [part for part in (distribution(judged), film_figure(report)) if part is not None]
+    parts = [
+        element("p", element("strong", value), " ", element("span", prose(what)), class_="headline"),
+        _runs(judged) if judged.get("seeds") else _ways(judged),
+        learning_curve(report),
+        element("div", *beside, class_="charts two") if beside else None,
+    ]
+    return Section(
+        anchor="returns", title=str(report["environment"]), lede=LEDE if judged else "", body=join(parts)
     )
-    return Section(anchor="returns", title=str(report["environment"]), lede=LEDE, body=body)
 
 
-def _sentence(report: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
-    middle = judged.get("interquartile_mean")
-    if isinstance(middle, Mapping):
-        return (
-            f"{len(judged['seeds'])} runs with different seeds: interquartile mean of the return "
-            f"{fixed(middle.get('value'), 1)} ({fixed(middle.get('low'), 1)} to "
-            f"{fixed(middle.get('high'), 1)}, 95 % bootstrap over runs)."
+def headline(report: Mapping[str, Any]) -> tuple[str, str]:
+    """The number of the run, or of all runs, and what it is; no number where nothing has been judged."""
+    judged = _judged(report)
+    if not judged:
+        return "", "Nothing has been judged yet: training has not come to its end."
+    middle, seeds = judged.get("interquartile_mean"), judged.get("seeds") or []
+    if isinstance(middle, Mapping) and len(seeds) > 1:
+        return fixed(middle.get("value"), 1), (
+            f"interquartile mean of the return over {len(seeds)} runs with different seeds, "
+            f"95 % interval {interval((middle.get('low'), middle.get('high')), 1)} (bootstrap over runs)"
         )
+    # Of several runs the first may be done, and the others not.
+    one = seeds[0] if seeds else {**judged, "seed": report.get("seed")}
     return (
-        f"Return {fixed(judged['mean_return'], 1)} ± {fixed(judged.get('std_return'), 1)} "
-        f"over {number(judged.get('episodes'))} episodes, seed {number(report.get('seed'))}."
+        f"{fixed(one['mean_return'], 1)} ± {fixed(one.get('std_return'), 1)}",
+        f"mean return of {number(one.get('episodes'))} episodes, seed {number(one.get('seed'))}",
     )
 
 
-def _ways(judged: Mapping[str, Any]) -> Html:
+def _judged(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the policies were judged; empty where they were not yet."""
+    judged = report.get("evaluation")
+    return judged if isinstance(judged, Mapping) and is_number(judged.get("mean_return")) else {}
+
+
+def _ways(judged: Mapping[str, Any]) -> Html | None:
+    """Both ways of acting, a row each."""
     rows = [
         [
-            label,
+            _keyed(label, style),
             fixed(found["mean_return"], 1),
             fixed(found["std_return"], 1),
             number(found["episodes"]),
             fixed(found["mean_length"], 0),
         ]
-        for name, label in WAYS
+        for name, label, style in WAYS
         if isinstance(found := judged.get(name), Mapping)
     ]
-    return table(["", "Return", "Deviation", "Episodes", "Steps"], rows, caption="Returns", class_="stages")
+    headings = ["", "Mean return", "Standard deviation", "Episodes", "Steps of an episode"]
+    return table(headings, rows, caption="Returns", class_="stages") if rows else None
 
 
 def _runs(judged: Mapping[str, Any]) -> Html:
-    rows = [[f"Seed {one['seed']}", fixed(one["mean_return"], 1)] for one in judged["seeds"]]
-    return table(["Run", "Return"], rows, caption="Returns of the runs", class_="stages")
-
-
-def _curve(report: Mapping[str, Any]) -> list[Html]:
-    curve = [row for row in report.get("curve") or [] if is_number(row.get("return"))]
-    if len(curve) < 2:
-        return []
-    steps = [row["steps"] for row in curve]
-    lines = [("return", "return", "a")]
-    if "lowest" in curve[0]:
-        lines = [
-            ("return", "mean of the runs", "a"),
-            ("lowest", "worst", "bad"),
-            ("highest", "best", "between"),
+    """A row for each run, then one for all of them."""
+    seeds: Sequence[Mapping[str, Any]] = judged["seeds"]
+    rows: list[list[object]] = [
+        [
+            _run_link(one),
+            *(_run_cell(one, way, style, _span(seeds, way)) for way, _, style in WAYS),
+            number(one.get("episodes")),
         ]
-    series = [
-        Series(label=label, xs=steps, ys=[row[name] for row in curve], style=style)
-        for name, label, style in lines
+        for one in seeds
     ]
-    ends = f"from {number(curve[0]['return'])} to {number(curve[-1]['return'])}"
-    chart = line_chart(series, name=f"Return while training, {ends}", x_label="environment steps")
-    legend = [(label, style) for _, label, style in lines] if len(lines) > 1 else []
-    note = "Mean of the last 100 episodes, with drawn actions."
-    return [figure(chart, title="Return while training", note=note, legend=legend)]
+    if len(seeds) > 1:
+        means = [_means(seeds, way) for way, *_ in WAYS]
+        rows.append(["Mean of the runs", *(fixed(fmean(own) if own else None, 1) for own in means), ""])
+    headings = ["Run", *(_keyed(label, style) for _, label, style in WAYS), "Episodes"]
+    return table(headings, rows, caption="Returns of the runs", class_="stages")
 
 
-def _returns(judged: Mapping[str, Any]) -> list[Html]:
-    found = judged.get("deterministic")
-    values = found.get("returns") if isinstance(found, Mapping) else None
-    if not values or min(values) == max(values):
-        return []
-    chart = histogram(values, name="Returns of the episodes", x_label="return of an episode")
-    return [figure(chart, title="Returns of the episodes", note="With the most probable actions.")]
+def _run_link(one: Mapping[str, Any]) -> Html:
+    """The run's name, which leads to its own page."""
+    name = str(one.get("directory", ""))
+    return element("a", f"Seed {number(one.get('seed'))}", href=f"{name}/report.html")
+
+
+def _run_cell(one: Mapping[str, Any], way: str, style: str, span: tuple[float, float]) -> Html:
+    """Mean and deviation of a run's episodes, and where they lie among those of the others."""
+    found = one.get(way)
+    if not isinstance(found, Mapping) or not is_number(found.get("mean_return")):
+        return cell(fixed(one.get("mean_return") if way == "deterministic" else None, 1))
+    mean, deviation = float(found["mean_return"]), float(found.get("std_return") or 0.0)
+    bar = cell_interval(mean, (mean - deviation, mean + deviation), span, style=style)
+    return cell(fixed(mean, 1), f"± {fixed(deviation, 1)}", bar)
+
+
+def _means(seeds: Sequence[Mapping[str, Any]], way: str) -> list[float]:
+    """What the runs earned in one way of acting."""
+    found = [one.get(way) for one in seeds]
+    return [float(one["mean_return"]) for one in found if isinstance(one, Mapping)]
+
+
+def _span(seeds: Sequence[Mapping[str, Any]], way: str) -> tuple[float, float]:
+    """The axis that a column's rows share."""
+    found = [one[way] for one in seeds if isinstance(one.get(way), Mapping)]
+    ends = [one["mean_return"] + side * one["std_return"] for one in found for side in (-1, 1)]
+    return (min(ends), max(ends)) if ends else (0.0, 1.0)
+
+
+def _keyed(label: str, style: str) -> Html:
+    return join([element("i", class_=f"key {style}"), label])

@@ -9,6 +9,7 @@ from typing import Any
 
 from logratio.report.charts import Level, Series, line_chart
 from logratio.report.digits import is_number, number
+from logratio.report.environment import is_control
 from logratio.report.markup import Html, element, join
 from logratio.report.sections.section import Section, figure
 
@@ -126,7 +127,9 @@ STAGE_TITLES = {
 
 
 def curves_section(report: Mapping[str, Any]) -> Section | None:
-    """Every stage's curves."""
+    """Every stage's curves; what drives an environment has a section of its own."""
+    if is_control(report):
+        return None
     training = report.get("training") or {}
     blocks = [
         _stage(name, one) for name, one in training.items() if isinstance(one, Mapping) and one.get("curves")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from logratio.report.digits import number
+from logratio.report.digits import is_number, number
+from logratio.report.environment import is_control, runs_of, stage_of
 from logratio.report.markup import element, join
 from logratio.report.sections.section import Section, table
 
@@ -20,8 +21,8 @@ LAWS = {
     "accumulation_equals_batch": "The parts that were accumulated add up to the batch's loss.",
     "ratio_is_one": "On the first minibatch of an update every ratio to the policy that sampled is 1.",
     "update_kl_is_zero": "On the first minibatch of an update the KL divergence to that policy is 0.",
-    "nothing_is_clipped": "On the first minibatch of an update the clip stops no token.",
-    "every_row_is_counted": "The parts of a minibatch hold each of its tokens once.",
+    "nothing_is_clipped": "On the first minibatch of an update the clip stops nothing.",
+    "every_row_is_counted": "The parts of a minibatch hold each of its rows once.",
     "reference_kl_is_zero": "Before the first update the KL divergence to the reference is 0.",
     "exact_kl_not_negative": "An exact KL divergence is never negative.",
     "merged_equals_adapter": "With the adapter folded in, the logits are those with it beside the weights.",
@@ -58,9 +59,32 @@ def laws_section(report: Mapping[str, Any]) -> Section | None:
 
 
 def _laws(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if is_control(report):
+        yield from _laws_of_runs(report)
+        return
     for stage, training in (report.get("training") or {}).items():
         for law in (training.get("laws") or []) if isinstance(training, Mapping) else ():
             yield stage, law
     for law in report.get("laws") or []:
         if isinstance(law, Mapping):
             yield "run", law
+
+
+def _laws_of_runs(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each law once, with the check of the run that came nearest to breaking it."""
+    runs = runs_of(report)
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs.values():
+        for law in run.get("laws") or []:
+            # There is no reference that could have changed.
+            if law.get("name") != "reference_unchanged":
+                found.setdefault(str(law.get("name")), []).append(law)
+    whose = f"all {len(runs)} runs" if len(runs) > 1 else "".join(map(stage_of, runs.values()))
+    for laws in found.values():
+        yield whose, min(laws, key=_room)
+
+
+def _room(law: Mapping[str, Any]) -> float:
+    """How far a measurement lies from what it was held against."""
+    value, limit = law.get("value"), law.get("limit")
+    return abs(value - limit) if is_number(value) and is_number(limit) else 0.0

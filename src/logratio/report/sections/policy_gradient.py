@@ -10,6 +10,7 @@ from logratio.report.checks.distance import KL_WARNING
 from logratio.report.checks.overoptimisation import watched_rewards
 from logratio.report.checks.policy_gradient import findings_of
 from logratio.report.digits import number, percent
+from logratio.report.environment import is_control
 from logratio.report.finding import curve, tail_mean
 from logratio.report.markup import Html, element, join
 from logratio.report.sections.curves import draw
@@ -45,7 +46,9 @@ ROWS: tuple[Row, ...] = (
 
 
 def policy_gradient_section(report: Mapping[str, Any]) -> Section | None:
-    """The course of every policy-gradient stage: a table from beginning to end, then its curves."""
+    """The course of every stage that learns from rewarded answers: from beginning to end, then its curves."""
+    if is_control(report):
+        return None
     training = report.get("training") or {}
     stages = [
         stage

@@ -20,9 +20,8 @@ def provenance_section(report: Mapping[str, Any]) -> Section:
     training = {k: v for k, v in (report.get("training") or {}).items() if isinstance(v, Mapping)}
     shown = {name: value for name, value in provenance.items() if name not in APART}
     facts = [(path.replace(".", " ").replace("_", " "), _measure(path, one)) for path, one in flatten(shown)]
-    settings = {
-        "run": provenance.get("settings"),
-        **{name: one.get("settings") for name, one in training.items()},
+    settings = {"run": provenance.get("settings")} | {
+        name: own for name, one in training.items() if not _known(own := one.get("settings"), provenance)
     }
     parts = [
         definitions(facts, class_="facts"),
@@ -30,6 +29,24 @@ def provenance_section(report: Mapping[str, Any]) -> Section:
         *(_settings(name, value) for name, value in settings.items() if value),
     ]
     return Section(anchor="provenance", title="Provenance", body=join(parts))
+
+
+def _known(settings: Any, provenance: Mapping[str, Any]) -> bool:
+    """Whether a training run's settings are those of the whole, but for the seed that each of several has."""
+    whole = provenance.get("settings")
+    if not isinstance(settings, Mapping) or not isinstance(whole, Mapping):
+        return False
+    return settings == whole or _without_seed(settings) == _without_seed(whole)
+
+
+def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without what several runs of one experiment differ in."""
+    return {
+        name: {key: one for key, one in value.items() if key not in ("seed", "several")}
+        if name in ("settings", "identity") and isinstance(value, Mapping)
+        else value
+        for name, value in settings.items()
+    }
 
 
 def _cost(seconds: Mapping[str, float], training: Mapping[str, Mapping[str, Any]]) -> Html | None:

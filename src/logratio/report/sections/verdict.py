@@ -8,8 +8,8 @@ from typing import Any
 from logratio.report.bars import interval_bar, share_bar
 from logratio.report.checks.verdict import allowed_verdict
 from logratio.report.digits import is_number, number, percent, percent_interval
+from logratio.report.environment import is_control
 from logratio.report.markup import Html, element, join, prose
-from logratio.report.sections.control import is_control
 from logratio.report.sections.section import Section, definitions
 from logratio.report.stages import stage_names
 
