@@ -45,6 +45,12 @@ class Faulty(Counting):
                     reward = math.inf
                 case "raises":
                     raise ZeroDivisionError("no ground")
+                case "shape":
+                    seen = np.zeros(5, np.float32)
+                case "words":
+                    reward = "a lot"
+                case "four values":
+                    return seen, reward, rest[0], rest[2]
         return seen, reward, *rest
 
 

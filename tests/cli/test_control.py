@@ -203,6 +203,80 @@ def test_what_is_not_a_number_ends_the_run_with_its_place(tmp_path, capsys, regi
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
 
 
+@pytest.mark.parametrize("vectorisation", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("raises", "raised ZeroDivisionError: no ground"),
+        ("shape", "gave an observation of shape (5,), not (1,)"),
+        ("words", "gave a reward that is no number: 'a lot'"),
+        ("four values", "gave 4 values, not 5"),
+    ],
+)
+def test_what_an_environment_does_wrong_is_told_with_its_number_and_step(
+    tmp_path, capfd, registered, vectorisation, how, told
+):
+    registered(lambda: Faulty(how, at=130))
+    flags = ["--env", "Made-v0", "--out", tmp_path / "run", *FEW, "--num-envs", "2"]
+    assert control(*flags, "--vectorisation", vectorisation) == 2
+    said = capfd.readouterr().err
+    assert f"EnvironmentFault: Made-v0 {told}" in said
+    # Processes step at the same time: whose word comes first is chance.
+    assert re.search(r"where: environment [01], step 10 of its episode", said)
+    assert "Traceback" not in said
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+
+
+def test_a_module_that_is_named_is_imported(tmp_path, capsys, monkeypatch):
+    (tmp_path / "brought_environments.py").write_text(
+        "import gymnasium\n"
+        "from made_environments import Counting\n"
+        "gymnasium.register('Brought-v0', entry_point=lambda: Counting(7))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert control("--env", "brought_environments:Brought-v0", "--out", tmp_path / "run", *FEW) == 0
+        assert read(tmp_path / "run" / "report.json")["evaluation"]["mean_length"] == 7
+        assert control("--env", "brought_environments:Brougt-v0", "--out", tmp_path / "no", *FEW) == 2
+        assert "perhaps you meant Brought-v0" in capsys.readouterr().err
+        assert control("--env", "no_such_module:Brought-v0", "--out", tmp_path / "no", *FEW) == 2
+        assert "the module 'no_such_module'" in capsys.readouterr().err
+    finally:
+        gymnasium.registry.pop("Brought-v0", None)
+
+
+def test_what_an_environment_needs_is_told_in_its_own_words(tmp_path, capsys, registered):
+    def build():
+        raise gymnasium.error.DependencyNotInstalled("run `pip install somewhere`")
+
+    registered(build)
+    assert control("--env", "Made-v0", "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "do:    run `pip install somewhere`" in said
+    assert "logratio[control]" not in said
+
+
+# --- TensorBoard ------------------------------------------------------------------------------------
+
+
+def drawn(path, name):
+    """Places and values of a scalar, of all event files."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(path / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_has_every_number_over_environment_steps(tmp_path):
+    out = tmp_path / "run"
+    assert control("--env", "CartPole-v1", "--out", out, "--tensorboard", *FEW) == 0
+    rows = read_json_lines(out / "metrics.jsonl")
+    for name in ("episode_return", "update_kl", "learning_rate"):
+        places, values = zip(*drawn(out, f"ppo/{name}"), strict=True)
+        assert list(places) == [400, 800, 1200, 1600]
+        assert values == pytest.approx([row[name] for row in rows])
+
+
 # --- the flags --------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from logratio.errors import BadConfig, MissingExtra
 
@@ -67,7 +66,7 @@ def add_adapter(
         r=rank,
         lora_alpha=alpha,
         target_modules=linear_layers(model),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        fan_in_fan_out=any(is_transposed(module) for module in model.modules()),
     )
     # peft draws numbers of its own and warns of a second adapter, which is what is wanted here.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -95,8 +94,16 @@ def linear_layers(model: Any) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if id(module) in body and isinstance(module, nn.Linear | Conv1D)
+        if id(module) in body and (isinstance(module, nn.Linear) or is_transposed(module))
     ]
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether it is the linear layer of GPT-2, whose weight is `[inputs, outputs]`."""
+    # Here, since transformers takes over a second to import and control has no need of it.
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
 
 
 def adapter_names(model: Any) -> tuple[str, ...]:

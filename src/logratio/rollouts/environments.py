@@ -138,7 +138,7 @@ class Environments:
         raw, rewards, terminated, truncated, infos = self._guarded(lambda: self.vector.step(given))
         real = ~self._over if self._next_step else np.ones(self.num_envs, dtype=bool)
         rewards = np.asarray(rewards, dtype=np.float64)
-        self._check_numbers(rewards[:, None], "reward")
+        self._check_numbers(rewards[:, None], "a reward")
         terminated = np.asarray(terminated, dtype=bool) & real
         # What ended did not go on, whatever a time limit says of the same step.
         truncated = np.asarray(truncated, dtype=bool) & real & ~terminated
@@ -213,8 +213,10 @@ class Environments:
         except LogratioError:
             raise
         except Exception as error:
+            # One of ours says what and where; others are of the vector itself.
+            what = getattr(error, "what", f"raised {type(error).__name__}: {error}")
             raise EnvironmentFault(
-                f"{self.name} raised {type(error).__name__}: {error}",
+                f"{self.name} {what}",
                 where=f"{getattr(error, 'place', 'an environment')}, after {self.steps} steps of all",
                 action=KEPT,
             ) from error
@@ -235,7 +237,7 @@ class Environments:
                 action=KEPT,
             )
         if not self.observation.is_image:
-            self._check_numbers(flat, "observation")
+            self._check_numbers(flat, "an observation")
         return flat
 
     def _check_numbers(self, values: np.ndarray, what: str) -> None:
@@ -244,7 +246,7 @@ class Environments:
             return
         number = int(np.argmin(finite.all(axis=1)))
         raise EnvironmentFault(
-            f"{self.name} gave a {what} that is not a finite number: {values[number].tolist()}",
+            f"{self.name} gave {what} that is not a finite number: {values[number].tolist()}",
             where=f"environment {number}, step {int(self._lengths[number]) + 1} of its episode",
             action=KEPT,
         )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from logratio.errors import BadConfig, EnvironmentNotFound, MissingExtra
 from logratio.rollouts.environments import Environments, Vectorisation
@@ -17,13 +22,24 @@ INSTALL = "pip install 'logratio[control]'"
 class Raised(Exception):
     """What an environment raised, and which it was; arguments are plain, to pass between processes."""
 
+    MARK = re.compile(r"(.*) \[environment (\d+), step (\d+)\]\Z", re.DOTALL)
+
+    @classmethod
+    def at(cls, what: str, number: int, step: int) -> Raised:
+        """The fault with its place in its text: AsyncVectorEnv passes on the text alone."""
+        return cls(f"{what} [environment {number}, step {step}]")
+
+    @property
+    def what(self) -> str:
+        """What was raised."""
+        found = self.MARK.match(str(self))
+        return found[1] if found else str(self)
+
     @property
     def place(self) -> str:
         """Which environment, and at which step of its episode."""
-        return f"environment {self.args[1]}, step {self.args[2]} of its episode"
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+        found = self.MARK.match(str(self))
+        return f"environment {found[2]}, step {found[3]} of its episode" if found else "an environment"
 
 
 def make_environments(
@@ -72,6 +88,8 @@ def make_environments(
                 name, num_envs=num_envs, vectorization_mode="vector_entry_point", **(options or {})
             )
         else:
+            # What a process raised is told by us, with its place, and without Gymnasium's tracebacks.
+            warnings.filterwarnings("ignore", message=r".*ERROR: (Received|Traceback|Raising)")
             kinds = {"sync": gymnasium.vector.SyncVectorEnv, "async": gymnasium.vector.AsyncVectorEnv}
             mode = gymnasium.vector.AutoresetMode(autoreset or "Disabled")
             builds = [partial(build, number) for number in range(num_envs)]
@@ -89,26 +107,48 @@ def _single(name: str, options: dict[str, Any], number: int) -> Any:
 
         def reset(self, **settings: Any) -> Any:
             self.steps = 0
-            return self._call(self.env.reset, **settings)
+            return self._call(self.env.reset, 2, **settings)
 
         def step(self, action: Any) -> Any:
             self.steps += 1
-            return self._call(self.env.step, action)
+            observation, reward, *rest = self._call(self.env.step, 5, action)
+            return observation, self._number(reward), *rest
 
-        def _call(self, function: Callable[..., Any], *values: Any, **settings: Any) -> Any:
+        def _call(self, function: Callable[..., Any], count: int, *values: Any, **settings: Any) -> Any:
             try:
-                return function(*values, **settings)
+                given = function(*values, **settings)
             except Exception as error:
-                raise Raised(f"{type(error).__name__}: {error}", number, self.steps) from error
+                raise self._raised(f"raised {type(error).__name__}: {error}") from error
+            if fault := _fault_of(given, count, self.observation_space):
+                raise self._raised(fault)
+            return given
+
+        def _number(self, reward: Any) -> float:
+            try:
+                return float(reward)
+            except (TypeError, ValueError) as error:
+                raise self._raised(f"gave a reward that is no number: {reward!r}") from error
+
+        def _raised(self, what: str) -> Raised:
+            return Raised.at(what, number, self.steps)
 
     return Numbered(environment)
+
+
+def _fault_of(given: Any, count: int, space: Any) -> str:
+    """What is wrong with the values that a reset or a step gave, the observation first; empty: nothing."""
+    if len(given) != count:
+        return f"gave {len(given)} values, not {count}"
+    wanted, shape = getattr(space, "shape", None), np.shape(given[0])
+    return "" if wanted in (None, shape) else f"gave an observation of shape {shape}, not {wanted}"
 
 
 def _gymnasium() -> Any:
     try:
         import gymnasium
     except ImportError as error:
-        raise MissingExtra("control needs Gymnasium, which is not installed", action=INSTALL) from error
+        what = "control needs Gymnasium, which is not installed"
+        raise MissingExtra(what, where="--env", action=INSTALL) from error
     return gymnasium
 
 
@@ -118,13 +158,24 @@ def _find(gymnasium: Any, name: str) -> Any:
     Raises:
         EnvironmentNotFound: with the nearest names.
     """
+    module, _, plain = name.rpartition(":")
     try:
-        return gymnasium.spec(name)
-    except (gymnasium.error.Error, ImportError) as error:
-        near = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.5)
-        action = f"perhaps you meant {', '.join(near)}" if near else "give a module with it: module:Name-v0"
+        if module:
+            importlib.import_module(module)
+    except ImportError as error:
         raise EnvironmentNotFound(
-            f"there is no environment {name!r}", where="--env", action=action
+            f"the module {module!r} of {name!r} cannot be imported: {error}",
+            where="--env",
+            action="install it, or start where Python finds it (PYTHONPATH)",
+        ) from error
+    try:
+        return gymnasium.spec(plain)
+    except gymnasium.error.Error as error:
+        near = difflib.get_close_matches(plain, list(gymnasium.registry), n=3, cutoff=0.6)
+        elsewhere = "one that a package brings is given with it, as in module:Name-v0"
+        action = f"perhaps you meant {', '.join(near)}; {elsewhere}" if near else elsewhere
+        raise EnvironmentNotFound(
+            f"there is no environment {plain!r}", where="--env", action=action
         ) from error
 
 
@@ -140,6 +191,9 @@ class _faults:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         missing = (self.gymnasium.error.DependencyNotInstalled, ModuleNotFoundError)
         if isinstance(error, missing):
+            # What it needs, only it knows: Gymnasium's words have the command.
             raise MissingExtra(
-                f"{self.name} needs a package that is not installed: {error}", action=INSTALL
+                f"{self.name} needs a package that is not installed",
+                where=f"--env {self.name}",
+                action=str(error),
             ) from error

@@ -45,16 +45,21 @@ class TensorBoard:
         self._writer = SummaryWriter(str(directory), purge_step=purge_step)
 
     def show(self, row: Mapping[str, Any]) -> None:
-        """Draw every number of the row as `stage/name`."""
+        """Draw every number of the row as `stage/name`, over its place."""
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(f"{row['stage']}/{name}", value, row["step"])
+                self._writer.add_scalar(f"{row['stage']}/{name}", value, place_of(row))
 
     def close(self) -> None:
         """Write what is still in memory."""
         self._writer.close()
 
 
-def open_board(directory: Path, *, wanted: bool, step: int) -> Board:
-    """The board asked for, drawing on from `step`."""
-    return TensorBoard(directory, purge_step=step + 1) if wanted else NoBoard()
+def place_of(row: Mapping[str, Any]) -> int:
+    """Where a row is drawn: over environment steps, where there are such, or over updates."""
+    return int(row.get("env_steps", row["step"]))
+
+
+def open_board(directory: Path, *, wanted: bool, place: int) -> Board:
+    """The board asked for, drawing on behind `place`."""
+    return TensorBoard(directory, purge_step=place + 1) if wanted else NoBoard()

@@ -24,7 +24,7 @@ from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRu
 from logratio.progress import Progress
 from logratio.runs import RunDirectory, ensure_space, write_json
 from logratio.training import laws
-from logratio.training.board import Board, NoBoard, open_board
+from logratio.training.board import Board, NoBoard, open_board, place_of
 from logratio.training.checkpoints import (
     WEIGHTS,
     checkpoint_bytes,
@@ -120,8 +120,9 @@ class Session:
         self.run.forget_after(self.step)
         if (self.run.path / LAWS).exists():
             self._laws = {law["name"]: law for law in json.loads((self.run.path / LAWS).read_text())}
-        directory = self.run.path / "tensorboard"
-        self._board = open_board(directory, wanted=self.config.tensorboard, step=self.step)
+        directory, rows = self.run.path / "tensorboard", self.run.metrics
+        place = place_of(rows[-1]) if rows else self.step
+        self._board = open_board(directory, wanted=self.config.tensorboard, place=place)
         if self.step == 0:
             # The best checkpoint so far stands beside the newest.
             extra = isinstance(self.config, PolicyGradientConfig)
