@@ -81,7 +81,7 @@ PROBLEMS = (
         name="FrozenLake-v1",
         process=frozen_lake(),
         limit=100,
-        rollouts={"train_ppo": (75, 64), "train_reinforce": (500, 16)},
+        rollouts={"train_ppo": (75, 64), "train_reinforce": (500, 32)},
         environment="FrozenLake-v1",
     ),
 )
