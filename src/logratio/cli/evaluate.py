@@ -24,7 +24,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from logratio import __version__
 from logratio.data.reading import PromptRow, read_prompts
@@ -64,7 +66,7 @@ class Arguments:
     of a reward model."""
     out: Path = Path("runs/evaluation")
     """Directory of report.json and samples.jsonl."""
-    also: tuple[str, ...] = ()
+    also: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Models between the two, as name=model: --also sft=runs/sft."""
     num_prompts: int = 0
     """Evaluate on so many of the prompts, drawn by --seed; 0 takes all."""

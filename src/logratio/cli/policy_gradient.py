@@ -40,7 +40,7 @@ class PolicyGradientFlags:
     reward: tuple[str, ...]
     """What is learned from: module:function, or the directory of a reward model. Several are added up; a
     weight goes before one: 0.5*module:function."""
-    watch: tuple[str, ...] = ()
+    watch: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Rewards that are written down with every update and not learned from: what is really wanted, where
     --reward only stands for it."""
     out: Path
