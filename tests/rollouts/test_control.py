@@ -110,6 +110,20 @@ def test_the_trainers_take_steps_as_they_take_tokens(tmp_path, trainer, mode, me
     assert rows[-1]["rows"] == pytest.approx(expected, abs=3)
 
 
+def test_rows_that_an_autoreset_adds_are_in_no_minibatch(tmp_path):
+    """Every other row is one: minibatches of single rows would else be empty."""
+    collector = make(lambda: Counting(1), mode="NextStep", num_steps=8, steps=16)
+    with RunDirectory.begin(tmp_path / "run", {"identity": {}}) as run:
+        config = PPOConfig(update_epochs=2, minibatches=4, learning_rate=1e-2, **ALONE)
+        train_ppo(collector.actor, collector, config, run)
+        rows = read_json_lines(run.path / "metrics.jsonl")
+    assert [(row["rows"], row["optimiser_steps"]) for row in rows] == [(4, 8)] * len(rows)
+    rollout = make(lambda: Counting(1), mode="NextStep", num_steps=8).collect(0, [0])
+    numbers = np.arange(len(rollout.items))
+    (said,) = collector.actor.evaluate(rollout.items_of(numbers), numbers, rollout)
+    assert said.rows.tolist() == [0, 2, 4, 6]
+
+
 def test_moments_stand_still_while_an_update_is_made():
     collector = make(lambda: Counting(5), normalise_observations=True, normalise_rewards=True)
     first = collector.collect(0, [0])

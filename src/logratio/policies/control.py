@@ -48,7 +48,7 @@ class NetworkConfig:
 class ControlRollout(Rollout):
     """Rows with what the policy saw and did, `[sequences · time, ...]`.
 
-    An item is a row, or a sequence where the policy has a memory.
+    An item is a real row, or a sequence where the policy has a memory.
     """
 
     observations: Tensor
@@ -251,7 +251,7 @@ class ControlActor:
     def _rows(self, numbers: Numbers, rollout: ControlRollout) -> Evaluation:
         rows = torch.as_tensor(numbers)
         if not rollout.all_real:
-            rows = rows[rollout.trajectories.mask.flatten()[rows]]
+            rows = rollout.trajectories.mask.flatten().nonzero()[rows, 0]
         logprobs, entropy, values = self.policy.evaluate(
             rollout.observations[rows],
             rollout.actions[rows],

@@ -226,8 +226,8 @@ class ControlCollector:
                 discounts=self.config.discount * goes_on,
                 traces=self.config.lam * (real & ~over).float(),
             ),
-            items=range(len(real) if self.actor.policy.has_memory else real.numel()),
-            item_of_row=self._items(real.shape),
+            items=range(len(real) if self.actor.policy.has_memory else int(real.sum())),
+            item_of_row=self._items(real),
             metrics=self._describe(real),
             observations=observations.flatten(0, 1),
             actions=torch.stack(actions, dim=1).flatten(0, 1),
@@ -257,10 +257,11 @@ class ControlCollector:
         )[:, 0]
         return values, next_values
 
-    def _items(self, shape: torch.Size) -> Tensor:
+    def _items(self, real: Tensor) -> Tensor:
+        """`[n, time]` the sequence of each row where there is a memory; else real rows in their order."""
         if self.actor.policy.has_memory:
-            return torch.arange(shape[0])[:, None].expand(shape)
-        return torch.arange(shape.numel()).reshape(shape)
+            return torch.arange(len(real))[:, None].expand(real.shape)
+        return (real.flatten().cumsum(0) - 1).clamp(min=0).reshape(real.shape)
 
     def _describe(self, real: Tensor) -> dict[str, float]:
         """Steps so far, and return and length of the last episodes."""
