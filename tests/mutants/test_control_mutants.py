@@ -12,6 +12,8 @@ TRAINERS = "rollouts/test_control.py::test_the_trainers_take_steps_as_they_take_
 RESUMED = "rollouts/test_control.py::test_a_run_that_was_stopped_goes_on_bit_for_bit"
 STILL = "rollouts/test_control.py::test_moments_stand_still_while_an_update_is_made"
 HEADS = "policies/test_control.py::"
+REPLAY = "training/test_replay.py::test_weights_and_metrics_are_those_of_autograd"
+TAPE = "models/test_tape.py::test_"
 EPISODES = "evaluation/test_episodes.py::"
 MUTANTS = (
     # --- ends and cuts ---------------------------------------------------------------------------------
@@ -61,8 +63,8 @@ MUTANTS = (
     Mutant(
         name="rows that an autoreset adds are real",
         module="logratio.rollouts.environments",
-        old="real = ~self._over if self._next_step else np.ones(self.num_envs, dtype=bool)",
-        new="real = np.ones(self.num_envs, dtype=bool)",
+        old="real = ~self._over if self._next_step else self._everywhere",
+        new="real = self._everywhere",
         checks=(ADDED + "[1]", ROWS + "[2-NextStep]"),
     ),
     Mutant(
@@ -75,7 +77,7 @@ MUTANTS = (
     Mutant(
         name="rows that an autoreset adds are counted as steps",
         module="logratio.rollouts.environments",
-        old="self.steps += int(real.sum())",
+        old="self.steps += int(np.count_nonzero(real))",
         new="self.steps += self.num_envs",
         checks=(ADDED + "[2]",),
     ),
@@ -89,8 +91,8 @@ MUTANTS = (
     Mutant(
         name="the policy is trained on rows that an autoreset adds",
         module="logratio.policies.control",
-        old="rows = rollout.trajectories.mask.flatten().nonzero()[rows, 0]",
-        new="pass",
+        old="return rows if rollout.all_real else rollout.trajectories.mask.flatten().nonzero()[rows, 0]",
+        new="return rows",
         checks=("rollouts/test_control.py::test_rows_that_an_autoreset_adds_are_in_no_minibatch",),
     ),
     Mutant(
@@ -216,8 +218,8 @@ MUTANTS = (
     Mutant(
         name="noise that lasts grows as well",
         module="logratio.rollouts.control",
-        old="rho * last + math.sqrt(1.0 - rho * rho) * new",
-        new="rho * last + new",
+        old="rho * last + math.sqrt(1.0 - rho * rho) * noise",
+        new="rho * last + noise",
         checks=("rollouts/test_control.py::test_noise_lasts_and_each_action_is_scored_alone",),
     ),
     Mutant(
@@ -240,6 +242,63 @@ MUTANTS = (
         old="betas=(config.adam_beta1, config.adam_beta2),",
         new="betas=(config.adam_beta2, config.adam_beta1),",
         checks=("training/test_optimisation.py::test_the_optimiser_is_pytorch_s_adamw_bit_for_bit[0.0]",),
+    ),
+    # --- recorded minibatches --------------------------------------------------------------------------
+    Mutant(
+        name="every update is played on the tensors of the first",
+        module="logratio.training.parts",
+        old="if isinstance(kept := actor.tapes.kept, _Read) and kept.losses is losses:",
+        new="if isinstance(kept := actor.tapes.kept, _Read):",
+        checks=(REPLAY + "[choice-clip-Disabled]", REPLAY + "[numbers-clip-Disabled]"),
+    ),
+    Mutant(
+        name="minibatches of one size are one computation, whatever the trainer's numbers",
+        module="logratio.training.parts",
+        old="constants += [name, value]",
+        new="pass",
+        checks=(REPLAY + "[choice-penalty-Disabled]",),
+    ),
+    Mutant(
+        name="a recorded gradient takes the place of one that stands",
+        module="logratio.training.parts",
+        old="parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient",
+        new="parameter.grad = gradient",
+        checks=("training/test_replay.py::test_gradients_are_added_to_those_that_stand",),
+    ),
+    Mutant(
+        name="a tape is believed whatever computing says",
+        module="logratio.models.tape",
+        old="if not all(map(_identical, results, anew)):",
+        new="if False:",
+        checks=(TAPE + "a_tape_that_differs_from_computing_is_found_out_and_not_played_again",),
+    ),
+    Mutant(
+        name="a tape is checked at its first use alone",
+        module="logratio.models.tape",
+        old="if self._uses[key].bit_count() == 1:",
+        new="if self._uses[key] == 1:",
+        checks=(TAPE + "checks_go_on_at_powers_of_two",),
+    ),
+    Mutant(
+        name="numbers that were drawn are recorded as if they were the same every time",
+        module="logratio.models.tape",
+        old="if torch.Tag.nondeterministic_seeded in tags:",
+        new="if False:",
+        checks=(TAPE + "what_depends_on_numbers_or_chance_is_not_recorded[rand]",),
+    ),
+    Mutant(
+        name="a mask is recorded as if it were a list of places",
+        module="logratio.models.tape",
+        old="if any(place is None or place.dtype in (torch.bool, torch.uint8) for place in places):",
+        new="if False:",
+        checks=(TAPE + "what_depends_on_numbers_or_chance_is_not_recorded[mask]",),
+    ),
+    Mutant(
+        name="a tensor from elsewhere is recorded as a constant",
+        module="logratio.models.tape",
+        old='raise NotRecordable(f"a tensor of shape {tuple(tensor.shape)} is not among the inputs")',
+        new="self.literals[self._place(tensor).number] = tensor; found = self._slots[id(tensor)]",
+        checks=(TAPE + "a_tensor_that_is_no_input_is_not_recorded",),
     ),
     # --- judging ---------------------------------------------------------------------------------------
     Mutant(

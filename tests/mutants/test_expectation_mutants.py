@@ -79,15 +79,16 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "rewards-to-go leave out the next reward",
         ADVANTAGES,
-        "total = terms[:, t] + weighted(weights[:, t], total)",
-        "total = terms[:, t] + weighted(weights[:, t], total - terms[:, min(t + 1, terms.shape[1] - 1)])",
+        "total = term + torch.where(is_cut, nothing, weight * total)",
+        "total = term + torch.where(is_cut, nothing, weight * (total - (later if sums else 0)))\n"
+        "        later = term",
         expectations("E3", "E5", "E7"),
     ),
     (
         "the discount is applied to the reward at hand too",
         ADVANTAGES,
-        "total = terms[:, t] + weighted(weights[:, t], total)",
-        "total = weighted(weights[:, t], terms[:, t] + total)",
+        "total = term + torch.where(is_cut, nothing, weight * total)",
+        "total = torch.where(is_cut, nothing, weight * (term + total))",
         expectations("E3", "E5", "E7", "R1"),
     ),
     (
@@ -96,6 +97,13 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "return torch.where(weights == 0, torch.zeros_like(values), weights * values)",
         "return weights * values",
         expectations("E3"),
+    ),
+    (
+        "what stands behind an episode's end is added to its returns",
+        ADVANTAGES,
+        "total = term + torch.where(is_cut, nothing, weight * total)",
+        "total = term + weight * total",
+        ("objectives/test_advantages.py::test_returns_hand_worked",),
     ),
     (
         "the value of the next state is not taken into the difference",

@@ -59,8 +59,8 @@ MUTANTS = (
     Mutant(
         name="returns end at the next row",
         module="logratio.objectives.advantages",
-        old="total = terms[:, t] + weighted(weights[:, t], total)",
-        new="total = terms[:, t]",
+        old="total = term + torch.where(is_cut, nothing, weight * total)",
+        new="total = term",
         checks=(SAMPLED,),
     ),
     Mutant(

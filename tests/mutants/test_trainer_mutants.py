@@ -147,8 +147,8 @@ MUTANTS = (
     Mutant(
         name="the critic's gradient takes the policy's share of the norm",
         module="logratio.training.session",
-        old='(group["scale"] != 1.0) == separate',
-        new="not separate",
+        old="return [rest, apart] if apart else [rest]",
+        new="return [rest + apart]",
         checks=("training/test_session.py::test_a_critic_with_its_own_rate_is_clipped_apart",),
     ),
     Mutant(
@@ -314,15 +314,15 @@ MUTANTS = (
     Mutant(
         name="a minibatch's rows are divided by the whole batch",
         module="logratio.training.updates",
-        old="weights /= (lengths > 0).sum()",
-        new="weights /= len(lengths)",
+        old="float((lengths > 0).sum())",
+        new="float(len(lengths))",
         checks=(PARTS,),
     ),
     Mutant(
         name="rows are counted though they are of another minibatch",
         module="logratio.training.updates",
-        old="rows.mask.numpy(force=True) & chosen[rollout.item_of_row.numpy(force=True)]",
-        new="rows.mask.numpy(force=True)",
+        old="counted = chosen[rollout.item_of_row.numpy(force=True)]",
+        new="counted = np.ones_like(rows.mask.numpy(force=True))",
         checks=(PARTS,),
     ),
     Mutant(

@@ -31,7 +31,7 @@ def test_choices_have_the_probabilities_of_independent_softmaxes(sizes):
     head = awake(CategoricalHead(FEATURES, sizes, generator=seeded()))
     features = torch.randn(5, FEATURES, generator=seeded(1))
     parts = [Categorical(logits=part) for part in head.layer(features).split(sizes, dim=-1)]
-    actions, logprobs = head.sample(features, generator=seeded(2))
+    actions, logprobs = head.sample(features, noise=head.noise(len(features), generator=seeded(2)))
     exact = sum(part.log_prob(actions[:, number]) for number, part in enumerate(parts))
     torch.testing.assert_close(logprobs, exact)
     again, entropy = head.evaluate(features, actions)
@@ -44,7 +44,7 @@ def test_choices_have_the_probabilities_of_independent_softmaxes(sizes):
 def test_choices_are_drawn_as_often_as_their_probability_says():
     head = awake(CategoricalHead(FEATURES, (4,), generator=seeded()))
     features = torch.randn(1, FEATURES, generator=seeded(1)).expand(200_000, -1)
-    drawn, _ = head.sample(features, generator=seeded(2))
+    drawn, _ = head.sample(features, noise=head.noise(len(features), generator=seeded(2)))
     shares = torch.bincount(drawn[:, 0], minlength=4) / len(drawn)
     exact = head.log_probabilities(features[:1])[0].exp()
     z = (shares - exact) / (exact * (1 - exact) / len(drawn)).sqrt()
@@ -60,7 +60,9 @@ def test_what_is_not_allowed_has_probability_zero_and_no_gradient(sizes):
         allowed[:, start] |= ~allowed[:, start : start + size].any(dim=1)
     logprobs = head.log_probabilities(features, allowed)
     assert (logprobs.exp()[~allowed] == 0.0).all()
-    actions, drawn = head.sample(features, generator=seeded(2), allowed=allowed)
+    actions, drawn = head.sample(
+        features, noise=head.noise(len(features), generator=seeded(2)), allowed=allowed
+    )
     offsets = torch.tensor([0, *sizes[:-1]]).cumsum(0)
     assert allowed.gather(1, actions + offsets).all()
     assert allowed.gather(1, head.greedy(features, allowed=allowed) + offsets).all()
@@ -78,7 +80,7 @@ def test_numbers_have_the_density_of_normal_distributions(deviation):
     features = torch.randn(5, FEATURES, generator=seeded(1))
     mean, log_deviation = head.distribution(features)
     exact = Independent(Normal(mean, log_deviation.exp()), 1)
-    actions, logprobs = head.sample(features, generator=seeded(2))
+    actions, logprobs = head.sample(features, noise=head.noise(len(features), generator=seeded(2)))
     torch.testing.assert_close(logprobs, exact.log_prob(actions))
     again, entropy = head.evaluate(features, actions)
     torch.testing.assert_close(again, exact.log_prob(actions))
@@ -120,7 +122,8 @@ def test_steps_one_by_one_say_what_sequences_say(memory):
     first = torch.randn(4, memory, generator=seeded(3))
     remembered, generator, actions, logprobs = first, seeded(4), [], []
     for time in range(7):
-        drawn, said, remembered = policy.act(seen[:, time], remembered, begins[:, time], generator=generator)
+        noise = policy.head.noise(len(seen), generator=generator)
+        drawn, said, remembered = policy.act(seen[:, time], remembered, begins[:, time], noise=noise)
         actions.append(drawn)
         logprobs.append(said)
     whole, _, values = policy.evaluate(seen, torch.stack(actions, 1), remembered=first, begins=begins)

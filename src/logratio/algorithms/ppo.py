@@ -17,13 +17,13 @@ from logratio.objectives.ppo import AdaptivePenalty, clip_active, clip_loss, pen
 from logratio.policies.actor import Actor, Collector
 from logratio.runs import RunDirectory
 from logratio.training import laws
+from logratio.training.parts import RowLosses
 from logratio.training.runaway import Watch
 from logratio.training.session import Session, memory_fault
 from logratio.training.settings import PolicyGradientConfig, bad_setting, check_not_negative, check_positive
 from logratio.training.signal import GradientSignal
 from logratio.training.updates import (
     Reduction,
-    RowLosses,
     Tally,
     Targets,
     backpropagate,

@@ -119,7 +119,7 @@ def play(environment: Any, policy: ControlPolicy, scale: ObservationScale, *, se
             torch.from_numpy(scale(sees.flatten(alone(observation)))),
             remembered,
             torch.tensor([begins]),
-            generator=None,
+            noise=None,
             allowed=None if mask is None else torch.as_tensor(mask).reshape(1, -1).bool(),
         )
         observation, reward, terminated, truncated, info = environment.step(does.give(actions.numpy())[0])

@@ -85,7 +85,9 @@ def play_episodes(
             torch.from_numpy(scale(view.observations)),
             remembered,
             torch.from_numpy(view.begins | begun),
-            generator=generator,
+            noise=None
+            if generator is None
+            else policy.head.noise(environments.num_envs, generator=generator),
             allowed=None if view.allowed is None else torch.from_numpy(view.allowed),
         )
         step = environments.step(actions.numpy())

@@ -10,13 +10,42 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+
+class _Tanh(torch.autograd.Function):
+    """`tanh x = 2 σ(2x) − 1`: PyTorch's logistic function takes a third of its tanh's time.
+
+    Of a number near 0 the error is one of float32 at 1, 6e-8: nothing beside the weights' own noise.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        """The hyperbolic tangent."""
+        outputs = torch.sigmoid(inputs * 2.0).mul_(2.0).sub_(1.0)
+        ctx.save_for_backward(outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Its derivative is 1 less its square."""
+        (outputs,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(gradient, outputs)
+
+
+class Tanh(nn.Module):
+    """The hyperbolic tangent, as the logistic function gives it."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Of every number."""
+        return _Tanh.apply(inputs)  # type: ignore[no-untyped-call]
+
+
 Activation = Literal["tanh", "relu", "elu"]
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 HIDDEN_GAIN, POLICY_GAIN, VALUE_GAIN = math.sqrt(2.0), 0.01, 1.0
 
 
@@ -69,19 +98,16 @@ class TwinPerceptron(nn.Module):
         flat = inputs.flatten(0, -2)
         features = flat.expand(2, *flat.shape)
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            features = self._layer(features, weight, bias)
+            features = self.activation(torch.baddbmm(bias, features, weight))
         first, second = features.unflatten(1, inputs.shape[:-1]).unbind()
         return first, second
 
     def first(self, inputs: Tensor) -> Tensor:
-        """Features of the first alone."""
-        features = inputs.flatten(0, -2)[None]
+        """Features of the first alone, `[..., width]` of `[..., inputs]`."""
+        features = inputs.flatten(0, -2)
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            features = self._layer(features, weight[:1], bias[:1])
-        return features.unflatten(1, inputs.shape[:-1])[0]
-
-    def _layer(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.activation(torch.baddbmm(bias, features, weight))
+            features = self.activation(torch.addmm(bias[0], features, weight[0]))
+        return features if inputs.ndim == 2 else features.unflatten(0, inputs.shape[:-1])
 
 
 class ImageEncoder(nn.Module):

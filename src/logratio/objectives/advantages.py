@@ -106,9 +106,11 @@ def group_centred(
 def discounted_sum(terms: Rows, weights: Rows) -> Rows:
     """`S_t = x_t + w_t S_{t+1}`."""
     total = terms.new_zeros(len(terms))
-    sums = []
-    for t in reversed(range(terms.shape[1])):
-        total = terms[:, t] + weighted(weights[:, t], total)
+    nothing, sums = torch.zeros_like(total), []
+    columns = zip(terms.unbind(dim=1), weights.unbind(dim=1), (weights == 0).unbind(dim=1), strict=True)
+    for term, weight, is_cut in reversed(list(columns)):
+        # As in `weighted`, whose mask is found here for all rows at once.
+        total = term + torch.where(is_cut, nothing, weight * total)
         sums.append(total)
     return torch.stack(sums[::-1], dim=1) if sums else terms
 

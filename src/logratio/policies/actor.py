@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from logratio.batches import Evaluation, Numbers, Rollout
+from logratio.models.tape import Tapes
 
 
 class Actor(Protocol):
@@ -35,6 +36,21 @@ class Actor(Protocol):
             Parts that are computed at a time; together they hold every real row of the items once. Each is
             differentiable and meant to be used before the next is asked for.
         """
+        ...
+
+
+class RowActor(Actor, Protocol):
+    """An actor whose minibatches are rows from anywhere, all computed at once."""
+
+    tapes: Tapes | None
+    """Where its minibatches are recorded; `None`: they are not."""
+
+    def rows_of(self, numbers: Numbers, rollout: Rollout) -> Tensor:
+        """`[R]` the rows that items are, as places in the flattened `[sequences · time]`."""
+        ...
+
+    def evaluate_rows(self, rows: Tensor, rollout: Rollout) -> Evaluation:
+        """What the policy says now of `[R]` rows, from the tensors of the rollout alone."""
         ...
 
 

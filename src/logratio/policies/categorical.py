@@ -47,18 +47,21 @@ class CategoricalHead(nn.Module):
         self,
         features: Tensor,
         *,
-        generator: torch.Generator,
+        noise: Tensor,
         allowed: Tensor | None = None,
-        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw actions `[..., choices]` and give their log-probability `[...]`; `noise` is for numbers alone.
+        """Actions `[..., choices]` that `noise` makes, and their log-probability `[...]`.
 
-        The largest of `log p + G`, G from Gumbel's distribution, is a draw from p.
+        The largest of `log p + G`, G from Gumbel's distribution, is a draw from p; −G is the logarithm of a
+        waiting time.
         """
         logprobs = self.log_probabilities(features, allowed)
-        waiting = torch.empty_like(logprobs).exponential_(generator=generator)
-        drawn = self._largest(logprobs - waiting.log())
+        drawn = self._largest(logprobs - noise.log())
         return drawn, self._logprob(logprobs, drawn)
+
+    def noise(self, number: int, *, generator: torch.Generator) -> Tensor:
+        """`[number, Σ sizes]` waiting times of mean 1, which actions are made of."""
+        return torch.empty(number, sum(self.sizes)).exponential_(generator=generator)
 
     def greedy(self, features: Tensor, *, allowed: Tensor | None = None) -> Tensor:
         """The most probable action of every choice, `[..., choices]`."""

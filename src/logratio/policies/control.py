@@ -19,6 +19,7 @@ from logratio.models.mlp import (
     linear,
     perceptron,
 )
+from logratio.models.tape import Tapes
 from logratio.policies.categorical import CategoricalHead
 from logratio.policies.gaussian import Deviation, GaussianHead
 
@@ -129,6 +130,7 @@ class ControlPolicy(nn.Module):
             self.body = TwinPerceptron(self.body, self.critic_body, activation=config.activation)
             self.critic_body = None
         self.value_layer = linear(features, 1, gain=VALUE_GAIN, generator=generator) if critic else None
+        self._weights, self._acts = list(self.parameters()), Tapes()
 
     @property
     def critic_parameters(self) -> list[nn.Parameter]:
@@ -146,9 +148,8 @@ class ControlPolicy(nn.Module):
         remembered: Tensor,
         begins: Tensor,
         *,
-        generator: torch.Generator | None,
+        noise: Tensor | None,
         allowed: Tensor | None = None,
-        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Act on `[n, ...]` observations.
 
@@ -156,24 +157,48 @@ class ControlPolicy(nn.Module):
             observations: what is seen.
             remembered: `[n, width]` what is remembered.
             begins: `[n]` true where an episode begins.
-            generator: of the draws; `None` takes the most probable action.
+            noise: what actions are made of, as the head draws it; `None` takes the most probable ones.
             allowed: `[n, Σ sizes]` which actions there are.
-            noise: `[n, columns]` standard normal numbers that actions are made of, where they are numbers;
-                without it they are drawn.
 
         Returns:
             `[n, columns]` actions, `[n]` their log-probabilities (0 for the most probable ones, which are not
             drawn), and what is remembered now.
         """
+        if self.memory is not None or self.encoder is not None or noise is None:
+            return self._act(observations, remembered, begins, noise=noise, allowed=allowed)
+        actions, logprobs = self._draw(observations, noise, allowed)
+        return actions, logprobs, remembered
+
+    def _act(
+        self,
+        observations: Tensor,
+        remembered: Tensor,
+        begins: Tensor,
+        *,
+        noise: Tensor | None,
+        allowed: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         features = self._policy_features(self._encode(observations))
         if self.memory is not None:
             features, remembered = self.memory(features[:, None], remembered, begins[:, None])
             features = features[:, 0]
-        if generator is None:
+        if noise is None:
             actions = self.head.greedy(features, allowed=allowed)
             return actions, torch.zeros(len(actions)), remembered
-        actions, logprobs = self.head.sample(features, generator=generator, allowed=allowed, noise=noise)
+        actions, logprobs = self.head.sample(features, noise=noise, allowed=allowed)
         return actions, logprobs, remembered
+
+    def _draw(self, observations: Tensor, noise: Tensor, allowed: Tensor | None) -> Sequence[Tensor]:
+        """Actions and their log-probabilities, recorded: it is done for a few rows at a time, very often."""
+
+        def compute() -> tuple[Sequence[Tensor], None]:
+            return self.head.sample(self._policy_features(observations), noise=noise, allowed=allowed), None
+
+        inputs = [observations, noise, *self._weights]
+        if allowed is not None:
+            inputs.append(allowed)
+        with torch.no_grad():
+            return self._acts((observations.shape, noise.shape, allowed is None), compute, inputs)[0]
 
     def evaluate(
         self,
@@ -232,6 +257,8 @@ class ControlActor:
 
     def __init__(self, policy: ControlPolicy) -> None:
         self.policy = policy
+        self.tapes = None if policy.has_memory or policy.is_image else Tapes()
+        """Minibatches of rows, recorded: the networks are so small that the way to them is what costs."""
 
     @property
     def module(self) -> nn.Module:
@@ -246,12 +273,20 @@ class ControlActor:
     def evaluate(self, items: Sequence[Any], numbers: Numbers, rollout: Rollout) -> Iterator[Evaluation]:
         """All real rows of the items at a time."""
         assert isinstance(rollout, ControlRollout)
-        yield self._sequences(numbers, rollout) if self.policy.has_memory else self._rows(numbers, rollout)
+        if self.policy.has_memory:
+            yield self._sequences(numbers, rollout)
+        else:
+            yield self.evaluate_rows(self.rows_of(numbers, rollout), rollout)
 
-    def _rows(self, numbers: Numbers, rollout: ControlRollout) -> Evaluation:
+    def rows_of(self, numbers: Numbers, rollout: Rollout) -> Tensor:
+        """`[R]` the rows that items without a memory are, as places in the flattened `[sequences · time]`."""
+        assert isinstance(rollout, ControlRollout)
         rows = torch.as_tensor(numbers)
-        if not rollout.all_real:
-            rows = rollout.trajectories.mask.flatten().nonzero()[rows, 0]
+        return rows if rollout.all_real else rollout.trajectories.mask.flatten().nonzero()[rows, 0]
+
+    def evaluate_rows(self, rows: Tensor, rollout: Rollout) -> Evaluation:
+        """What the policy says now of `[R]` rows."""
+        assert isinstance(rollout, ControlRollout)
         logprobs, entropy, values = self.policy.evaluate(
             rollout.observations[rows],
             rollout.actions[rows],

@@ -61,20 +61,18 @@ class GaussianHead(nn.Module):
         self,
         features: Tensor,
         *,
-        generator: torch.Generator,
+        noise: Tensor,
         allowed: Tensor | None = None,
-        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw actions `[..., size]` and give their log-density `[...]`.
-
-        `noise`, of the same shape and standard normal, is taken in the place of a draw of its own.
-        """
+        """Actions `[..., size]` that `noise` makes, and their log-density `[...]`."""
         mean, log_deviation = self.distribution(features)
-        if noise is None:
-            noise = torch.empty_like(mean).normal_(generator=generator)
         drawn = mean + log_deviation.exp() * noise
         # From the action, as the trainer sees it, and not from the noise: they differ by rounding.
         return drawn, _logprob(drawn, mean, log_deviation)
+
+    def noise(self, number: int, *, generator: torch.Generator) -> Tensor:
+        """`[number, size]` standard normal numbers, which actions are made of."""
+        return torch.empty(number, self.size).normal_(generator=generator)
 
     def greedy(self, features: Tensor, *, allowed: Tensor | None = None) -> Tensor:
         """The means, `[..., size]`."""

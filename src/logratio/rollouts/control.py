@@ -167,16 +167,15 @@ class ControlCollector:
         remembered = first = self.state.remembered
         rows: list[Row] = []
         self.state.in_between = True
-        for _ in range(self.config.num_steps):
+        for noise in self._noise(generator):
             view = self.environments.view
             seen = self.observation_scale(view.observations)
             actions, logprobs, remembered = policy.act(
                 torch.from_numpy(seen),
                 remembered,
                 torch.from_numpy(view.begins),
-                generator=generator,
+                noise=noise,
                 allowed=None if view.allowed is None else torch.from_numpy(view.allowed),
-                noise=self._noise(generator),
             )
             rows.append((view, seen, actions, logprobs, self.environments.step(actions.numpy())))
         self.state.remembered, self.state.in_between = remembered, False
@@ -191,15 +190,19 @@ class ControlCollector:
         self.reward_scale.learn(*self._earned)
         return {}
 
-    def _noise(self, generator: torch.Generator) -> Tensor | None:
-        """The noise of a step, standard normal: ρ of the last step's and √(1 − ρ²) that is new."""
-        rho, layout = self.config.noise_correlation, self.environments.action
-        if not rho or layout.sizes:
-            return None
-        new = torch.empty(self.config.num_envs, layout.num_numbers).normal_(generator=generator)
-        last = self.state.noise
-        self.state.noise = new if last is None else rho * last + math.sqrt(1.0 - rho * rho) * new
-        return self.state.noise
+    def _noise(self, generator: torch.Generator) -> Sequence[Tensor]:
+        """`[n, columns]` for each step, what actions are made of: ρ of the last step's and √(1 − ρ²) new."""
+        length, count = self.config.num_steps, self.config.num_envs
+        new = self.actor.policy.head.noise(length * count, generator=generator).unflatten(0, (length, count))
+        rho = self.config.noise_correlation
+        if not rho or self.environments.action.sizes:
+            return new.unbind()
+        lasting, last = [], self.state.noise
+        for noise in new:
+            last = noise if last is None else rho * last + math.sqrt(1.0 - rho * rho) * noise
+            lasting.append(last)
+        self.state.noise = last
+        return lasting
 
     def _lay(
         self, rows: list[tuple[View, np.ndarray, Tensor, Tensor, Step]], first: Tensor

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from logratio.errors import BadConfig, EnvironmentFault, LogratioError
+from logratio.rollouts.in_turn import InTurn
 from logratio.rollouts.replay import History
 from logratio.rollouts.spaces import (
     ActionLayout,
@@ -72,6 +73,7 @@ class Environments:
     """
 
     def __init__(self, vector: Any, *, seed: int, name: str) -> None:
+        from gymnasium.spaces import Discrete
         from gymnasium.vector import AutoresetMode
 
         mode = vector.metadata.get("autoreset_mode")
@@ -92,10 +94,15 @@ class Environments:
         """Return and length of the episodes that came to their end since this was last emptied."""
         self._disabled = mode is AutoresetMode.DISABLED
         self._next_step = mode is AutoresetMode.NEXT_STEP
+        # Whether a number is an action takes Gymnasium far longer to say of NumPy's numbers than of Python's.
+        one_choice = isinstance(vector.single_action_space, Discrete)
+        self._plain = one_choice and isinstance(vector, InTurn)
         self.one_by_one = self._disabled
         """Whether every episode has a seed of its own: where environments begin anew by themselves, they do
         not ask for one."""
-        self._over = np.zeros(self.num_envs, dtype=bool)
+        self._everywhere = np.ones(self.num_envs, dtype=bool)
+        self._nowhere = np.zeros(self.num_envs, dtype=bool)
+        self._over = self._nowhere
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._returns = np.zeros(self.num_envs)
         self._allowed: np.ndarray | None = None
@@ -115,13 +122,12 @@ class Environments:
 
     def begin(self) -> None:
         """Begin an episode in every environment."""
-        everywhere = np.ones(self.num_envs, dtype=bool)
-        self.history.begin(everywhere)
-        seeds = self._seeds(everywhere)
+        self.history.begin(self._everywhere)
+        seeds = self._seeds(self._everywhere)
         raw, infos = self._guarded(lambda: self.vector.reset(seed=seeds if self.one_by_one else seeds[0]))
-        self._over = np.zeros(self.num_envs, dtype=bool)
+        self._over = self._nowhere
         self._lengths[:], self._returns[:] = 0, 0.0
-        self._look(self._flat(raw), infos, everywhere)
+        self._look(self._flat(raw), infos, self._everywhere)
 
     def step(self, actions: np.ndarray) -> Step:
         """Act in every environment.
@@ -135,8 +141,10 @@ class Environments:
         if self._view is None:
             self.begin()
         given = self.action.give(actions)
+        if self._plain:
+            given = given.tolist()
         raw, rewards, terminated, truncated, infos = self._guarded(lambda: self.vector.step(given))
-        real = ~self._over if self._next_step else np.ones(self.num_envs, dtype=bool)
+        real = ~self._over if self._next_step else self._everywhere
         rewards = np.asarray(rewards, dtype=np.float64)
         self._check_numbers(rewards[:, None], "a reward")
         terminated = np.asarray(terminated, dtype=bool) & real
@@ -146,12 +154,11 @@ class Environments:
         after = now = self._flat(raw)
         self.history.add(actions)
         self._count(rewards, real, over)
-        begins = ~real
-        if over.any() and not self._next_step:
-            begins = over
+        begins = ~real if self._next_step else over
+        if not self._next_step and over.any():
             self.history.begin(over)
             if self._disabled:
-                # SyncVectorEnv takes the mask out of the options that it is given.
+                # Gymnasium's vectors take the mask out of the options that they are given.
                 mask = {"reset_mask": over.copy()}
                 raw, infos = self._guarded(lambda: self.vector.reset(seed=self._seeds(over), options=mask))
                 now = self._flat(raw)
@@ -167,7 +174,8 @@ class Environments:
         self.history.begin(where)
         mask = {"reset_mask": where.copy()}
         raw, infos = self._guarded(lambda: self.vector.reset(seed=self._seeds(where), options=mask))
-        self._over[where], self._lengths[where], self._returns[where] = False, 0, 0.0
+        self._over = self._over & ~where
+        self._lengths[where], self._returns[where] = 0, 0.0
         self._look(self._flat(raw), infos, where)
 
     def take_over(self, observations: np.ndarray, *, over: np.ndarray) -> None:
@@ -301,12 +309,13 @@ class Environments:
 
     def _count(self, rewards: np.ndarray, real: np.ndarray, over: np.ndarray) -> None:
         """Keep the returns and lengths of the episodes; an autoreset's row counts nowhere."""
-        self.steps += int(real.sum())
-        self._returns += np.where(real, rewards, 0.0)
+        self.steps += int(np.count_nonzero(real))
+        self._returns += rewards * real
         self._lengths += real
-        for number in np.flatnonzero(over):
-            self.finished.append((float(self._returns[number]), int(self._lengths[number])))
-        self._returns[over], self._lengths[over] = 0.0, 0
+        if over.any():
+            for number in np.flatnonzero(over):
+                self.finished.append((float(self._returns[number]), int(self._lengths[number])))
+            self._returns[over], self._lengths[over] = 0.0, 0
 
 
 def _flat_mask(mask: Any) -> np.ndarray:

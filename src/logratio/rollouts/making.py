@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from logratio.errors import BadConfig, EnvironmentNotFound, MissingExtra
 from logratio.rollouts.environments import Environments, Vectorisation
+from logratio.rollouts.in_turn import InTurn, checked_reset, checked_step, placed, shape_of
 from logratio.rollouts.pool import make_pool
 
 INSTALL = "pip install 'logratio[control]'"
-
-
-class Raised(Exception):
-    """What an environment raised, and which it was; arguments are plain, to pass between processes."""
-
-    MARK = re.compile(r"(.*) \[environment (\d+), step (\d+)\]\Z", re.DOTALL)
-
-    @classmethod
-    def at(cls, what: str, number: int, step: int) -> Raised:
-        """The fault with its place in its text: AsyncVectorEnv passes on the text alone."""
-        return cls(f"{what} [environment {number}, step {step}]")
-
-    @property
-    def what(self) -> str:
-        """What was raised."""
-        found = self.MARK.match(str(self))
-        return found[1] if found else str(self)
-
-    @property
-    def place(self) -> str:
-        """Which environment, and at which step of its episode."""
-        found = self.MARK.match(str(self))
-        return f"environment {found[2]}, step {found[3]} of its episode" if found else "an environment"
 
 
 def make_environments(
@@ -88,59 +63,47 @@ def make_environments(
                 name, num_envs=num_envs, vectorization_mode="vector_entry_point", **(options or {})
             )
         else:
-            # What a process raised is told by us, with its place, and without Gymnasium's tracebacks.
-            warnings.filterwarnings("ignore", message=r".*ERROR: (Received|Traceback|Raising)")
-            kinds = {"sync": gymnasium.vector.SyncVectorEnv, "async": gymnasium.vector.AsyncVectorEnv}
-            mode = gymnasium.vector.AutoresetMode(autoreset or "Disabled")
-            builds = [partial(build, number) for number in range(num_envs)]
-            vector = kinds[vectorisation](builds, autoreset_mode=mode)
+            vector = _side_by_side(gymnasium, build, num_envs, vectorisation, autoreset or "Disabled")
     return Environments(vector, seed=seed, name=name)
 
 
-def _single(name: str, options: dict[str, Any], number: int) -> Any:
+def _side_by_side(
+    gymnasium: Any, build: Callable[[], Any], num_envs: int, vectorisation: Vectorisation, autoreset: str
+) -> Any:
+    """Copies in one vector, in turn or in processes."""
+    mode = gymnasium.vector.AutoresetMode(autoreset)
+    if vectorisation == "sync" and mode is gymnasium.vector.AutoresetMode.DISABLED:
+        return InTurn([build() for _ in range(num_envs)])
+    # What a process raised is told by us, with its place, and without Gymnasium's tracebacks.
+    warnings.filterwarnings("ignore", message=r".*ERROR: (Received|Traceback|Raising)")
+    kinds = {"sync": gymnasium.vector.SyncVectorEnv, "async": gymnasium.vector.AsyncVectorEnv}
+    builds = [partial(_numbered, build, number) for number in range(num_envs)]
+    return kinds[vectorisation](builds, autoreset_mode=mode)
+
+
+def _single(name: str, options: dict[str, Any]) -> Any:
+    return _gymnasium().make(name, disable_env_checker=True, **options)
+
+
+def _numbered(build: Callable[[], Any], number: int) -> Any:
     """One environment that says which one it is where it raises."""
-    gymnasium = _gymnasium()
-    environment = gymnasium.make(name, disable_env_checker=True, **options)
+    gymnasium, environment = _gymnasium(), build()
+    wanted = shape_of(environment.observation_space)
 
     class Numbered(gymnasium.Wrapper):  # type: ignore[misc, name-defined]
         steps = 0
 
         def reset(self, **settings: Any) -> Any:
             self.steps = 0
-            return self._call(self.env.reset, 2, **settings)
+            with placed(number, self.steps):
+                return checked_reset(self.env.reset(**settings), wanted)
 
         def step(self, action: Any) -> Any:
             self.steps += 1
-            observation, reward, *rest = self._call(self.env.step, 5, action)
-            return observation, self._number(reward), *rest
-
-        def _call(self, function: Callable[..., Any], count: int, *values: Any, **settings: Any) -> Any:
-            try:
-                given = function(*values, **settings)
-            except Exception as error:
-                raise self._raised(f"raised {type(error).__name__}: {error}") from error
-            if fault := _fault_of(given, count, self.observation_space):
-                raise self._raised(fault)
-            return given
-
-        def _number(self, reward: Any) -> float:
-            try:
-                return float(reward)
-            except (TypeError, ValueError) as error:
-                raise self._raised(f"gave a reward that is no number: {reward!r}") from error
-
-        def _raised(self, what: str) -> Raised:
-            return Raised.at(what, number, self.steps)
+            with placed(number, self.steps):
+                return checked_step(self.env.step(action), wanted)
 
     return Numbered(environment)
-
-
-def _fault_of(given: Any, count: int, space: Any) -> str:
-    """What is wrong with the values that a reset or a step gave, the observation first; empty: nothing."""
-    if len(given) != count:
-        return f"gave {len(given)} values, not {count}"
-    wanted, shape = getattr(space, "shape", None), np.shape(given[0])
-    return "" if wanted in (None, shape) else f"gave an observation of shape {shape}, not {wanted}"
 
 
 def _gymnasium() -> Any:

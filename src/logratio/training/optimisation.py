@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import unwrap
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from logratio.training.settings import TrainingConfig
 
@@ -34,8 +34,41 @@ class PlainAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Move the weights along their gradients."""
-        unwrap(torch.optim.Adam.step)(self)
+        """Move the weights along their gradients, in one call a group; all are on one device."""
+        for group in self.param_groups:
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not trained:
+                continue
+            if any(not self.state[parameter] for parameter in trained):
+                self._begin([parameter for parameter in trained if not self.state[parameter]])
+            states = [self.state[parameter] for parameter in trained]
+            steps = [state["step"] for state in states]
+            counts = _joint(steps)
+            torch._foreach_add_(steps if counts is None else [counts], 1.0)
+            torch._fused_adamw_(
+                trained,
+                [parameter.grad for parameter in trained],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _begin(self, parameters: Sequence[nn.Parameter]) -> None:
+        """The state before the first step, in PyTorch's form; the counts are parts of one tensor."""
+        counts = torch.zeros(len(parameters), dtype=torch.float32, device=parameters[0].device)
+        for parameter, count in zip(parameters, counts.unbind(), strict=True):
+            self.state[parameter]["step"] = count
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                self.state[parameter][name] = moment
 
     step.hooked = True  # type: ignore[attr-defined]
 
@@ -102,9 +135,16 @@ def clip_gradient(parameters: Iterable[nn.Parameter], *, max_norm: float) -> flo
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return 0.0
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-    norm = float(torch.stack(norms).norm())
+    joint = _joint(gradients)
+    norm = float(torch.stack(torch._foreach_norm(gradients)).norm() if joint is None else joint.norm())
     if 0 < max_norm < norm:
-        for gradient in gradients:
-            gradient.mul_(max_norm / (norm + NORM_EPSILON))
+        torch._foreach_mul_(gradients if joint is None else [joint], max_norm / (norm + NORM_EPSILON))
     return norm
+
+
+def _joint(parts: list[Tensor]) -> Tensor | None:
+    """The tensor that these are all the parts of, if there is one: what is done to all is one call then."""
+    joint = parts[0]._base
+    if joint is None or any(part._base is not joint for part in parts):
+        return None
+    return joint if sum(part.numel() for part in parts) == joint.numel() else None

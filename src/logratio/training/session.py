@@ -200,22 +200,27 @@ class Session:
 
     def move(self, step: int, examples: Sequence[int]) -> float:
         """Move the weights along the gradients that stand, if they are finite; returns their norm."""
-        norm = self._clip(separate=False)
-        for one in (norm, self._clip(separate=True)):
-            laws.gradient_is_finite(one, examples, step=step)
+        norms = [self._clip(groups) for groups in self._clipped_together]
+        for norm in norms:
+            laws.gradient_is_finite(norm, examples, step=step)
         rate = learning_rate_at(step, num_steps=self.num_steps, config=self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self.optimizer.step()
         self.drop_gradients()
-        return norm
+        return norms[0]
 
-    def _clip(self, *, separate: bool) -> float:
-        """Clip the gradient of the weights with a rate of their own, or of the rest; returns its norm.
+    @property
+    def _clipped_together(self) -> list[list[dict[str, Any]]]:
+        """The groups without a rate of their own, and those with one, if there are any.
 
         A critic that is far off would otherwise leave the policy nothing of the norm that both may have.
         """
-        groups = [group for group in self.optimizer.param_groups if (group["scale"] != 1.0) == separate]
+        apart = [group for group in self.optimizer.param_groups if group["scale"] != 1.0]
+        rest = [group for group in self.optimizer.param_groups if group["scale"] == 1.0]
+        return [rest, apart] if apart else [rest]
+
+    def _clip(self, groups: list[dict[str, Any]]) -> float:
         parameters = [parameter for group in groups for parameter in group["params"]]
         return clip_gradient(parameters, max_norm=self.config.max_gradient_norm)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +17,8 @@ from logratio.objectives.masked import masked_mean
 from logratio.policies.actor import Actor
 from logratio.training import laws
 from logratio.training.optimisation import OwnRate
+from logratio.training.order import begin_stream
+from logratio.training.parts import Losses, parts_of
 from logratio.training.session import Session
 from logratio.training.settings import PolicyGradientConfig
 from logratio.training.signal import GradientSignal
@@ -55,20 +57,6 @@ class Targets:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RowLosses:
-    """What a trainer says of `R` rows, `[R]` each."""
-
-    loss: Tensor
-    """What is made small, differentiable."""
-    log_ratio: Tensor
-    """`log π − log μ`, μ the policy that collected."""
-    log_weights: Tensor
-    """Logarithm of what a row counts for having been drawn from μ."""
-    parts: dict[str, Tensor]
-    """What else is written down, by name."""
-
-
 @dataclass(slots=True)
 class Tally:
     """Sums over rows, of which the metrics of an update are means."""
@@ -82,20 +70,15 @@ class Tally:
     squared_weights: float = 0.0
     """Sum of their squares."""
 
-    @torch.no_grad()
-    def add(self, said: RowLosses) -> None:
-        """Count the rows of a part."""
-        self.rows += len(said.loss)
-        weights = said.log_weights.exp()
-        # All sums at once: where rows are few, each by itself would take several times as long.
-        columns = torch.stack([weights, weights.square(), *said.parts.values()])
-        total, squared, *parts = columns.sum(dim=1, dtype=torch.float64).tolist()
-        farthest = float((said.log_ratio.exp() - 1.0).abs().max())
+    def add(self, rows: int, names: Iterable[str], measured: Tensor) -> None:
+        """Count so many rows, with what `RowLosses.measure` gave and the names of its parts."""
+        self.rows += rows
+        total, squared, *parts, farthest = measured.tolist()
         # NaN must not be lost to a comparison.
         self.ratio_deviation = farthest if farthest != farthest else max(self.ratio_deviation, farthest)
         self.weights += total
         self.squared_weights += squared
-        for name, value in zip(said.parts, parts, strict=True):
+        for name, value in zip(names, parts, strict=True):
             self.totals[name] = self.totals.get(name, 0.0) + value
 
     def merge(self, other: Tally) -> None:
@@ -124,7 +107,7 @@ def backpropagate(
     actor: Actor,
     rollout: Rollout,
     numbers: Numbers,
-    losses: Callable[[Evaluation], RowLosses],
+    losses: Losses,
     *,
     reduction: Reduction,
     step: int,
@@ -148,24 +131,26 @@ def backpropagate(
     weights, tally = row_weights(rollout, numbers, reduction), Tally()
     if signal is not None:
         signal.begin()
-    for now in actor.evaluate(rollout.items_of(numbers), numbers, rollout):
-        said, share = losses(now), weights[now.rows].to(now.logprobs)
-        loss = (said.loss * share).sum()
-        laws.loss_is_finite(loss[None], numbers, step=step)
-        loss.backward()
-        tally.add(said)
+    for part in parts_of(actor, rollout, numbers, losses, weights):
+        laws.loss_is_finite(part.loss[None], numbers, step=step)
+        part.backward()
+        tally.add(len(part.rows), part.names, part.measured)
         if signal is not None:
-            signal.add(float(share.sum()))
+            signal.add(float(weights[part.rows].sum()))
     laws.every_row_is_counted(tally.rows, weights, step=step)
     return tally
 
 
 def minibatches(num_items: int, *, parts: int, epochs: int, seed: int, step: int) -> Iterator[np.ndarray]:
     """The items of each of the optimiser's steps: every pass a permutation drawn from (seed, step, pass)."""
+    bits = np.random.Philox(key=[seed, step * epochs])
+    generator, parts = np.random.Generator(bits), min(parts, num_items)
     for epoch in range(epochs):
-        generator = np.random.Generator(np.random.Philox(key=[seed, step * epochs + epoch]))
-        for part in np.array_split(generator.permutation(num_items), min(parts, num_items)):
-            yield np.sort(part)
+        begin_stream(bits, seed, step * epochs + epoch)
+        order = generator.permutation(num_items)
+        for part in np.array_split(order, parts) if parts > 1 else [order]:
+            part.sort()
+            yield part
 
 
 def row_weights(rollout: Rollout, numbers: Numbers, reduction: Reduction) -> Tensor:
@@ -178,15 +163,16 @@ def row_weights(rollout: Rollout, numbers: Numbers, reduction: Reduction) -> Ten
     # With numpy: so small a sum takes torch several times as long.
     rows, chosen = rollout.trajectories, np.zeros(len(rollout.items), dtype=bool)
     chosen[numbers] = True
-    weights = (rows.mask.numpy(force=True) & chosen[rollout.item_of_row.numpy(force=True)]).astype(np.float64)
+    counted = chosen[rollout.item_of_row.numpy(force=True)]
+    counted &= rows.mask.numpy(force=True)
     if reduction == "tokens":
-        weights /= weights.sum()
+        weights = counted * (1.0 / np.count_nonzero(counted))
     else:
-        lengths = weights.sum(axis=1, keepdims=True)
-        weights /= (lengths > 0).sum()
+        lengths = counted.sum(axis=1, keepdims=True)
+        weights = counted / float((lengths > 0).sum())
         if reduction == "sequences":
             weights /= np.maximum(lengths, 1.0)
-    return torch.from_numpy(weights).to(rows.rewards).flatten()
+    return torch.from_numpy(weights.ravel()).to(rows.rewards)
 
 
 def side_losses(

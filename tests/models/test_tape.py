@@ -1,0 +1,144 @@
+"""A tape does again what was done, to the last bit, and nothing is recorded that could come out otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from logratio.models.tape import NotRecordable, Tape, Tapes
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_gradient(weight: Tensor, rows: Tensor, inputs: Tensor) -> list[Tensor]:
+    """A little of everything: indices, a matrix, in-place operations in the gradient of a clamp's minimum."""
+    hidden = torch.tanh(inputs[rows] @ weight)
+    first, second = hidden.unbind(dim=1)
+    loss = torch.minimum(first.exp() * second, first.exp().clamp(0.8, 1.2) * second).mean()
+    (gradient,) = torch.autograd.grad(loss, [weight])
+    return [loss.detach(), gradient]
+
+
+def test_other_numbers_give_what_computing_gives_to_the_last_bit() -> None:
+    weight, rows, inputs = numbers(3, 2).requires_grad_(), torch.arange(5), numbers(8, 3, seed=1)
+    tape = Tape(lambda: with_gradient(weight, rows, inputs), [weight, rows, inputs])
+    for seed in range(2, 6):
+        other = numbers(3, 2, seed=seed).requires_grad_()
+        chosen = torch.randperm(8, generator=torch.Generator().manual_seed(seed))[:5]
+        given = numbers(8, 3, seed=seed + 10)
+        for played, computed in zip(
+            tape([other, chosen, given]), with_gradient(other, chosen, given), strict=True
+        ):
+            assert torch.equal(played, computed)
+
+
+def test_what_is_changed_in_place_is_changed_again() -> None:
+    given = numbers(4)
+
+    def compute() -> list[Tensor]:
+        total = torch.zeros(4)
+        total.add_(given).masked_fill_(given < 0, 7.0)
+        return [total, total + 1]
+
+    tape = Tape(compute, [given])
+    other = numbers(4, seed=3)
+    first, again = tape([other]), tape([other])
+    wanted = torch.where(other < 0, torch.full((4,), 7.0), other)
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(first[0], wanted)
+    assert torch.equal(first[1], wanted + 1)
+
+
+def test_a_number_written_in_the_code_is_kept() -> None:
+    given = numbers(4)
+    tape = Tape(lambda: [given * torch.tensor([1.0, 2.0, 3.0, 4.0])], [given])
+    other = numbers(4, seed=1)
+    assert torch.equal(tape([other])[0], other * torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+
+KNOWN = numbers(4)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda: [KNOWN + float(KNOWN.sum())],
+        lambda: [KNOWN if KNOWN.sum() > 0 else -KNOWN],
+        lambda: [KNOWN[KNOWN > 0]],
+        lambda: [KNOWN.nonzero()],
+        lambda: [KNOWN + torch.rand(4)],
+        lambda: [KNOWN + torch.empty(4).normal_()],
+        lambda: [KNOWN + numbers(4, seed=1)],
+    ],
+    ids=["number", "branch", "mask", "nonzero", "rand", "normal", "generator"],
+)
+def test_what_depends_on_numbers_or_chance_is_not_recorded(compute: Callable[[], Sequence[Tensor]]) -> None:
+    with pytest.raises(NotRecordable):
+        Tape(compute, [KNOWN])
+
+
+def test_a_tensor_that_is_no_input_is_not_recorded() -> None:
+    other = numbers(4, seed=1)
+    with pytest.raises(NotRecordable, match="not among the inputs"):
+        Tape(lambda: [KNOWN + other], [KNOWN])
+
+
+def test_what_cannot_be_recorded_is_computed_every_time() -> None:
+    tapes, times = Tapes(), 0
+
+    def compute() -> tuple[list[Tensor], str]:
+        nonlocal times
+        times += 1
+        return [KNOWN * float(KNOWN[0]) * times], "label"
+
+    for _ in range(5):
+        (found,), label = tapes("key", compute, [KNOWN])
+        assert torch.equal(found, KNOWN * float(KNOWN[0]) * times)
+        assert label == "label"
+    assert not tapes.num_playing
+
+
+def test_keys_are_apart_and_labels_kept() -> None:
+    tapes = Tapes()
+    for _ in range(6):
+        for factor in (2.0, 3.0):
+            (found,), label = tapes(factor, lambda f=factor: ([KNOWN * f], f), [KNOWN])  # type: ignore[misc]
+            assert torch.equal(found, KNOWN * factor)
+            assert label == factor
+    assert tapes.num_playing == 2
+
+
+def test_a_tape_that_differs_from_computing_is_found_out_and_not_played_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is computed changes behind the key: at a use that is checked the new result is taken."""
+    tapes, factor = Tapes(), 1.0
+    tapes("key", lambda: ([KNOWN * factor], None), [KNOWN])
+    factor = 2.0
+    (found,), _ = tapes("key", lambda: ([KNOWN * factor], None), [KNOWN])
+    assert torch.equal(found, KNOWN * 2.0)
+    assert "differed from itself" in capsys.readouterr().err
+    assert not tapes.num_playing
+    factor = 3.0
+    assert torch.equal(tapes("key", lambda: ([KNOWN * factor], None), [KNOWN])[0][0], KNOWN * 3.0)
+
+
+def test_checks_go_on_at_powers_of_two() -> None:
+    tapes, computed = Tapes(), []
+    for _ in range(100):
+        tapes("key", lambda: (computed.append(1), ([KNOWN + 1.0], None))[1], [KNOWN])
+    # Recorded once, checked at uses 1, 2, 4, …, 64.
+    assert len(computed) == 1 + 7
+
+
+def test_not_a_number_agrees_with_itself() -> None:
+    tapes, bad = Tapes(), torch.full((3,), torch.nan)
+    for _ in range(4):
+        tapes("key", lambda: ([bad * 2.0], None), [bad])
+    assert tapes.num_playing == 1
