@@ -13,6 +13,7 @@ RESUMED = "rollouts/test_control.py::test_a_run_that_was_stopped_goes_on_bit_for
 STILL = "rollouts/test_control.py::test_moments_stand_still_while_an_update_is_made"
 HEADS = "policies/test_control.py::"
 REPLAY = "training/test_replay.py::test_weights_and_metrics_are_those_of_autograd"
+TURN = "rollouts/test_in_turn.py::test_"
 TAPE = "models/test_tape.py::test_"
 EPISODES = "evaluation/test_episodes.py::"
 MUTANTS = (
@@ -242,6 +243,28 @@ MUTANTS = (
         old="betas=(config.adam_beta1, config.adam_beta2),",
         new="betas=(config.adam_beta2, config.adam_beta1),",
         checks=("training/test_optimisation.py::test_the_optimiser_is_pytorch_s_adamw_bit_for_bit[0.0]",),
+    ),
+    # --- environments in turn --------------------------------------------------------------------------
+    Mutant(
+        name="episodes under way begin anew with those that are over",
+        module="logratio.rollouts.in_turn",
+        old="where = range(self.num_envs) if options is None else np.flatnonzero",
+        new="where = range(self.num_envs) if True else np.flatnonzero",
+        checks=(TURN + "what_is_shown_is_what_gymnasium_s_vector_shows[CartPole]",),
+    ),
+    Mutant(
+        name="what went wrong is laid to the first environment",
+        module="logratio.rollouts.in_turn",
+        old="raise Raised.by(error, number, steps[number]) from error",
+        new="raise Raised.by(error, 0, steps[number]) from error",
+        checks=(TURN + "what_has_another_form_is_named_with_environment_and_step",),
+    ),
+    Mutant(
+        name="an environment's infos are another's",
+        module="logratio.rollouts.in_turn",
+        old='masks[number] = infos[number]["action_mask"]',
+        new='masks[number] = infos[said.argmax()]["action_mask"]',
+        checks=(TURN + "what_is_shown_is_what_gymnasium_s_vector_shows[masks]",),
     ),
     # --- recorded minibatches --------------------------------------------------------------------------
     Mutant(

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
+from logratio.errors import BadConfig
 from logratio.models.mlp import ImageEncoder, Memory, TwinPerceptron, perceptron
 from logratio.policies.categorical import CategoricalHead
-from logratio.policies.control import ControlPolicy, NetworkConfig
+from logratio.policies.control import ControlActor, ControlPolicy, NetworkConfig
 from logratio.policies.control_files import load_policy, save_policy
 from logratio.policies.gaussian import GaussianHead
 
@@ -217,6 +218,9 @@ def test_only_the_critic_s_own_weights_are_its_own():
     # With the policy's layers in the same tensors, the last layer is all that is the critic's alone.
     assert len(twins.critic_parameters) == 2
     assert len(shared.critic_parameters) == 2
+    with pytest.raises(BadConfig, match="held together"):
+        ControlActor(twins).critic_parameters  # noqa: B018
+    assert ControlActor(apart).critic_parameters == apart.critic_parameters
     bare = ControlPolicy(
         shape=(FEATURES,), sizes=(3,), num_numbers=0, config=NetworkConfig(), critic=False, seed=0
     )

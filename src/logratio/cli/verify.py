@@ -111,11 +111,13 @@ def print_table(report: Mapping[str, Any]) -> None:
     for check in report["checks"]:
         for place, row in enumerate(check["rows"]):
             cells = [check["name"] if place == 0 else "", *table_row(row)]
-            table.add_row(*map(escape, cells), style=None if row["passed"] else "bold red")
+            style = None if row["passed"] else "dim" if row["skipped"] else "bold red"
+            table.add_row(*map(escape, cells), style=style)
     console.print()
     console.print(table)
     for check in report["checks"]:
         if check["fault"]:
             console.print(f"\n{check['name']} stopped:\n{check['fault']}", markup=False, style="red")
     console.print()
-    console.print(sentence(report), style="bold green" if report["passed"] else "bold red", markup=False)
+    verdict = "bold red" if report["failed"] else "bold green" if report["passed"] else "bold yellow"
+    console.print(sentence(report), style=verdict, markup=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from logratio.batches import Evaluation, Numbers, Rollout
+from logratio.errors import BadConfig
 from logratio.models.mlp import (
     VALUE_GAIN,
     Activation,
@@ -267,7 +268,17 @@ class ControlActor:
 
     @property
     def critic_parameters(self) -> Sequence[nn.Parameter]:
-        """The critic's own weights."""
+        """The critic's own weights, which can learn at a rate of their own.
+
+        Raises:
+            BadConfig: its hidden layers are held together with the policy's, and cannot.
+        """
+        if isinstance(self.policy.body, TwinPerceptron):
+            raise BadConfig(
+                "the critic's hidden layers are held together with the policy's, and learn at one rate",
+                where="critic_learning_rate",
+                action="make the ControlPolicy with own_critic=True, or leave the rate at 0",
+            )
         return self.policy.critic_parameters
 
     def evaluate(self, items: Sequence[Any], numbers: Numbers, rollout: Rollout) -> Iterator[Evaluation]:

@@ -30,7 +30,7 @@ from logratio.exact.training import (
 )
 from logratio.exact.world import World
 from logratio.objectives.kl import k3
-from logratio.verify.rows import Check, Row, below, control, equal, within
+from logratio.verify.rows import Check, Row, below, control, equal, within, worst_of
 
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = {"REINFORCE": (None, 1, 600), "PPO": (0.2, 4, 300)}
@@ -154,7 +154,7 @@ def p6(quick: bool) -> list[Row]:
     for beta in (1.0, 0.3):
         for method in METHODS:
             ends = sampled(method, beta, quick).distances[-1]
-            what = f"{method}, sampled, β = {beta}: TV to π*, worst of {len(ends)} seeds"
+            what = f"{method}, sampled, β = {beta}: TV to π*, {worst_of(len(ends))}"
             rows.append(below(what, max(ends), 0.005, exact=0.0))
     wrong = train_sampled(
         standard_problem(beta=1.0), seeds=(0,), clip_range=None, epochs=1, updates=300, estimator=k3

@@ -26,7 +26,7 @@ from logratio.rollouts.control import ControlConfig
 from logratio.rollouts.environments import Environments
 from logratio.rollouts.making import make_environments
 from logratio.verify.driving import LINEAR, STEPS, needs_gymnasium, new_policy, probabilities, train
-from logratio.verify.rows import Check, Row, control, equal, reaches
+from logratio.verify.rows import Check, Row, control, equal, reaches, worst_of
 
 GAMMA = 0.99
 RATES: dict[str, Any] = {"learning_rate": 0.1, "critic_learning_rate": 0.02, "max_gradient_norm": 0.0}
@@ -97,7 +97,7 @@ def c4(quick: bool) -> list[Row]:
         best = float(optimal_values(problem.process, gamma=GAMMA)[problem.process.start])
         for trainer in CONFIGS:
             worst = min(solve(problem, trainer, seed=seed) for seed in seeds)
-            of = f"{problem.name}, {trainer}, worst of {len(seeds)} seeds"
+            of = f"{problem.name}, {trainer}, {worst_of(len(seeds))}"
             rows.append(reaches(f"{of}: exact value of the policy, against V*", worst, best, missed=0.02))
     best = float(optimal_values(BANDIT.process, gamma=GAMMA)[BANDIT.process.start])
     near = solve(BANDIT, "train_ppo", seed=0, gamma=0.0)

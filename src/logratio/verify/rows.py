@@ -89,6 +89,11 @@ def reaches(what: str, earned: float, best: float, *, missed: float) -> Row:
     return Row(what=what, exact=best, ours=earned, error=error, tolerance=missed, passed=error <= missed)
 
 
+def worst_of(seeds: int) -> str:
+    """Of how many runs a row shows the worst."""
+    return "one seed" if seeds == 1 else f"worst of {seeds} seeds"
+
+
 def skipped(why: str) -> Row:
     """What stands in the place of the rows of a check that could not be run."""
     return Row(

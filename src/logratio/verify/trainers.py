@@ -28,7 +28,7 @@ from logratio.exact.world import END, World
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, ValueHead
 from logratio.runs import RunDirectory
-from logratio.verify.rows import Check, Row, below, control
+from logratio.verify.rows import Check, Row, below, control, worst_of
 
 # A Llama without a token of its own at the start cannot tell "1" from "1 1": positions turn queries and keys,
 # but the average of equal values is the same. The end token stands in no prefix, so it can mark the start.
@@ -75,7 +75,7 @@ def t2(quick: bool) -> list[Row]:
 
 def _ends(trainer: str, quick: bool) -> list[Row]:
     runs = [train(trainer, seed=seed) for seed in (SEEDS[:1] if quick else SEEDS)]
-    of = f"{trainer} on a Llama, worst of {len(runs)} seeds"
+    of = f"{trainer} on a Llama, {worst_of(len(runs))}"
     return [
         below(f"{of}: objective missed", max(run.gap for run in runs), 1e-2, exact=0.0),
         below(f"{of}: TV to π*", max(run.distance for run in runs), 0.02, exact=0.0),
