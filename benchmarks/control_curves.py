@@ -52,7 +52,10 @@ def chart(task: str, found: dict[str, Any]) -> Html:
         bands=bands,
         frame=LARGE,
     )
-    return figure(picture, title=task, note=f"{len(own)} seeds; return of the last 100 training episodes.")
+    note = f"{len(own)} seeds; return of the last 100 training episodes."
+    if found.get("sb3"):
+        note = f"{len(own)} seeds each: green is here, brown is Stable-Baselines3 2.9.2."
+    return figure(picture, title=task, note=note)
 
 
 def drawn(curves: Sequence[Curve], *, label: str, style: str) -> tuple[list[Series], list[Band]]:
