@@ -179,14 +179,14 @@ class ControlCollector:
             )
             rows.append((view, seen, actions, logprobs, self.environments.step(actions.numpy())))
         self.state.remembered, self.state.in_between = remembered, False
-        self._raw = np.stack([view.observations for view, *_ in rows])[
-            np.stack([step.real for *_, step in rows])
-        ]
+        if self.observation_scale.wanted:
+            self._seen = np.concatenate([view.observations[step.real] for view, *_, step in rows])
         return self._lay(rows, first)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Move the means and deviations, now that the update has been made with those that were."""
-        self.observation_scale.learn(self._raw)
+        if self.observation_scale.wanted:
+            self.observation_scale.learn(self._seen)
         self.reward_scale.learn(*self._earned)
         return {}
 
