@@ -95,9 +95,10 @@ def compare(name: str, arguments: Arguments, console: Console) -> dict[str, Any]
                 job["vectorisation"] = arguments.vectorisation
                 found = run_job(SIDES, job, Path(work))
                 runs.append(found)
+                rate = found["env_steps"] / found["whole_seconds"]
                 console.print(
-                    f"{task['env']:<12} seed {seed}  {side:<12} {found['env_steps'] / found['whole_seconds']:7.0f} "
-                    f"steps/s, return {found['return']:7.1f}",
+                    f"{task['env']:<12} seed {seed}  {side:<12} {rate:7.0f} steps/s, "
+                    f"return {found['return']:7.1f}",
                     highlight=False,
                 )
     return summarise(task, measured, least)
@@ -135,7 +136,9 @@ def summarise(
 
 def tabulate(results: list[dict[str, Any]]) -> Table:
     """The results as a table."""
-    table = Table("task", "side", "steps/s", "without imports", "return", "peak GB", title="medians of the runs")
+    table = Table(
+        "task", "side", "steps/s", "without imports", "return", "peak GB", title="medians of the runs"
+    )
     for result in results:
         for side, found in result["sides"].items():
             table.add_row(
