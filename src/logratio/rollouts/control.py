@@ -163,7 +163,7 @@ class ControlCollector:
         policy = self.actor.policy
         generator = torch.Generator().manual_seed(draw_seed(self.seed, step))
         if self.state.remembered is None:
-            self.state.remembered = policy.blank(self.config.num_envs)
+            self.state.remembered = policy.blank(self.environments.num_envs)
         remembered = first = self.state.remembered
         rows: list[Row] = []
         self.state.in_between = True
@@ -192,7 +192,7 @@ class ControlCollector:
 
     def _noise(self, generator: torch.Generator) -> Sequence[Tensor]:
         """`[n, columns]` for each step, what actions are made of: ρ of the last step's and √(1 − ρ²) new."""
-        length, count = self.config.num_steps, self.config.num_envs
+        length, count = self.config.num_steps, self.environments.num_envs
         new = self.actor.policy.head.noise(length * count, generator=generator).unflatten(0, (length, count))
         rho = self.config.noise_correlation
         if not rho or self.environments.action.sizes:
