@@ -55,6 +55,21 @@ def test_what_is_changed_in_place_is_changed_again() -> None:
     assert torch.equal(first[1], wanted + 1)
 
 
+def test_what_is_done_twice_and_changed_once_is_done_twice() -> None:
+    given = numbers(4)
+
+    def compute() -> list[Tensor]:
+        changed = torch.sigmoid(given).mul_(2.0)
+        return [changed, torch.sigmoid(given), torch.sigmoid(given) + 1.0, torch.zeros_like(given).add_(1.0)]
+
+    tape = Tape(compute, [given])
+    other = numbers(4, seed=2)
+    sigmoid = torch.sigmoid(other)
+    wanted = [sigmoid * 2.0, sigmoid, sigmoid + 1.0, torch.ones(4)]
+    for one, two in zip(tape([other]), wanted, strict=True):
+        assert torch.equal(one, two)
+
+
 def test_a_number_written_in_the_code_is_kept() -> None:
     given = numbers(4)
     tape = Tape(lambda: [given * torch.tensor([1.0, 2.0, 3.0, 4.0])], [given])

@@ -100,6 +100,25 @@ def test_the_optimiser_is_pytorch_s_adamw_bit_for_bit(decay):
         assert torch.equal(one, other)
 
 
+def test_weights_of_two_number_formats_are_moved_as_pytorch_moves_them():
+    """A critic's head in float32 beside a model in bfloat16; one weight has no gradient at first."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4).bfloat16(), torch.nn.Linear(4, 2))
+    twin = copy.deepcopy(model)
+    config = TrainingConfig(learning_rate=1e-2)
+    ours = build_optimizer(model, config)
+    betas = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
+    theirs = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.0, fused=True, **betas)
+    for step in range(4):
+        generator = torch.Generator().manual_seed(step)
+        for number, (one, other) in enumerate(zip(model.parameters(), twin.parameters(), strict=True)):
+            gradient = torch.randn(one.shape, generator=generator).to(one.dtype)
+            one.grad, other.grad = (None, None) if number == 2 and step < 2 else (gradient, gradient.clone())
+        ours.step()
+        theirs.step()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_an_update_does_not_import_pytorch_s_compiler():
     """It takes seconds, of which nothing comes: nothing here is compiled."""
     script = """

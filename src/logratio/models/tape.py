@@ -246,11 +246,14 @@ class _Recorder(TorchDispatchMode):
         for recorded in self.calls:
             changes = any(self._is_changed(slot) for slot in (*recorded.read, *recorded.made))
             call = recorded.renamed(renamed, changes=changes)
-            same = known.setdefault(repr((call.operation, call.arguments, call.keywords)), call)
-            if same is call or changes:
-                different.append(call)
-            else:
-                renamed |= dict(zip(call.made, same.made, strict=True))
+            name = repr((call.operation, call.arguments, call.keywords))
+            if not changes and name in known:
+                renamed |= dict(zip(call.made, known[name].made, strict=True))
+                continue
+            different.append(call)
+            if not changes:
+                # What one that is changed gave is not what another would give.
+                known[name] = call
         wanted = [renamed.get(place, place) for place in map(self.slot, results)]
         return _needed(different, wanted), wanted
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from inspect import unwrap
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,32 +35,37 @@ class PlainAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Move the weights along their gradients, in one call a group; all are on one device."""
+        """Move the weights along their gradients, in one call for all of a group that are of one kind."""
         for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not trained:
-                continue
-            if any(not self.state[parameter] for parameter in trained):
-                self._begin([parameter for parameter in trained if not self.state[parameter]])
-            states = [self.state[parameter] for parameter in trained]
-            steps = [state["step"] for state in states]
-            counts = _joint(steps)
-            torch._foreach_add_(steps if counts is None else [counts], 1.0)
-            torch._fused_adamw_(
-                trained,
-                [parameter.grad for parameter in trained],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            kinds: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
+            for trained in kinds.values():
+                self._move(trained, group)
+
+    def _move(self, trained: list[nn.Parameter], group: dict[str, Any]) -> None:
+        if new := [parameter for parameter in trained if not self.state[parameter]]:
+            self._begin(new)
+        states = [self.state[parameter] for parameter in trained]
+        steps = [state["step"] for state in states]
+        counts = _joint(steps)
+        torch._foreach_add_(steps if counts is None else [counts], 1.0)
+        torch._fused_adamw_(
+            trained,
+            [parameter.grad for parameter in trained],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
     def _begin(self, parameters: Sequence[nn.Parameter]) -> None:
         """The state before the first step, in PyTorch's form; the counts are parts of one tensor."""
