@@ -37,14 +37,14 @@ class PlainAdamW(torch.optim.AdamW):
     def step(self) -> None:  # type: ignore[override]
         """Move the weights along their gradients, in one call for all of a group that are of one kind."""
         for group in self.param_groups:
-            kinds: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = {}
+            kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
             for trained in kinds.values():
                 self._move(trained, group)
 
-    def _move(self, trained: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _move(self, trained: list[Tensor], group: dict[str, Any]) -> None:
         if new := [parameter for parameter in trained if not self.state[parameter]]:
             self._begin(new)
         states = [self.state[parameter] for parameter in trained]
@@ -53,7 +53,7 @@ class PlainAdamW(torch.optim.AdamW):
         torch._foreach_add_(steps if counts is None else [counts], 1.0)
         torch._fused_adamw_(
             trained,
-            [parameter.grad for parameter in trained],
+            [parameter.grad for parameter in trained if parameter.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -67,7 +67,7 @@ class PlainAdamW(torch.optim.AdamW):
             maximize=False,
         )
 
-    def _begin(self, parameters: Sequence[nn.Parameter]) -> None:
+    def _begin(self, parameters: Sequence[Tensor]) -> None:
         """The state before the first step, in PyTorch's form; the counts are parts of one tensor."""
         counts = torch.zeros(len(parameters), dtype=torch.float32, device=parameters[0].device)
         for parameter, count in zip(parameters, counts.unbind(), strict=True):
