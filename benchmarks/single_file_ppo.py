@@ -51,11 +51,14 @@ class Agent(nn.Module):
 def train(job: dict) -> list[float]:
     """Train as the job says; returns the returns of the episodes, in order."""
     torch.manual_seed(job["seed"])
+    modes = gymnasium.vector.AutoresetMode
+    # Gymnasium normalises vectors in this mode alone; rows that an autoreset adds are then learned from.
+    mode = modes.NEXT_STEP if job["normalise"] else modes.SAME_STEP
     envs = gymnasium.make_vec(
         job["env"],
         num_envs=job["num_envs"],
         vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
+        vector_kwargs={"autoreset_mode": mode},
     )
     envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
     if job["normalise"]:
