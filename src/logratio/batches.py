@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,8 @@ class Rollout:
     """`[sequences, time]` log-probability of each action under the reference; `None` where there is none."""
     greedy_returns: Tensor | None = None
     """`[sequences]` return of the greedy answer to the same prompt, where the collector was asked for it."""
+    weights_of_all: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """By reduction, what each row counts in a minibatch of all items, once it was asked for."""
 
     def items_of(self, numbers: Numbers) -> Sequence[Any]:
         """The items at these places."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from logratio.models.tape import NotRecordable, Tape, Tapes
+from logratio.models.recording import NotRecordable
+from logratio.models.tape import Tape, Tapes
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -68,6 +69,69 @@ def test_what_is_done_twice_and_changed_once_is_done_twice() -> None:
     wanted = [sigmoid * 2.0, sigmoid, sigmoid + 1.0, torch.ones(4)]
     for one, two in zip(tape([other]), wanted, strict=True):
         assert torch.equal(one, two)
+
+
+def test_all_rows_in_their_order_are_what_they_were_taken_of() -> None:
+    rows, given, pair = torch.arange(4), numbers(4), numbers(4, 2)
+
+    def compute() -> list[Tensor]:
+        return [given[rows] * 2.0 + pair[rows].sum(dim=1), (given[:3] * 1.0).exp()]
+
+    tape = Tape(compute, [rows, given, pair], in_order=rows)
+    other, two = numbers(4, seed=1), numbers(4, 2, seed=2)
+    # Other rows show that none are taken: a caller says that they are always these.
+    first, second = tape([torch.tensor([3, 2, 1, 0]), other, two])
+    assert torch.equal(first, other * 2.0 + two.sum(dim=1))
+    assert torch.equal(second, other[:3].exp())
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda rows, given: [given[rows].mul_(2.0), given + 1.0],
+        lambda rows, given: [given[rows]],
+        lambda rows, given: [given.mul(1.0).add_(1.0), given + 1.0],
+        lambda rows, given: [given * 1.0],
+        lambda rows, given: [(given * 1.0)[:2].unsqueeze(0)],
+    ],
+    ids=["rows changed", "rows given", "copy changed", "copy given", "view of a copy given"],
+)
+def test_a_copy_that_somebody_may_change_is_made(compute: Callable[..., list[Tensor]]) -> None:
+    rows, given = torch.arange(4), numbers(4)
+    with pytest.raises(NotRecordable, match="copy"):
+        Tape(lambda: compute(rows, given), [rows, given], in_order=rows)
+
+
+def test_constants_are_made_once_but_for_those_that_are_given_or_changed() -> None:
+    given = numbers(4)
+
+    def compute() -> list[Tensor]:
+        ones, zeros = torch.ones_like(given), torch.zeros_like(given)
+        return [given * (ones + ones).exp(), zeros, torch.zeros_like(given).add_(given)]
+
+    tape = Tape(compute, [given])
+    for seed in (1, 2):
+        other = numbers(4, seed=seed)
+        scaled, zeros, added = tape([other])
+        assert torch.equal(scaled, other * torch.full((4,), 2.0).exp())
+        assert torch.equal(zeros, torch.zeros(4))
+        assert torch.equal(added, other)
+        # What was given is theirs who got it.
+        zeros.add_(5.0)
+
+
+def test_views_of_weights_follow_their_numbers_and_their_memory() -> None:
+    weight, given = numbers(3, 2).requires_grad_(), numbers(4, 2)
+    tape = Tape(lambda: [given @ weight.t(), given @ weight[1:2].t()], [weight, given], lasting=1)
+    for change in (
+        lambda: weight.data.add_(1.0),
+        lambda: setattr(weight, "data", numbers(3, 2, seed=8)),
+        lambda: weight.data.mul_(3.0),
+    ):
+        change()
+        one, other = tape([weight, given])
+        assert torch.equal(one, given @ weight.detach().t())
+        assert torch.equal(other, given @ weight.detach()[1:2].t())
 
 
 def test_a_number_written_in_the_code_is_kept() -> None:
@@ -133,7 +197,7 @@ def test_a_tape_that_differs_from_computing_is_found_out_and_not_played_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What is computed changes behind the key: at a use that is checked the new result is taken."""
-    tapes, factor = Tapes(), 1.0
+    tapes, factor = Tapes(), 1.5
     tapes("key", lambda: ([KNOWN * factor], None), [KNOWN])
     factor = 2.0
     (found,), _ = tapes("key", lambda: ([KNOWN * factor], None), [KNOWN])

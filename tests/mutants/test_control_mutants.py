@@ -304,24 +304,55 @@ MUTANTS = (
     ),
     Mutant(
         name="numbers that were drawn are recorded as if they were the same every time",
-        module="logratio.models.tape",
+        module="logratio.models.recording",
         old="if torch.Tag.nondeterministic_seeded in tags:",
         new="if False:",
         checks=(TAPE + "what_depends_on_numbers_or_chance_is_not_recorded[rand]",),
     ),
     Mutant(
         name="a mask is recorded as if it were a list of places",
-        module="logratio.models.tape",
+        module="logratio.models.recording",
         old="if any(place is None or place.dtype in (torch.bool, torch.uint8) for place in places):",
         new="if False:",
         checks=(TAPE + "what_depends_on_numbers_or_chance_is_not_recorded[mask]",),
     ),
     Mutant(
         name="a tensor from elsewhere is recorded as a constant",
-        module="logratio.models.tape",
+        module="logratio.models.recording",
         old='raise NotRecordable(f"a tensor of shape {tuple(tensor.shape)} is not among the inputs")',
         new="self.literals[self._place(tensor).number] = tensor; found = self._slots[id(tensor)]",
         checks=(TAPE + "a_tensor_that_is_no_input_is_not_recorded",),
+    ),
+    Mutant(
+        name="a copy that is changed is taken for what it is a copy of",
+        module="logratio.models.recording",
+        old="if any(_memory(tensor) in self._changed | given for tensor in self._taken):",
+        new="if False:",
+        checks=(
+            TAPE + "a_copy_that_somebody_may_change_is_made[rows changed]",
+            TAPE + "a_copy_that_somebody_may_change_is_made[copy given]",
+        ),
+    ),
+    Mutant(
+        name="equal operations are merged though the first one's result is changed",
+        module="logratio.models.recording",
+        old="            if not changes:\n",
+        new="            if True:\n",
+        checks=(TAPE + "what_is_done_twice_and_changed_once_is_done_twice",),
+    ),
+    Mutant(
+        name="a constant is given away and stays a constant",
+        module="logratio.models.recording",
+        old="if call.changes or not known or not mine:",
+        new="if call.changes or not known:",
+        checks=(TAPE + "constants_are_made_once_but_for_those_that_are_given_or_changed",),
+    ),
+    Mutant(
+        name="views of weights are made once, whatever memory these have later",
+        module="logratio.models.tape",
+        old="if made_of != self._made_of:",
+        new="if not self._made_of:",
+        checks=(TAPE + "views_of_weights_follow_their_numbers_and_their_memory",),
     ),
     # --- judging ---------------------------------------------------------------------------------------
     Mutant(

@@ -129,15 +129,15 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the ratio of PPO is its logarithm",
         PPO,
-        "    ratio = log_ratio.exp()\n    surrogate",
-        "    ratio = log_ratio\n    surrogate",
-        expectations("E5"),
+        "ratio = torch.where(clipped, log_ratio.detach(), log_ratio).exp()",
+        "ratio = torch.where(clipped, log_ratio.detach(), log_ratio)",
+        ("objectives/test_ppo.py::test_clip_in_every_region",),
     ),
     (
         "the ratio of PPO is upside down",
         PPO,
-        "    ratio = log_ratio.exp()\n    surrogate",
-        "    ratio = (-log_ratio).exp()\n    surrogate",
+        "ratio = torch.where(clipped, log_ratio.detach(), log_ratio).exp()",
+        "ratio = (-torch.where(clipped, log_ratio.detach(), log_ratio)).exp()",
         expectations("E5"),
     ),
     (

@@ -73,8 +73,8 @@ MUTANTS = (
     Mutant(
         name="PPO's ratio is upside down",
         module="logratio.objectives.ppo",
-        old="surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)",
-        new="surrogate = torch.minimum(advantages / ratio, (1 / ratio).clamp(low, high) * advantages)",
+        old="ratio = torch.where(clipped, log_ratio.detach(), log_ratio).exp()",
+        new="ratio = (-torch.where(clipped, log_ratio.detach(), log_ratio)).exp()",
         checks=(SAMPLED, EXPECTED),
     ),
     Mutant(

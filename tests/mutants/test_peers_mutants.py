@@ -145,8 +145,8 @@ OF_PPO: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the dual clip is on without being asked for (verl)",
         PPO,
-        "    if dual_clip is not None:\n        surrogate =",
-        "    dual_clip = dual_clip or 3.0\n    if dual_clip is not None:\n        surrogate =",
+        "    _check_dual(dual_clip)\n    ratio",
+        "    dual_clip = dual_clip or 3.0\n    ratio",
         (of("ppo", "test_clip_in_every_region"),),
     ),
     (

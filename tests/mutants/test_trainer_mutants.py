@@ -321,8 +321,8 @@ MUTANTS = (
     Mutant(
         name="rows are counted though they are of another minibatch",
         module="logratio.training.updates",
-        old="counted = chosen[rollout.item_of_row.numpy(force=True)]",
-        new="counted = np.ones_like(rows.mask.numpy(force=True))",
+        old="_weights_of(mask & chosen[rollout.item_of_row.numpy(force=True)], rollout, reduction)",
+        new="_weights_of(np.ones_like(mask), rollout, reduction)",
         checks=(PARTS,),
     ),
     Mutant(

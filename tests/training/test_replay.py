@@ -24,6 +24,7 @@ ALONE: dict[str, Any] = {"batch_size": 1, "epochs": 1.0, "shuffle": False, "warm
 STEPS = {"minibatches": 3, "learning_rate": 1e-2}
 PPO = {
     "clip": PPOConfig(update_epochs=4, **STEPS, **ALONE),
+    "whole": PPOConfig(update_epochs=4, **(STEPS | {"minibatches": 1}), **ALONE),
     "penalty": PPOConfig(update_epochs=4, clip_range=0.0, penalty=0.1, stop_at=0.0, **STEPS, **ALONE),
     "all": PPOConfig(
         update_epochs=4,
@@ -83,7 +84,7 @@ def train(
 class Never(Tapes):
     """Nothing is recorded."""
 
-    def __call__(self, key: Any, compute: Any, inputs: Any) -> Any:
+    def __call__(self, key: Any, compute: Any, inputs: Any, **known: Any) -> Any:
         return compute()
 
 

@@ -17,6 +17,8 @@ class ControlTrainingConfig(PolicyGradientConfig):
     It adds no field of its own, so that the settings of either trainer can be put behind it.
     """
 
+    checkpoint_every: int = 50
+    """Updates between checkpoints; 0 saves none but the last. The best so far is kept beside the newest."""
     adam_epsilon: float = 1e-5
     """Added to the square root of the second moment after its bias correction."""
     warmup: float = 0.0

@@ -49,12 +49,11 @@ def clip_loss(
         log_ratio, advantages, clip_range=clip_range, clip_range_high=clip_range_high, dual_clip=dual_clip
     )
     # Cut here, the gradient of a ratio beyond the number format is 0 as well; further on it is 0 times inf.
-    log_ratio = torch.where(clipped, log_ratio.detach(), log_ratio)
-    ratio = log_ratio.exp()
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
+    ratio = torch.where(clipped, log_ratio.detach(), log_ratio).exp()
+    bound = ratio.detach().clamp(low, high)
     if dual_clip is not None:
-        surrogate = torch.where(advantages < 0, surrogate.maximum(dual_clip * advantages), surrogate)
-    return -surrogate
+        bound = torch.where(advantages < 0, ratio.detach().clamp(low, dual_clip), bound)
+    return -torch.where(clipped, bound, ratio) * advantages
 
 
 def clip_active(

@@ -192,14 +192,13 @@ class ControlPolicy(nn.Module):
     def _draw(self, observations: Tensor, noise: Tensor, allowed: Tensor | None) -> Sequence[Tensor]:
         """Actions and their log-probabilities, recorded: it is done for a few rows at a time, very often."""
 
+        @torch.no_grad()
         def compute() -> tuple[Sequence[Tensor], None]:
             return self.head.sample(self._policy_features(observations), noise=noise, allowed=allowed), None
 
-        inputs = [observations, noise, *self._weights]
-        if allowed is not None:
-            inputs.append(allowed)
-        with torch.no_grad():
-            return self._acts((observations.shape, noise.shape, allowed is None), compute, inputs)[0]
+        key = (observations.shape, noise.shape, allowed is None)
+        inputs = [*self._weights, observations, noise, *([] if allowed is None else [allowed])]
+        return self._acts(key, compute, inputs, lasting=len(self._weights))[0]
 
     def evaluate(
         self,

@@ -155,7 +155,7 @@ class Environments:
         self.history.add(actions)
         self._count(rewards, real, over)
         begins = ~real if self._next_step else over
-        if not self._next_step and over.any():
+        if not self._next_step and np.count_nonzero(over):
             self.history.begin(over)
             if self._disabled:
                 # Gymnasium's vectors take the mask out of the options that they are given.
@@ -250,7 +250,8 @@ class Environments:
 
     def _check_numbers(self, values: np.ndarray, what: str) -> None:
         finite = np.isfinite(values)
-        if finite.all():
+        # A count takes a fifth of the time of `all`.
+        if np.count_nonzero(finite) == finite.size:
             return
         number = int(np.argmin(finite.all(axis=1)))
         raise EnvironmentFault(
@@ -312,7 +313,7 @@ class Environments:
         self.steps += int(np.count_nonzero(real))
         self._returns += rewards * real
         self._lengths += real
-        if over.any():
+        if np.count_nonzero(over):
             for number in np.flatnonzero(over):
                 self.finished.append((float(self._returns[number]), int(self._lengths[number])))
             self._returns[over], self._lengths[over] = 0.0, 0

@@ -146,15 +146,18 @@ def shape_of(space: Any) -> Shape | None:
 
 
 def _check_shape(observation: Any, wanted: Shape | None) -> None:
-    if wanted is not None and np.shape(observation) != wanted:
+    # np.shape looks up twice what an array says at once.
+    if wanted is None or getattr(observation, "shape", None) == wanted:
+        return
+    if np.shape(observation) != wanted:
         raise Odd(f"gave an observation of shape {np.shape(observation)}, not {wanted}")
 
 
 def _masks(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the environments say of the actions that there are, in Gymnasium's form."""
-    said = np.array(["action_mask" in info for info in infos])
-    if not said.any():
+    if not any(infos) or not any("action_mask" in info for info in infos):
         return {}
+    said = np.array(["action_mask" in info for info in infos])
     masks = np.empty(len(infos), dtype=object)
     for number in np.flatnonzero(said).tolist():
         masks[number] = infos[number]["action_mask"]

@@ -59,7 +59,8 @@ def save_checkpoint(
             files = [temporary / name for name in contents]
             sums = dict(zip(contents, pool.map(write_tensors, files, contents.values()), strict=True))
         state = {"format": FORMAT_VERSION, "step": step, "numbers": dict(numbers or {}), "sha256": sums}
-        (temporary / STATE).write_text(json.dumps(state, indent=2))
+        # Without lines of its own for each number, which takes ten times as long.
+        (temporary / STATE).write_text(json.dumps(state))
     for older in list_checkpoints(directory)[:-keep]:
         if best is None or older != checkpoint_path(directory, best):
             shutil.rmtree(older)

@@ -50,7 +50,10 @@ class PlainAdamW(torch.optim.AdamW):
         states = [self.state[parameter] for parameter in trained]
         steps = [state["step"] for state in states]
         counts = _joint(steps)
-        torch._foreach_add_(steps if counts is None else [counts], 1.0)
+        if counts is None:
+            torch._foreach_add_(steps, 1.0)
+        else:
+            counts.add_(1.0)
         torch._fused_adamw_(
             trained,
             [parameter.grad for parameter in trained if parameter.grad is not None],
@@ -142,7 +145,8 @@ def clip_gradient(parameters: Iterable[nn.Parameter], *, max_norm: float) -> flo
     if not gradients:
         return 0.0
     joint = _joint(gradients)
-    norm = float(torch.stack(torch._foreach_norm(gradients)).norm() if joint is None else joint.norm())
+    parts = torch.stack(torch._foreach_norm(gradients)) if joint is None else joint
+    norm = float(torch.linalg.vector_norm(parts))
     if 0 < max_norm < norm:
         torch._foreach_mul_(gradients if joint is None else [joint], max_norm / (norm + NORM_EPSILON))
     return norm

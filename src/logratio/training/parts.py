@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _unflatten_dense_tensors
 
 from logratio.batches import Numbers, Rollout
 from logratio.policies.actor import Actor, RowActor
@@ -95,23 +96,22 @@ def replay(
         said = losses(now)
         loss = (said.loss * weights[rows].to(now.logprobs)).sum()
         found = torch.autograd.grad(loss, read.trained, allow_unused=True)
-        gradients = _joined([gradient for gradient in found if gradient is not None])
+        # In one tensor: what is then done to all of them is one call.
+        joint = torch.cat([gradient.flatten() for gradient in found if gradient is not None])
         used = [one for one, gradient in zip(read.trained, found, strict=True) if gradient is not None]
-        return [loss.detach(), said.measure(), *gradients], (used, tuple(said.parts))
+        return [loss.detach(), said.measure(), joint], (used, tuple(said.parts))
 
     def backward() -> None:
-        for parameter, gradient in zip(used, gradients, strict=True):
+        for parameter, gradient in zip(used, read.apart(joint, used), strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    key = (len(rows), read.key)
-    (loss, measured, *gradients), (used, names) = actor.tapes(key, anew, [rows, weights, *read.inputs])
+    whole = torch.equal(rows, read.in_order)
+    (loss, measured, joint), (used, names) = actor.tapes(
+        *((len(rows), whole, read.key), anew, [*read.inputs, rows, weights]),
+        lasting=len(read.trained),
+        in_order=rows if whole else None,
+    )
     yield Part(rows, loss, measured, names, backward)
-
-
-def _joined(tensors: list[Tensor]) -> list[Tensor]:
-    """The same as parts of one tensor: what is then done to all of them is one call."""
-    parts = torch.cat([tensor.flatten() for tensor in tensors]).split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,25 @@ class _Read:
     losses: Losses
     """The update's losses."""
     trained: list[nn.Parameter]
+    in_order: Tensor
+    """`[sequences · time]` the numbers of all rows."""
     inputs: list[Tensor]
     """The parameters, and all tensors that the rollout and the losses hold."""
     key: int
     """The same number where the same is computed: shapes, and all that the losses hold beside tensors."""
+    gradients: list[Tensor]
+    """Where gradients are put that are the first of their minibatch, as parts of one tensor; or none yet."""
+
+    def apart(self, joint: Tensor, parameters: list[nn.Parameter]) -> Sequence[Tensor]:
+        """The gradients of the parameters, of one tensor that holds them all."""
+        if any(parameter.grad is not None for parameter in parameters):
+            return _unflatten_dense_tensors(joint, parameters)
+        if len(self.gradients) != len(parameters) or any(map(_are_unlike, self.gradients, parameters)):
+            self.gradients[:] = _unflatten_dense_tensors(torch.empty_like(joint), parameters)
+        base = self.gradients[0]._base
+        assert base is not None
+        base.copy_(joint)
+        return self.gradients
 
 
 def _read(actor: RowActor, rollout: Rollout, losses: Losses) -> _Read:
@@ -141,8 +156,14 @@ def _read(actor: RowActor, rollout: Rollout, losses: Losses) -> _Read:
             constants += [name, value]
     forms = [(tensor.shape, tensor.dtype) for tensor in [*inputs, *trained]]
     number = actor.tapes.number_of((*constants, *forms))
-    actor.tapes.kept = _Read(losses, trained, [*trained, *inputs], number)
+    in_order = torch.arange(rollout.trajectories.mask.numel())
+    gradients = kept.gradients if isinstance(kept, _Read) else []
+    actor.tapes.kept = _Read(losses, trained, in_order, [*trained, *inputs], number, gradients)
     return actor.tapes.kept
+
+
+def _are_unlike(one: Tensor, other: Tensor) -> bool:
+    return one.shape != other.shape
 
 
 def tensors_of(holder: Any) -> list[Tensor]:

@@ -98,6 +98,7 @@ class Session:
         self.num_examples, self.unit = num_examples, unit
         self.num_steps = num_updates(num_examples, batch_size=config.batch_size, epochs=config.epochs)
         self.optimizer = build_optimizer(model, config, own_rate)
+        self._clipped_together = _clipped_together(self.optimizer)
         self.step = 0
         self.best = Best()
         self._laws: dict[str, dict[str, Any]] = {}
@@ -200,7 +201,8 @@ class Session:
 
     def move(self, step: int, examples: Sequence[int]) -> float:
         """Move the weights along the gradients that stand, if they are finite; returns their norm."""
-        norms = [self._clip(groups) for groups in self._clipped_together]
+        max_norm = self.config.max_gradient_norm
+        norms = [clip_gradient(parameters, max_norm=max_norm) for parameters in self._clipped_together]
         for norm in norms:
             laws.gradient_is_finite(norm, examples, step=step)
         rate = learning_rate_at(step, num_steps=self.num_steps, config=self.config)
@@ -210,24 +212,10 @@ class Session:
         self.drop_gradients()
         return norms[0]
 
-    @property
-    def _clipped_together(self) -> list[list[dict[str, Any]]]:
-        """The groups without a rate of their own, and those with one, if there are any.
-
-        A critic that is far off would otherwise leave the policy nothing of the norm that both may have.
-        """
-        apart = [group for group in self.optimizer.param_groups if group["scale"] != 1.0]
-        rest = [group for group in self.optimizer.param_groups if group["scale"] == 1.0]
-        return [rest, apart] if apart else [rest]
-
-    def _clip(self, groups: list[dict[str, Any]]) -> float:
-        parameters = [parameter for group in groups for parameter in group["params"]]
-        return clip_gradient(parameters, max_norm=self.config.max_gradient_norm)
-
     def drop_gradients(self) -> None:
         """Forget the gradients that stand."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
+        for parameters in self._clipped_together:
+            for parameter in parameters:
                 parameter.grad = None
 
     def log(self, step: int, num_examples: int, metrics: Mapping[str, float]) -> None:
@@ -309,6 +297,18 @@ class Session:
         }
         write_json(self.run.path / SUMMARY, summary)
         return summary
+
+
+def _clipped_together(optimizer: torch.optim.Optimizer) -> list[list[nn.Parameter]]:
+    """The weights without a rate of their own, and those with one, if there are any.
+
+    A critic that is far off would otherwise leave the policy nothing of the norm that both may have.
+    """
+    apart: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        (rest if group["scale"] == 1.0 else apart).extend(group["params"])
+    return [rest, apart] if apart else [rest]
 
 
 def _in_main_thread() -> bool:

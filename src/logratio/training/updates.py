@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -132,7 +133,8 @@ def backpropagate(
     if signal is not None:
         signal.begin()
     for part in parts_of(actor, rollout, numbers, losses, weights):
-        laws.loss_is_finite(part.loss[None], numbers, step=step)
+        if not math.isfinite(float(part.loss)):
+            laws.loss_is_finite(part.loss[None], numbers, step=step)
         part.backward()
         tally.add(len(part.rows), part.names, part.measured)
         if signal is not None:
@@ -143,12 +145,15 @@ def backpropagate(
 
 def minibatches(num_items: int, *, parts: int, epochs: int, seed: int, step: int) -> Iterator[np.ndarray]:
     """The items of each of the optimiser's steps: every pass a permutation drawn from (seed, step, pass)."""
+    if min(parts, num_items) == 1:
+        # Whatever the order, it is all of them.
+        yield from [np.arange(num_items)] * epochs
+        return
     bits = np.random.Philox(key=[seed, step * epochs])
     generator, parts = np.random.Generator(bits), min(parts, num_items)
     for epoch in range(epochs):
         begin_stream(bits, seed, step * epochs + epoch)
-        order = generator.permutation(num_items)
-        for part in np.array_split(order, parts) if parts > 1 else [order]:
+        for part in np.array_split(generator.permutation(num_items), parts):
             part.sort()
             yield part
 
@@ -160,11 +165,18 @@ def row_weights(rollout: Rollout, numbers: Numbers, reduction: Reduction) -> Ten
     sequences count for less a row, which changes the gradient's direction. `sums`: every row 1 over the
     number of sequences, the policy gradient as it is written.
     """
+    mask = rollout.trajectories.mask.numpy(force=True)
+    if len(numbers) < len(rollout.items):
+        chosen = np.zeros(len(rollout.items), dtype=bool)
+        chosen[numbers] = True
+        return _weights_of(mask & chosen[rollout.item_of_row.numpy(force=True)], rollout, reduction)
+    if reduction not in rollout.weights_of_all:
+        rollout.weights_of_all[reduction] = _weights_of(mask, rollout, reduction)
+    return rollout.weights_of_all[reduction]
+
+
+def _weights_of(counted: np.ndarray, rollout: Rollout, reduction: Reduction) -> Tensor:
     # With numpy: so small a sum takes torch several times as long.
-    rows, chosen = rollout.trajectories, np.zeros(len(rollout.items), dtype=bool)
-    chosen[numbers] = True
-    counted = chosen[rollout.item_of_row.numpy(force=True)]
-    counted &= rows.mask.numpy(force=True)
     if reduction == "tokens":
         weights = counted * (1.0 / np.count_nonzero(counted))
     else:
@@ -172,7 +184,8 @@ def row_weights(rollout: Rollout, numbers: Numbers, reduction: Reduction) -> Ten
         weights = counted / float((lengths > 0).sum())
         if reduction == "sequences":
             weights /= np.maximum(lengths, 1.0)
-    return torch.from_numpy(weights.ravel()).to(rows.rewards)
+    rewards = rollout.trajectories.rewards
+    return torch.from_numpy(weights.astype(rewards.numpy(force=True).dtype).ravel()).to(rewards.device)
 
 
 def side_losses(
