@@ -82,7 +82,8 @@ def run(arguments: Arguments) -> int:
     rows = read_prompts(arguments.prompts)[: arguments.limit or None]
     loaded, encoded = open_model(arguments, rows)
     check_prompts(loaded.model, encoded, config, places=[row.source for row in rows])
-    with PartialAnswers(partial_path, identity(arguments, loaded, rows)) as partial:
+    prompts = [row.prompt for row in rows]
+    with PartialAnswers(partial_path, identity(arguments, loaded, rows), prompts) as partial:
         samples, seconds = draw_rest(arguments, config, loaded, rows, partial)
         write_json_lines(arguments.out, [drawn.to_json() for drawn in samples])
         partial.discard()

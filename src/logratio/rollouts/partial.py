@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from logratio.errors import NotWritable, RunDirBusy
-from logratio.records import Completion
+from logratio.records import Completion, Prompt
 from logratio.rollouts.sampling import Placed
 from logratio.runs import check_identity, disk_faults
 
@@ -22,6 +22,7 @@ class PartialAnswers:
     Args:
         path: the file; the first line says what is being drawn, each other line is one answer.
         identity: what must be the same for the answers that stand there to be used.
+        prompts: what is answered; each stands beside its first answer, for whoever reads along.
 
     Raises:
         RunDirBusy: another process writes to it.
@@ -29,8 +30,8 @@ class PartialAnswers:
         NotWritable: it cannot be written to.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, identity: Mapping[str, Any], prompts: Sequence[Prompt]) -> None:
+        self.path, self._prompts = path, prompts
         self.known: dict[tuple[int, int], Completion] = {}
         """The answers that stood there already, by (prompt, answer)."""
         make_room_for(path)
@@ -47,6 +48,7 @@ class PartialAnswers:
         """Append answers; they are on the disk when this returns."""
         rows = [
             {"prompt": row, "answer": answer, "completion": completion.to_json()}
+            | ({"asked": self._prompts[row].to_json()} if answer == 0 else {})
             for row, answer, completion in placed
         ]
         self._append(rows)
