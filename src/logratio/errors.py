@@ -172,6 +172,37 @@ class RunExists(LogratioError):
     """The run directory holds another run already."""
 
 
+# --- people who compare -----------------------------------------------------------------------------
+
+
+class LeaseConflict(LogratioError):
+    """A pair is not this person's to judge now: somebody else has it, or has judged it."""
+
+
+class DuplicateVote(LogratioError):
+    """A verdict on what has one already; the one that stands is kept."""
+
+
+class DatabaseBusyOrBroken(LogratioError):
+    """The database of labels is held by another program, is damaged, or is none."""
+
+
+class HostileRequest(LogratioError):
+    """A request that the page itself would not make; nothing was changed."""
+
+
+class PortBusy(LogratioError):
+    """Another program listens at this port."""
+
+
+class InputChanged(LogratioError):
+    """A file whose pairs are in a database holds something else now."""
+
+
+class UndecidedAsLabel(LogratioError):
+    """What nobody decided was about to be written as a preference."""
+
+
 # --- while running ----------------------------------------------------------------------------------
 
 

@@ -61,3 +61,42 @@ def test_strengths_from_rankings():
     theirs.requires_grad_()
     plackett_luce_loss(theirs[rankings]).sum().backward()
     assert theirs.grad.abs().max() < 1e-6
+
+
+def test_rate_on_a_file_of_many_models(tmp_path):
+    """24 models, some of which never met, from a CSV file to ratings; without ties, and with ties as halves.
+
+    choix has no ties: as halves of wins, they are as if every comparison was made twice, and of each tie
+    either side won once.
+    """
+    from logratio.evaluation.ratings import rate
+    from logratio.evaluation.ratings_reading import read_outcomes
+    from logratio.evaluation.tally import count_outcomes
+
+    names = [f"model {place:02}" for place in range(24)]
+    generator = torch.Generator().manual_seed(3)
+    planted = torch.randn(len(names), generator=generator)
+    rows, games, doubled = ["model_a,model_b,outcome"], [], []
+    for _ in range(3_000):
+        i, j = torch.randperm(len(names), generator=generator)[:2].tolist()
+        if abs(i - j) > 12:
+            continue
+        drawn = torch.rand(2, generator=generator).tolist()
+        if drawn[0] < 0.2:
+            rows.append(f"{names[i]},{names[j]},tie")
+            doubled += [(i, j), (j, i)]
+            continue
+        winner, loser = (i, j) if drawn[1] < (planted[i] - planted[j]).sigmoid() else (j, i)
+        rows.append(f"{names[i]},{names[j]},{'model_a' if winner == i else 'model_b'}")
+        games.append((winner, loser))
+        doubled += [(winner, loser)] * 2
+    path = tmp_path / "votes.csv"
+    for kept, ties, played in (
+        ([row for row in rows if not row.endswith(",tie")], "davidson", games),
+        (rows, "half", doubled),
+    ):
+        path.write_text("\n".join(kept) + "\n")
+        found = rate(count_outcomes(read_outcomes(path)), ties=ties, resamples=0)
+        ours = [one.strength for one in sorted(found.ratings, key=lambda one: one.model)]
+        theirs = choix.ilsr_pairwise(len(names), played, tol=1e-12, max_iter=100_000)
+        assert ours == pytest.approx((theirs - theirs.mean()).tolist(), abs=1e-6)

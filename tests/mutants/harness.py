@@ -104,10 +104,12 @@ def plant(mutant: Mutant | None, directory: Path) -> Path:
 
 def is_ours(name: str, module: object, *places: Path) -> bool:
     """Whether a module is of the package or of the tests; a directory of tests is a module without a file."""
-    path = getattr(module, "__file__", None) or ""
-    return name.split(".")[0] in ("logratio", "tests") or path.startswith(
-        tuple(f"{p}{os.sep}" for p in places)
-    )
+    # A directory without a file of its own keeps the modules in it as attributes.
+    spec = getattr(module, "__spec__", None)
+    found = [getattr(module, "__file__", None), *(getattr(spec, "submodule_search_locations", None) or ())]
+    paths = [str(path) for path in found if path]
+    within = tuple(f"{place}{os.sep}" for place in places)
+    return name.split(".")[0] in ("logratio", "tests") or any(path.startswith(within) for path in paths)
 
 
 @contextlib.contextmanager
@@ -133,9 +135,9 @@ def imported_afresh(path: Path) -> Iterator[None]:
 
 def forget_ours(*places: Path) -> None:
     """Take our modules out of the interpreter's table, so that they are imported again when asked for."""
-    for name, module in list(sys.modules.items()):
-        if is_ours(name, module, *places):
-            del sys.modules[name]
+    # All are found before one is taken out: a directory looks up the one that it is in.
+    for name in [name for name, module in list(sys.modules.items()) if is_ours(name, module, *places)]:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,13 @@ COMMANDS = {
     "quickstart": ("logratio.cli.quickstart", "the whole way on the embedded model, into runs/quickstart"),
     "sample": ("logratio.cli.sample", "answers to prompts, with their exact log-probabilities"),
     "label": ("logratio.cli.label", "answers into comparisons, by a reward"),
+    "annotate serve": ("logratio.cli.annotate_serve", "a page on which people compare answers"),
+    "annotate agreement": (
+        "logratio.cli.annotate_agreement",
+        "how far people agree, with others and themselves",
+    ),
+    "annotate export": ("logratio.cli.annotate_export", "verdicts into files that train"),
+    "rate": ("logratio.cli.rate", "strengths of models from comparisons, with intervals"),
     "check": ("logratio.cli.check", "what is wrong with a file of comparisons, row by row"),
     "train sft": ("logratio.cli.train_sft", "supervised fine-tuning on the preferred answers"),
     "train dpo": ("logratio.cli.train_dpo", "direct preference optimisation"),
@@ -102,7 +109,7 @@ def _split_command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  logratio {name:<17} {what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  logratio {name:<18} {what}" for name, (_, what) in COMMANDS.items())
     return (
         f"logratio {__version__}: from comparisons or a reward to a better language model, and a report\n"
         f"that shows how much better and why to believe it.\n\n{rows}\n\n"

@@ -158,7 +158,7 @@ def draw(
             stale.unlink()
     total = len(rows) * num_samples
     policy = bench.policy(START)
-    with PartialAnswers(partial_path, {"key": key}) as partial:
+    with PartialAnswers(partial_path, {"key": key}, [row.prompt for row in rows]) as partial:
         with Progress("sampling", total, unit="answers", done=len(partial.known)) as progress:
             samples = sample(
                 policy.model,

@@ -1,0 +1,1 @@
+"""People compare answers: pairs, the page, the store of verdicts, agreement, export. Imports no torch."""
