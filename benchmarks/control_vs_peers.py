@@ -9,6 +9,7 @@ measured and how.
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import tempfile
@@ -69,8 +70,10 @@ class Arguments:
 def main(arguments: Arguments) -> int:
     """Run all sides, print the table, write the results; 1 where a bar is missed."""
     console = Console()
-    results = [compare(name, arguments, console) for name in arguments.tasks]
-    write_json(arguments.out, results)
+    results = []
+    for name in arguments.tasks:
+        results.append(compare(name, arguments, console))
+        write_results(results, arguments.out)
     console.print(tabulate(results))
     for result in results:
         verdict = "held" if result["holds"] else "MISSED"
@@ -81,6 +84,13 @@ def main(arguments: Arguments) -> int:
         )
     console.print(f"written to {arguments.out}")
     return 0 if all(result["holds"] for result in results) else 1
+
+
+def write_results(results: list[dict[str, Any]], out: Path) -> None:
+    """Write the results; those of other tasks that stand in the file stay."""
+    measured = {result["name"] for result in results}
+    before = json.loads(out.read_text()) if out.exists() else []
+    write_json(out, [*(one for one in before if one["name"] not in measured), *results])
 
 
 def compare(name: str, arguments: Arguments, console: Console) -> dict[str, Any]:
