@@ -10,7 +10,9 @@ the signature of TRL's reward functions:
         return [-float(len(completion)) for completion in completions]
 
 --reward takes a function, given as module:function, or the directory of a reward model, such as the --out of
-`logratio train reward`. A function that comes with logratio is logratio.rollouts.sentiment:sentiment.
+`logratio train reward`. A function that comes with logratio is logratio.rollouts.sentiment:sentiment. And
+implicit:POLICY,REFERENCE is what a trained policy has come to prefer: by how many nats an answer is more
+probable under it than under the model that it was trained from.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class Arguments:
     completions: Path
     """The answers: a file written by `logratio sample`."""
     reward: str
-    """What judges them: module:function, found in this directory or among the installed packages, or the
-    directory of a reward model."""
+    """What judges them: module:function, found in this directory or among the installed packages, the
+    directory of a reward model, or implicit:POLICY,REFERENCE."""
     out: Path
     """The comparisons: JSON Lines with prompt, chosen, rejected, chosen_reward, rejected_reward."""
     pairs: Pairing = "best-worst"

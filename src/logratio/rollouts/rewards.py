@@ -26,10 +26,13 @@ from logratio.errors import BadReward, LogratioError, ModelNotFound
 from logratio.records import Completion, Prompt, Sample
 
 if TYPE_CHECKING:
+    from logratio.policies.implicit import ImplicitScorer
     from logratio.policies.scorer import Scorer
 
 RewardFunction = Callable[..., Any]
 
+IMPLICIT = "implicit:"
+"""Before two models: the policy, a comma, and its reference."""
 FORM = "write module:function, such as logratio.rollouts.sentiment:sentiment"
 GIVEN_BY_US = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 NOT_PASSED_ON = ("prompt", "completion")
@@ -123,7 +126,7 @@ class ModelReward(Reward):
         scorer: gives one number for each prompt with its answer.
     """
 
-    def __init__(self, name: str, scorer: Scorer) -> None:
+    def __init__(self, name: str, scorer: Scorer | ImplicitScorer) -> None:
         super().__init__(name, scorer.score)
         self.scorer = scorer
 
@@ -200,8 +203,9 @@ def load_reward(spec: str, *, device: str = "cpu") -> Reward:
     """Find the reward that `spec` names; the current directory counts as a place for modules.
 
     Args:
-        spec: `module:function`, the module's name with dots; or the directory of a reward model.
-        device: where a reward model computes.
+        spec: `module:function`, the module's name with dots; the directory of a reward model; or
+            `implicit:POLICY,REFERENCE`, how much more probable answers are to one model than to the other.
+        device: where models compute.
 
     Raises:
         BadReward: not of that form, no such module or function (with the nearest names), a module that
@@ -209,6 +213,8 @@ def load_reward(spec: str, *, device: str = "cpu") -> Reward:
         ChatTemplateMismatch: the reward model's tokenizer has no way to write a conversation.
         UnsafeArtifact, SpecialTokenTrouble, BadConfig: the reward model cannot be opened safely.
     """
+    if spec.startswith(IMPLICIT):
+        return _load_implicit(spec, device=device)
     module_name, _, attribute = spec.partition(":")
     if Path(spec).is_dir():
         return _load_model(spec, device=device)
@@ -247,6 +253,23 @@ def _load_model(spec: str, *, device: str) -> Reward:
         print(f"note: {spec}: {note}", file=sys.stderr)
     # By its weights, so that it is the same judge wherever its directory is.
     return ModelReward(f"reward model {loaded.fingerprint}", Scorer(loaded.model, loaded.tokenizer))
+
+
+def _load_implicit(spec: str, *, device: str) -> Reward:
+    from logratio.models.pretrained import load
+    from logratio.policies.implicit import ImplicitScorer
+    from logratio.policies.language import LanguagePolicy
+
+    sources = spec.removeprefix(IMPLICIT).split(",")
+    if len(sources) != 2 or not all(sources):
+        raise BadReward(
+            f"{spec!r} does not name two models", where="--reward", action="write implicit:POLICY,REFERENCE"
+        )
+    loaded = [load(source, device=device) for source in sources]
+    # Each answer as a plain sequence, which is right for every architecture.
+    policies = [LanguagePolicy(one.model, one.tokenizer, layout="apart") for one in loaded]
+    name = f"implicit reward of {loaded[0].fingerprint} against {loaded[1].fingerprint}"
+    return ModelReward(name, ImplicitScorer(*policies))
 
 
 def _suggest_form(spec: str) -> str:

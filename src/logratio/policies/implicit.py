@@ -1,0 +1,84 @@
+"""What a policy has come to prefer, as a reward: how much more probable it makes an answer than its reference.
+
+`r(x, y) = log π(y|x) − log π_ref(y|x)` in nats; β times it is DPO's implicit reward up to a function of the
+prompt alone (Rafailov et al., 2023, arXiv:2305.18290, equation 5), so that differences between answers to one
+prompt are margins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from logratio.batches import AnswerGroup
+from logratio.errors import BadConfig, DataFault
+from logratio.models import tokenisation
+from logratio.policies.language import LanguagePolicy
+from logratio.policies.scorer import as_read, gather_answers
+from logratio.records import Completion, Prompt
+
+
+class ImplicitScorer:
+    """Two models of one vocabulary as one reward.
+
+    Args:
+        policy: what was trained.
+        reference: what it was trained from.
+
+    Raises:
+        BadConfig: their tokenizers differ.
+    """
+
+    def __init__(self, policy: LanguagePolicy, reference: LanguagePolicy) -> None:
+        if tokenisation.fingerprint(policy.tokenizer) != tokenisation.fingerprint(reference.tokenizer):
+            raise BadConfig(
+                "policy and reference do not have the same tokenizer",
+                where="--reward implicit:POLICY,REFERENCE",
+                action="give the model that the policy was trained from as REFERENCE",
+            )
+        self.policy, self.reference = policy, reference
+
+    @property
+    def model(self) -> Any:
+        """The policy's model."""
+        return self.policy.model
+
+    @torch.no_grad()
+    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
+        """The reward of every answer behind its prompt, in nats.
+
+        Args:
+            texts: prompts with an answer each.
+            max_tokens: tokens computed at a time.
+
+        Raises:
+            DataFault: a prompt or an answer that the tokenizer or its chat template refuses.
+        """
+        groups, places = gather_answers([self._encode(number, *text) for number, text in enumerate(texts)])
+        now, before = (_logprobs(model, groups, max_tokens) for model in (self.policy, self.reference))
+        return [now[group][answer] - before[group][answer] for group, answer in places]
+
+    def _encode(
+        self, number: int, prompt: Prompt, completion: Completion
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        tokenizer = self.policy.tokenizer
+        try:
+            prompt_ids = tokenisation.encode_prompt(tokenizer, prompt)
+            return prompt_ids, tokenisation.encode_completion(
+                tokenizer, prompt, as_read(tokenizer, completion)
+            )
+        except DataFault as fault:
+            fault.where = fault.where or f"text {number + 1} to be scored (“{str(prompt).strip()[:60]}”)"
+            raise
+
+
+def _logprobs(policy: LanguagePolicy, groups: Sequence[AnswerGroup], max_tokens: int) -> list[list[float]]:
+    """Log-probability of the answers of every group, in their order."""
+    found: list[list[float]] = [[] for _ in groups]
+    for part, rows in policy.rows(groups, max_tokens=max_tokens):
+        values = iter(policy.sequence_logprobs(rows).double().tolist())
+        for index in part:
+            found[index] = [next(values) for _ in groups[index].answers]
+    return found
