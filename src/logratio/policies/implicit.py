@@ -1,4 +1,4 @@
-"""What a policy has come to prefer, as a reward: how much more probable it makes an answer than its reference.
+"""What a policy has come to prefer, as a reward: how much more probable an answer is to it than before.
 
 `r(x, y) = log π(y|x) − log π_ref(y|x)` in nats; β times it is DPO's implicit reward up to a function of the
 prompt alone (Rafailov et al., 2023, arXiv:2305.18290, equation 5), so that differences between answers to one
