@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import pytest
 
 from annotate import made
 from logratio.annotate.order import chance, in_random_slice, order_pairs
-from logratio.annotate.queue import REPEAT_GAP, Progress, Queue, QueueSettings, Receipt
+from logratio.annotate.queue import REPEAT_GAP, Progress, QueueSettings, Receipt
 from logratio.annotate.store import Store
 from logratio.errors import BadConfig, DuplicateVote, HostileRequest, LeaseConflict
 
@@ -527,19 +526,3 @@ def test_settings_are_kept_with_the_labels(path, clock):
 def test_settings_out_of_range(fields):
     with pytest.raises(BadConfig):
         QueueSettings(**fields)
-
-
-# --- speed ---
-
-
-def test_a_vote_takes_less_than_ten_milliseconds(path):
-    store = made.store(path, made.pairs(2000))
-    queue = Queue(store, QueueSettings())
-    seconds = []
-    for _ in range(200):
-        assignment = queue.lease("anna")
-        ballot = made.ballot(assignment)
-        start = time.perf_counter()
-        queue.vote("anna", ballot)
-        seconds.append(time.perf_counter() - start)
-    assert sorted(seconds)[100] < 0.01
