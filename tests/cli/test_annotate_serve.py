@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from annotate.served import make_forks, start
+from annotate.served import make_forks, run_command, start
 from annotate.serving import Client, vote_on, write_completions
 from logratio.annotate.listening import hold
 from logratio.annotate.store import Store
@@ -270,7 +270,7 @@ def test_a_refusal_gives_the_port_and_the_lock_back(place):
 def test_another_address_is_warned_of_and_keeps_the_token(place, forks):
     given = arguments(place, host="127.0.0.2").__dict__
     (place / "out").unlink(missing_ok=True)
-    process = forks.Process(target=_run_in, args=(place / "out", given))
+    process = forks.Process(target=run_command, args=(place / "out", given))
     process.start()
     deadline = time.monotonic() + 30
     while "Ctrl-C ends" not in (text := _text(place / "out")) and time.monotonic() < deadline:
@@ -287,17 +287,13 @@ def test_another_address_is_warned_of_and_keeps_the_token(place, forks):
         assert reply.status == 421
         reply.read()
         connection.close()
-    finally:
         os.kill(process.pid, signal.SIGINT)
         process.join(timeout=30)
         assert process.exitcode == 0
+    finally:
+        process.kill()
+        process.join()
         process.close()
-
-
-def _run_in(out, given):
-    from annotate.served import run_command
-
-    run_command(out, given)
 
 
 def _text(path):
