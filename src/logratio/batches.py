@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 TokenIds = tuple[int, ...]
+Precision = Literal["fp32", "bf16"]
+"""Of matrix products: float32, or bfloat16 with the weights themselves kept in float32."""
 Numbers = Sequence[int] | np.ndarray
 """Places of items in a rollout."""
 
@@ -43,6 +46,27 @@ class AnswerGroup:
         return sum(len(answer) for answer in self.answers)
 
 
+class Span(NamedTuple):
+    """Where a group stands in a row."""
+
+    start: int
+    """Its first token."""
+    split: int
+    """The first token behind its prompt."""
+    ends: tuple[int, ...]
+    """The first token behind each of its answers."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and answers."""
+        return (self.split, *self.ends)[-1] - self.start
+
+    def segments(self) -> list[tuple[int, int]]:
+        """First token and end of the prompt, then of each answer."""
+        edges = (self.start, self.split, *self.ends)
+        return list(pairwise(edges))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedRow:
     """Several answer groups in one row without padding; `T` tokens read, `N` tokens predicted.
@@ -56,6 +80,8 @@ class PackedRow:
     """`[1, T]` position in its own sequence, as if it stood alone."""
     attention_mask: Tensor | None
     """`[1, 1, T, T]` true where a token sees another; `None`: the row is one plain sequence."""
+    spans: tuple[Span, ...]
+    """The groups that the mask keeps apart, which fill the row; none where it is one plain sequence."""
     sources: Tensor
     """`[N]` where in the row the token is read that predicts target n."""
     targets: Tensor
@@ -104,6 +130,8 @@ class Rollout:
     """`[sequences, time]` log-probability of each action under the reference; `None` where there is none."""
     greedy_returns: Tensor | None = None
     """`[sequences]` return of the greedy answer to the same prompt, where the collector was asked for it."""
+    precision: Precision = "fp32"
+    """Of the products that log-probabilities are computed by."""
     weights_of_all: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """By reduction, what each row counts in a minibatch of all items, once it was asked for."""
 

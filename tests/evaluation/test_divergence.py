@@ -11,7 +11,8 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from logratio.errors import LawBroken, NonFiniteLogits, ReferenceAliased
 from logratio.evaluation import divergence
 from logratio.evaluation.divergence import Divergence, measure_divergence, sequence_kl
-from logratio.policies.decoding import SamplingConfig, sample_tokens
+from logratio.policies.decoding import sample_tokens
+from logratio.policies.sampling_config import SamplingConfig
 from tiny import exact_llama, random_groups, tiny_llama
 
 VOCABULARY, END, LONGEST = 4, 0, 3

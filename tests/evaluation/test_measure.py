@@ -11,7 +11,7 @@ from logratio.evaluation.divergence import sequence_kl
 from logratio.evaluation.measure import EvaluationConfig, evaluate_policies
 from logratio.models import tokenisation
 from logratio.models.pretrained import LoadedModel
-from logratio.policies.decoding import SamplingConfig
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import Prompt
 from tiny import tiny_llama, tiny_tokenizer
 

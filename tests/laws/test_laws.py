@@ -8,9 +8,10 @@ import torch
 from logratio.algorithms import dpo
 from logratio.algorithms.dpo import DPOConfig, train_dpo
 from logratio.algorithms.sft import SFTConfig, train_sft
-from logratio.batches import AnswerGroup
+from logratio.batches import AnswerGroup, Span
 from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
-from logratio.models import packing
+from logratio.models import decoder, packing
+from logratio.models.segments import SegmentAttention
 from logratio.policies.language import LanguagePolicy
 from logratio.runs import RunDirectory
 from logratio.training import laws, session
@@ -119,7 +120,12 @@ def test_a_mask_that_leaks_is_noticed_and_answers_are_computed_apart(policy, gro
     def causal(spans, num_tokens):
         return torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril()[None, None]
 
+    def leaky(spans, **settings):
+        end = spans[-1].start + spans[-1].num_tokens
+        return SegmentAttention((Span(0, end, ()),), **settings)
+
     monkeypatch.setattr(packing, "segment_mask", causal)
+    monkeypatch.setattr(decoder, "SegmentAttention", leaky)
     rows = policy.lay(groups)
     leaked = policy.sequence_logprobs(rows).detach()
     lengths = torch.ones_like(leaked)

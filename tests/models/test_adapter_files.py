@@ -113,7 +113,8 @@ def test_a_new_adapter_on_an_opened_one_has_that_model_as_its_reference(tmp_path
     add_adapter(opened, rank=4, alpha=8, seed=3)
     reference = LanguagePolicy(opened, None, adapter=BASE)
     expected, wrong = (compute_logprobs(one, groups, row_tokens=128) for one in (sft, bare))
-    assert torch.equal(compute_logprobs(reference, groups, row_tokens=128), expected)
+    before = compute_logprobs(reference, groups, row_tokens=128)
+    torch.testing.assert_close(before, expected, rtol=0, atol=1e-4)
     assert float((wrong - expected).abs().max()) > 0.1
 
     config = DPOConfig(batch_size=4, learning_rate=1e-2, epochs=2.0)
@@ -121,7 +122,7 @@ def test_a_new_adapter_on_an_opened_one_has_that_model_as_its_reference(tmp_path
         train_dpo(LanguagePolicy(opened, None), groups, config, run)
     assert run.metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert run.metrics[-1]["loss"] < 0.6
-    assert torch.equal(compute_logprobs(reference, groups, row_tokens=128), expected)
+    assert torch.equal(compute_logprobs(reference, groups, row_tokens=128), before)
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,9 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "answers see their siblings",
-        PACKING,
-        "mask[start:end, prompt_start:prompt_end] = True",
-        "mask[start:end, prompt_start : max(start, prompt_end)] = True",
+        "logratio.models.segments",
+        "mask[first:end, : span.split - span.start] = True",
+        "mask[first:end, : max(first, span.split - span.start)] = True",
         mechanics("E1", "M1"),
     ),
     (
@@ -241,8 +241,8 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the model's log-probabilities are the drawn ones",
         DECODING,
-        "model_logprobs[rows, position] = drawn.model_logprobs",
-        "model_logprobs[rows, position] = drawn.logprobs",
+        "answer.model_logprobs.append(model_logprob)",
+        "answer.model_logprobs.append(logprob)",
         mechanics("M1"),
     ),
     (

@@ -219,7 +219,7 @@ OF_PPO: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 
 # The reference as the model was loaded: whatever is computed without a gradient asks a copy made at first.
 AS_LOADED = (
-    "attend_by_block(model)\n"
+    "super().__init__(model, tokenizer, layout=layout)\n"
     '        self.trained, self.loaded = model, __import__("copy").deepcopy(model)\n'
     "        LanguagePolicy.model = property(\n"
     "            lambda own: own.trained if torch.is_grad_enabled() else own.loaded,\n"
@@ -230,7 +230,7 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the reference is the model that was loaded, not the one after fine-tuning (TRL)",
         LANGUAGE,
-        "attend_by_block(model)",
+        "super().__init__(model, tokenizer, layout=layout)",
         AS_LOADED,
         (AFTER_SFT,),
     ),

@@ -22,9 +22,9 @@ MUTANTS = (
     ),
     Mutant(
         name="answers see their siblings",
-        module="logratio.models.packing",
-        old="mask[start:end, prompt_start:prompt_end] = True",
-        new="mask[start:end, prompt_start:max(start, prompt_end)] = True",
+        module="logratio.models.segments",
+        old="mask[first:end, : span.split - span.start] = True",
+        new="mask[first:end, : max(first, span.split - span.start)] = True",
         checks=(PACKING, "models/test_packing.py::test_an_answer_does_not_see_its_sibling"),
     ),
     Mutant(

@@ -9,8 +9,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from logratio import errors
+from logratio.models.decoder import Decoder
 from logratio.policies import kv_cache
-from logratio.policies.decoding import SamplingConfig, sample_tokens, stream_tokens
+from logratio.policies.decoding import sample_tokens, stream_tokens
+from logratio.policies.grid import Grid
+from logratio.policies.sampling_config import SamplingConfig
 from tiny import exact_llama, tiny_llama
 
 VOCABULARY = 60
@@ -100,6 +103,20 @@ def test_answers_do_not_depend_on_the_other_prompts_their_order_or_the_padding()
     assert tokens_of(sample_tokens(model, PROMPTS, SEEDS, STOPS, 17, CONFIG)) == together
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 64])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches(monkeypatch, batch_size, share):
+    model = exact_llama(VOCABULARY)
+    config = replace(CONFIG, batch_size=batch_size)
+    seeds = [own[: 1 + int(share * row)] for row, own in enumerate(SEEDS)] if share else SEEDS
+    ours = run(model, config, seeds=seeds)
+    monkeypatch.setattr(Decoder, "of", lambda *_, **__: None)
+    theirs = run(model, config, seeds=seeds)
+    assert tokens_of(ours) == tokens_of(theirs)
+    for mine, other in zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True):
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-11)
+
+
 def test_different_numbers_of_answers_and_none():
     model = tiny_llama(VOCABULARY)
     together = tokens_of(run(model))
@@ -107,7 +124,29 @@ def test_different_numbers_of_answers_and_none():
     assert tokens_of(ragged) == [own[: row % 4] for row, own in enumerate(together)]
 
 
-def test_each_prompt_is_read_once_for_all_its_answers():
+def test_each_prompt_is_read_once_for_all_its_answers_and_the_next_as_soon_as_there_is_room(monkeypatch):
+    read, rows, honest, step = [], [], Grid._read, Grid.step
+
+    def watch(grid, prompts, places):
+        read.append((len(rows), sorted(map(tuple, prompts))))
+        return honest(grid, prompts, places)
+
+    monkeypatch.setattr(Grid, "_read", watch)
+    monkeypatch.setattr(Grid, "step", lambda grid, tokens: rows.append(len(tokens)) or step(grid, tokens))
+    answers = run(tiny_llama(VOCABULARY), replace(CONFIG, batch_size=10), stops=range(12))
+    assert sorted(prompt for _, prompts in read for prompt in prompts) == sorted(map(tuple, PROMPTS))
+    # Two places: the longest prompts first, and then others while answers to one of the two go on.
+    assert len(read[0][1]) == 2
+    longest_first = sorted(range(len(PROMPTS)), key=lambda index: (-len(PROMPTS[index]), index))
+    lengths = [max(len(answer.token_ids) for answer in answers[index]) for index in longest_first]
+    pairs = zip(lengths[::2], lengths[1::2], strict=True)
+    assert len(rows) < sum(max(pair) - 1 for pair in pairs)
+    # Nothing is computed for answers that have ended.
+    assert sum(rows) == sum(len(answer.token_ids) - 1 for own in answers for answer in own)
+
+
+def test_a_model_whose_parts_are_not_known_is_read_once_for_all_answers_too(monkeypatch):
+    monkeypatch.setattr(Decoder, "of", lambda *_, **__: None)
     model, shapes = tiny_llama(VOCABULARY), []
     model.register_forward_pre_hook(
         lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -121,6 +160,7 @@ def test_each_prompt_is_read_once_for_all_its_answers():
 
 
 def test_the_room_for_tokens_changes_nothing(monkeypatch):
+    monkeypatch.setattr(Decoder, "of", lambda *_, **__: None)
     model = exact_llama(VOCABULARY)
     ours = run(model)
     monkeypatch.setattr(
@@ -285,7 +325,8 @@ def test_streaming_draws_the_same_tokens():
 def test_batches_are_reported_as_they_come():
     seen = []
     answers = run(tiny_llama(VOCABULARY), replace(CONFIG, batch_size=8), on_batch=seen.append)
-    assert [len(batch) for batch in seen] == [8, 8, 8, 6]
+    assert sum(len(batch) for batch in seen) == 30
+    assert len(seen) > 3
     assert {(place.prompt, place.answer): place.decoded for batch in seen for place in batch} == {
         (row, column): decoded for row, own in enumerate(answers) for column, decoded in enumerate(own)
     }
@@ -340,6 +381,6 @@ def test_memory_that_runs_out_has_a_name(monkeypatch):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
 
     model = tiny_llama(VOCABULARY)
-    monkeypatch.setattr(model, "forward", fail)
+    monkeypatch.setattr(Grid, "step", fail)
     with pytest.raises(errors.OutOfMemory, match="30 answers"):
         run(model)

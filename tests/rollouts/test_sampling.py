@@ -7,7 +7,8 @@ import torch
 
 from logratio import errors
 from logratio.models import tokenisation
-from logratio.policies.decoding import Decoded, SamplingConfig
+from logratio.policies.decoding import Decoded
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import Message, Prompt
 from logratio.rollouts.sampling import answer_seed, sample, to_completion

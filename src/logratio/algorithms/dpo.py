@@ -136,7 +136,8 @@ def train_dpo(
                     shares.append(float(share.detach()))
             whole = concatenate(pairs)
             losses = pair_losses(whole, config)
-            check_batch(session, losses, whole, shares, order, step=step, config=config)
+            limits = laws.TOLERANCES[policy.precision]
+            check_batch(session, losses, whole, shares, order, step=step, config=config, limits=limits)
             session.update(step, order, summarise(losses, whole, config))
         now = hash_reference(policy, reference)
         session.held(laws.reference_is_unchanged(reference_hash, now, step=session.step))
@@ -216,6 +217,7 @@ def check_batch(
     *,
     step: int,
     config: DPOConfig,
+    limits: laws.Tolerances,
 ) -> None:
     """The laws of an update, between its gradients and its step."""
     laws.loss_is_finite(losses, examples, step=step)
@@ -223,9 +225,11 @@ def check_batch(
     if step == 0:
         expected = loss_at_reference(config)
         rewards = torch.cat([pair.chosen - pair.reference_chosen, pair.rejected - pair.reference_rejected])
-        session.held(laws.implicit_rewards_are_zero(config.beta * rewards, step=step))
+        session.held(
+            laws.implicit_rewards_are_zero(config.beta * rewards, step=step, tolerance=limits.reward)
+        )
         if expected is not None:
-            session.held(laws.step_zero_loss_is(expected, losses, step=step))
+            session.held(laws.step_zero_loss_is(expected, losses, step=step, tolerance=limits.loss))
 
 
 def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str, float]:

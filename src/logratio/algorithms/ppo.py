@@ -153,8 +153,9 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
                 # What ends an update is counted as well: it is where the policy has gone farthest.
                 tally.merge(part)
                 if not norms:
+                    tolerance = laws.TOLERANCES[rollout.precision].update_kl
                     first_minibatch_laws(session, rollout, part, step=step)
-                    session.held(laws.update_kl_is_zero(update_kl, step=step))
+                    session.held(laws.update_kl_is_zero(update_kl, step=step, tolerance=tolerance))
                     session.held(laws.nothing_is_clipped(part.means()["clip_fraction"], step=step))
                 if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
                     session.drop_gradients()

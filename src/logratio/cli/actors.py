@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logratio.batches import AnswerGroup
+from logratio.cli.computing import ComputingFlags, compute_as
 from logratio.cli.lora import LoraFlags, lay_adapter
 from logratio.cli.training import resolve_model
 from logratio.errors import BadConfig, ReferenceAliased
@@ -49,6 +50,7 @@ def open_actor(
     row_tokens: int,
     critic: str = SHARED,
     lora: LoraFlags | None = None,
+    computing: ComputingFlags | None = None,
     seed: int = 0,
     device: str = "cpu",
     num_frozen_bytes: int = 0,
@@ -65,6 +67,7 @@ def open_actor(
         row_tokens: tokens computed at a time.
         critic: `shared`, `separate`, `none`, or the directory of a model that a separate critic starts from.
         lora: whether adapters are trained in the place of the weights.
+        computing: how the numbers of all three are computed.
         seed: of the adapters' first weights.
         device: where to compute.
         num_frozen_bytes: what else will be in memory, such as a reward model.
@@ -76,7 +79,7 @@ def open_actor(
     from logratio.models.pretrained import load
     from logratio.policies.language import LanguagePolicy
     from logratio.policies.language_actor import LanguageActor
-    from logratio.training.memory import estimate_bytes
+    from logratio.training.memory import ACTIVATIONS, FEWER_ACTIVATIONS, estimate_bytes
 
     lora = lora or LoraFlags()
     source = resolve_model(model)
@@ -89,10 +92,16 @@ def open_actor(
         resolve_model(reference), loaded, on_base=bool(lora.lora_rank), device=device
     )
     head, body = open_critic(critic, loaded, lora=lora, seed=seed, device=device)
+    for reader in (policy, held, body):
+        if reader is not None:
+            compute_as(reader, computing or ComputingFlags())
     law = settle_together(policy, held, body, layout_probe(loaded.tokenizer, prompts))
     actor = LanguageActor(policy, row_tokens=row_tokens, value_head=head, critic=body)
     frozen = None if held.model is policy.model else held.model
-    peak = estimate_bytes(actor.module, frozen=frozen, row_tokens=row_tokens) + num_frozen_bytes
+    activations = ACTIVATIONS if policy.decoder is None else FEWER_ACTIVATIONS
+    peak = num_frozen_bytes + estimate_bytes(
+        actor.module, frozen=frozen, row_tokens=row_tokens, activations=activations
+    )
     print(f"memory: about {peak / 1e9:.1f} GB at the peak, estimated", file=sys.stderr)
     return OpenedActor(
         actor=actor,

@@ -24,7 +24,8 @@ from typing import Any
 from logratio.errors import BadConfig, LogratioError
 from logratio.models import tokenisation
 from logratio.models.pretrained import check_device, check_dtype, load
-from logratio.policies.decoding import SamplingConfig, stream_tokens
+from logratio.policies.decoding import stream_tokens
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import Message, Prompt
 from logratio.rollouts.sampling import answer_seed, stop_tokens
 

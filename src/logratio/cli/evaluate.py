@@ -166,7 +166,7 @@ def evaluation_config(arguments: Arguments) -> EvaluationConfig:
     """
     from logratio.evaluation.measure import EvaluationConfig
     from logratio.models.pretrained import check_device, check_dtype
-    from logratio.policies.decoding import SamplingConfig
+    from logratio.policies.sampling_config import SamplingConfig
 
     if arguments.num_prompts < 0:
         raise BadConfig(

@@ -12,6 +12,7 @@ import tyro
 
 from logratio import __version__
 from logratio.cli.actors import NO_CRITIC, SHARED, check_critic, open_actor
+from logratio.cli.computing import ComputingFlags
 from logratio.cli.lora import LoraFlags
 from logratio.cli.training import HELD_OUT
 from logratio.data.reading import PromptRow, read_prompts
@@ -55,6 +56,8 @@ class PolicyGradientFlags:
     starts as the policy does; or the directory of a reward model or language model that it starts from."""
     lora: Annotated[LoraFlags, tyro.conf.arg(name="")] = field(default_factory=LoraFlags)
     """What of the model is trained; the reference is then the model without the adapter."""
+    computing: Annotated[ComputingFlags, tyro.conf.arg(name="")] = field(default_factory=ComputingFlags)
+    """How the numbers of policy, critic and reference are computed."""
     collect: Annotated[CollectorConfig, tyro.conf.arg(name="")] = field(default_factory=CollectorConfig)
     """How answers are collected, and what they are charged."""
     held_out: float = 0.1
@@ -166,10 +169,14 @@ def begin_run(
         "prompts": str(flags.prompts),
         "training_reward": ", ".join(reward.name for reward in rewards.learned),
         "machine": describe_machine(),
-        "settings": config.to_json() | collect | flags.lora.identity(),
+        "settings": config.to_json()
+        | collect
+        | flags.lora.identity()
+        | {"precision": flags.computing.precision},
         "identity": config.identity()
         | collect
         | flags.lora.identity()
+        | flags.computing.identity()
         | {
             "stage": command,
             "prompts_sha256": hash_file(flags.prompts),
@@ -209,6 +216,7 @@ def prepare(
         row_tokens=config.row_tokens,
         critic=flags.critic if critic else NO_CRITIC,
         lora=flags.lora,
+        computing=flags.computing,
         seed=config.seed,
         device=flags.device,
         num_frozen_bytes=bytes_of_models([*rewards.learned, *rewards.watched]),

@@ -10,7 +10,7 @@ from logratio.data.grades import parse_margin
 from logratio.errors import BadConfig
 from logratio.evaluation.upper_bound import LEAST_SAMPLES
 from logratio.models.pretrained import check_device
-from logratio.policies.decoding import SamplingConfig
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.rollouts.labelling import check_settings
 
 if TYPE_CHECKING:

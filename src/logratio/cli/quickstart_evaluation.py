@@ -32,7 +32,7 @@ from logratio.evaluation.measure import EvaluationConfig, evaluate_policies
 from logratio.evaluation.summary import align, describe
 from logratio.evaluation.upper_bound import above_the_bound
 from logratio.evaluation.verdict import percent
-from logratio.policies.decoding import SamplingConfig
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.report.collect import read_object
 from logratio.report.page import render
 from logratio.runs import REPORT, describe_machine, write_json

@@ -34,8 +34,8 @@ from logratio.errors import TooFewLabels
 from logratio.evaluation.side_by_side import lot
 from logratio.models.pretrained import fingerprint, load_tokenizer, save
 from logratio.models.tokenisation import encode_prompt
-from logratio.policies.decoding import SamplingConfig
 from logratio.policies.language import LanguagePolicy
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.policies.scorer import Scorer
 from logratio.progress import Progress
 from logratio.records import Completion, Prompt, Sample

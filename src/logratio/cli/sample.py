@@ -25,7 +25,8 @@ from logratio.data.reading import PromptRow, read_prompts
 from logratio.errors import BadConfig, LogratioError, RunExists
 from logratio.models import tokenisation
 from logratio.models.pretrained import LoadedModel, check_device, check_dtype, load, load_tokenizer
-from logratio.policies.decoding import SamplingConfig, check_prompts
+from logratio.policies.decoding import check_prompts
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import Sample
 from logratio.rollouts.partial import PartialAnswers, make_room_for

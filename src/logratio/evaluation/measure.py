@@ -13,7 +13,7 @@ from logratio.evaluation.compare import REFERENCE, Evaluation, Judge, compare, e
 from logratio.evaluation.divergence import ROW_TOKENS, Divergence, measure_divergence
 from logratio.models import tokenisation
 from logratio.models.pretrained import LoadedModel
-from logratio.policies.decoding import SamplingConfig
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import Prompt, Sample
 from logratio.rollouts.sampling import sample

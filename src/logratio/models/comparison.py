@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logratio.models.precision import multiply
 from logratio.models.vocabulary import CHUNK
 
 
@@ -74,16 +75,17 @@ def compare_tokens(
 
     Args:
         states: `[N, H]` the policy's states that predict the targets.
-        weight: `[V, H]` its head.
+        weight: `[V, H]` its head, in the precision of products.
         reference_states: `[N, H']` the reference's.
         reference_weight: `[V, H']` its head.
         targets: `[N]` token ids below `V`.
         chunk: words of the vocabulary at a time.
     """
+    narrow, reference_narrow = states.to(weight.dtype), reference_states.to(reference_weight.dtype)
     tiles = (
         (
-            states @ weight[start : start + chunk].T,
-            reference_states @ reference_weight[start : start + chunk].T,
+            multiply(narrow, weight[start : start + chunk].T),
+            multiply(reference_narrow, reference_weight[start : start + chunk].T),
         )
         for start in range(0, len(weight), chunk)
     )

@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from logratio.batches import AnswerGroup, PackedRow
+from logratio.batches import AnswerGroup, PackedRow, Span
 from logratio.models.attention import with_blocks
+from logratio.models.segments import seen
 
 Layout = Literal["shared", "apart"]
 
@@ -47,9 +48,7 @@ def pack(groups: Sequence[AnswerGroup], *, device: torch.device | str = "cpu") -
     """
     tokens: list[int] = []
     positions: list[int] = []
-    spans: list[
-        tuple[int, int, int, int]
-    ] = []  # first token and end of a prompt, first token and end of a part
+    spans: list[Span] = []
     sources: list[int] = []
     targets: list[int] = []
     answer_index: list[int] = []
@@ -58,21 +57,23 @@ def pack(groups: Sequence[AnswerGroup], *, device: torch.device | str = "cpu") -
         start, split = len(tokens), len(tokens) + len(group.prompt)
         tokens += group.prompt
         positions += range(len(group.prompt))
-        spans.append((start, start, start, split))
+        ends: list[int] = []
         for answer in group.answers:
             first = len(tokens)
             tokens += answer[:-1]
             positions += range(len(group.prompt), len(group.prompt) + len(answer) - 1)
-            spans.append((start, split, first, len(tokens)))
+            ends.append(len(tokens))
             sources += [split - 1, *range(first, len(tokens))]
             targets += answer
             answer_index += [num_answers] * len(answer)
             num_answers += 1
+        spans.append(Span(start, split, tuple(ends)))
     mask = segment_mask(spans, len(tokens))
     return PackedRow(
         input_ids=torch.tensor([tokens], device=device),
         position_ids=torch.tensor([positions], device=device),
         attention_mask=with_blocks(mask.to(device), [group.num_tokens for group in groups]),
+        spans=tuple(spans),
         sources=torch.tensor(sources, device=device),
         targets=torch.tensor(targets, device=device),
         answer_index=torch.tensor(answer_index, device=device),
@@ -80,12 +81,13 @@ def pack(groups: Sequence[AnswerGroup], *, device: torch.device | str = "cpu") -
     )
 
 
-def segment_mask(spans: Sequence[tuple[int, int, int, int]], num_tokens: int) -> Tensor:
-    """`[1, 1, T, T]`: for each `(a, b, c, d)`, `[c, d)` sees the prompt `[a, b)` and, causally, itself."""
+def segment_mask(spans: Sequence[Span], num_tokens: int) -> Tensor:
+    """`[1, 1, T, T]`: true where a token sees another: prompt and answer before it, and itself."""
     mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
-    for prompt_start, prompt_end, start, end in spans:
-        mask[start:end, prompt_start:prompt_end] = True
-        mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+    for span in spans:
+        mask[span.start : span.start + span.num_tokens, span.start : span.start + span.num_tokens] = seen(
+            span
+        )
     return mask[None, None]
 
 
@@ -98,6 +100,7 @@ def lay_apart(
         input_ids=torch.tensor([tokens], device=device),
         position_ids=torch.arange(len(tokens), device=device)[None],
         attention_mask=None,
+        spans=(),
         sources=torch.arange(len(prompt) - 1, len(tokens), device=device),
         targets=torch.tensor(answer, device=device),
         answer_index=torch.zeros(len(answer), dtype=torch.long, device=device),

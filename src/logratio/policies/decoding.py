@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from logratio.errors import BadConfig, NonFiniteLogits, OutOfMemory, PromptTooLong
-from logratio.policies.drawing import Drawn, draw, uniforms
-from logratio.policies.kv_cache import DecodingState
+from logratio.policies.batching import Drawing, steps
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import FinishReason
 
-SHRINK_AT = 1 / 8
-"""The share of ended rows at which the batch is made smaller: copying the rest costs about one token."""
-
-LEAST_TEMPERATURE = 1e-6
-"""Below it the quotients leave float32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How answers are drawn."""
-
-    max_new_tokens: int = 64
-    """An answer that has not ended after so many tokens is cut off."""
-    temperature: float = 1.0
-    """Logits are divided by it; 1 samples from the model itself, 0 takes the most probable token."""
-    top_k: int = 0
-    """Draw from the k most probable tokens only; 0 draws from all."""
-    top_p: float = 1.0
-    """Then from the fewest that have this much probability together; 1 draws from all."""
-    batch_size: int = 64
-    """How many answers are decoded at a time; the answers do not depend on it."""
-
-    def __post_init__(self) -> None:
-        _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "1 or more")
-        _require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
-        _require(
-            self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < math.inf,
-            "--temperature",
-            self.temperature,
-            f"0 (the most probable token), or {LEAST_TEMPERATURE} or more",
-        )
-        _require(self.top_k >= 0, "--top-k", self.top_k, "0 (no limit) or more")
-        _require(0 < self.top_p <= 1, "--top-p", self.top_p, "above 0 and at most 1 (no limit)")
-
-
-def _require(holds: bool, flag: str, value: float, allowed: str) -> None:
-    if not holds:
-        raise BadConfig(
-            f"{flag.lstrip('-').replace('-', ' ')} is {value}", where=flag, action=f"give {allowed}"
-        )
+REPORTED = 1 / 8
+"""Answers are handed over when they are so large a share of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +46,6 @@ class Step(NamedTuple):
     token_id: int
     logprob: float
     model_logprob: float
-
-
-class _Request(NamedTuple):
-    prompt: int
-    answer: int
-    seed: int
 
 
 def sample_tokens(
@@ -127,13 +80,8 @@ def sample_tokens(
     """
     check_prompts(model, prompts, config)
     answers: dict[tuple[int, int], Decoded] = {}
-    with evaluation_mode(model):
-        for requests in _batches([len(prompt) for prompt in prompts], seeds, config.batch_size):
-            decoded = _decode(model, prompts, requests, frozenset(stop_ids), pad_id, config)
-            batch = [
-                Answered(request.prompt, request.answer, answer)
-                for request, answer in zip(requests, decoded, strict=True)
-            ]
+    with evaluation_mode(model), _named_faults(min(config.batch_size, sum(map(len, seeds)))):
+        for batch in _finished(steps(model, prompts, seeds, stop_ids, pad_id, config), config):
             answers.update({(prompt, answer): value for prompt, answer, value in batch})
             if on_batch is not None:
                 on_batch(batch)
@@ -149,10 +97,8 @@ def stream_tokens(
         BadConfig, PromptTooLong, NonFiniteLogits, OutOfMemory: as for `sample_tokens`.
     """
     check_prompts(model, [prompt], config)
-    stops = frozenset(stop_ids)
-    requests = [_Request(0, 0, seed)]
-    with evaluation_mode(model):
-        for _, drawn, _ in _steps(model, [prompt], requests, stops, prompt[0], config):
+    with evaluation_mode(model), _named_faults(1):
+        for _, drawn, _ in steps(model, [prompt], [[seed]], stop_ids, prompt[0], config):
             yield Step(int(drawn.tokens), float(drawn.logprobs), float(drawn.model_logprobs))
 
 
@@ -196,96 +142,43 @@ def evaluation_mode(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def _batches(
-    lengths: Sequence[int], seeds: Sequence[Sequence[int]], batch_size: int
-) -> Iterator[list[_Request]]:
-    """Requests in batches, prompts of like length together; the longest first, so that memory fails early."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    requests = [
-        _Request(prompt, answer, seed) for prompt in order for answer, seed in enumerate(seeds[prompt])
-    ]
-    for start in range(0, len(requests), batch_size):
-        yield requests[start : start + batch_size]
+class _Growing(NamedTuple):
+    """An answer that has not ended yet."""
 
+    tokens: list[int]
+    logprobs: list[float]
+    model_logprobs: list[float]
 
-def _decode(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    requests: Sequence[_Request],
-    stops: frozenset[int],
-    pad_id: int,
-    config: SamplingConfig,
-) -> list[Decoded]:
-    shape = (len(requests), config.max_new_tokens)
-    tokens = torch.zeros(shape, dtype=torch.long)
-    logprobs = torch.zeros(shape, dtype=torch.float64)
-    model_logprobs = torch.zeros(shape, dtype=torch.float64)
-    lengths = torch.full((len(requests),), config.max_new_tokens)
-    stopped = torch.zeros(len(requests), dtype=torch.bool)
-    for position, (rows, drawn, ended) in enumerate(_steps(model, prompts, requests, stops, pad_id, config)):
-        tokens[rows, position] = drawn.tokens
-        logprobs[rows, position] = drawn.logprobs
-        model_logprobs[rows, position] = drawn.model_logprobs
-        first_end = rows[ended & ~stopped[rows]]
-        lengths[first_end] = position + 1
-        stopped[first_end] = True
-    return [
-        Decoded(
-            token_ids=tuple(tokens[row, :length].tolist()),
-            logprobs=tuple(logprobs[row, :length].tolist()),
-            model_logprobs=tuple(model_logprobs[row, :length].tolist()),
-            finish_reason="stop" if stopped[row] else "length",
+    def ended(self, reason: FinishReason) -> Decoded:
+        return Decoded(
+            token_ids=tuple(self.tokens),
+            logprobs=tuple(self.logprobs),
+            model_logprobs=tuple(self.model_logprobs),
+            finish_reason=reason,
         )
-        for row, length in enumerate(lengths.tolist())
-    ]
 
 
-def _steps(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    requests: Sequence[_Request],
-    stops: frozenset[int],
-    pad_id: int,
-    config: SamplingConfig,
-) -> Iterator[tuple[Tensor, Drawn, Tensor]]:
-    """One position at a time: the rows that are still decoded, what was drawn, and which have ended.
-
-    A row that has ended may stay for a while; what is drawn for it then means nothing.
-    """
-    with _named_faults(len(requests)):
-        groups = [
-            (prompt, len(list(same))) for prompt, same in groupby(request.prompt for request in requests)
-        ]
-        state = DecodingState(
-            model,
-            [prompts[prompt] for prompt, _ in groups],
-            [count for _, count in groups],
-            pad_id=pad_id,
-            room=config.max_new_tokens,
-        )
-        numbers = uniforms([request.seed for request in requests], config.max_new_tokens)
-        stop_tensor = torch.tensor(sorted(stops), dtype=torch.long)
-        rows = tokens = torch.arange(len(requests))
-        ended = torch.zeros(len(requests), dtype=torch.bool)
-        for position in range(config.max_new_tokens):
-            if position:
-                state.step(tokens)
-            drawn = draw(
-                state.logits,
-                numbers[rows, position],
-                temperature=config.temperature,
-                top_k=config.top_k,
-                top_p=config.top_p,
-            )
-            ended = ended | torch.isin(drawn.tokens, stop_tensor)
-            yield rows, drawn, ended
-            if bool(ended.all()):
-                return
-            tokens = drawn.tokens
-            going = (~ended).nonzero()[:, 0]
-            if len(going) <= len(rows) * (1 - SHRINK_AT):
-                state.keep(going)
-                rows, ended, tokens = rows[going], ended[going], tokens[going]
+def _finished(drawn_steps: Iterable[Drawing], config: SamplingConfig) -> Iterator[list[Answered]]:
+    """Answers as they end, some at a time."""
+    growing: dict[tuple[int, int], _Growing] = {}
+    batch: list[Answered] = []
+    for requests, drawn, stopped in drawn_steps:
+        columns = (drawn.tokens, drawn.logprobs, drawn.model_logprobs, stopped)
+        for request, token, logprob, model_logprob, stop in zip(
+            requests, *(column.tolist() for column in columns), strict=True
+        ):
+            answer = growing.setdefault((request.prompt, request.answer), _Growing([], [], []))
+            answer.tokens.append(token)
+            answer.logprobs.append(logprob)
+            answer.model_logprobs.append(model_logprob)
+            if stop or len(answer.tokens) == config.max_new_tokens:
+                ended = growing.pop((request.prompt, request.answer)).ended("stop" if stop else "length")
+                batch.append(Answered(request.prompt, request.answer, ended))
+        if len(batch) >= config.batch_size * REPORTED:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 @contextmanager

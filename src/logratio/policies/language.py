@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow
 from logratio.models.adapters import using
-from logratio.models.attention import attend_by_block
 from logratio.models.packing import Layout, assign_rows, lay_apart, pack
 from logratio.models.vocabulary import token_logprobs
+from logratio.policies.reader import Reader
 
 
-class LanguagePolicy:
+class LanguagePolicy(Reader):
     """A causal language model with the layout in which it computes log-probabilities.
 
     Args:
@@ -31,20 +31,17 @@ class LanguagePolicy:
     def __init__(
         self, model: Any, tokenizer: Any, *, layout: Layout = "shared", adapter: str | None = None
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.layout: Layout = layout
+        super().__init__(model, tokenizer, layout=layout)
         self.adapter = adapter
-        attend_by_block(model)
 
-    def active(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def active(self) -> Iterator[None]:
         """Have the model compute as this policy; whoever calls the model itself does so in here."""
-        return nullcontext() if self.adapter is None else using(self.model, self.adapter)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's parameters are."""
-        return next(self.model.parameters()).device
+        with (
+            nullcontext() if self.adapter is None else using(self.model, self.adapter),
+            self.computing(),
+        ):
+            yield
 
     def rows(
         self, groups: Sequence[AnswerGroup], *, max_tokens: int
@@ -75,10 +72,14 @@ class LanguagePolicy:
                 logits = self.model(input_ids=row.input_ids).logits[0, row.sources]
             dtype = torch.promote_types(logits.dtype, torch.float32)
             return logits.to(dtype).log_softmax(-1).gather(-1, row.targets[:, None])[:, 0]
-        return token_logprobs(self.states(row), self.model.get_output_embeddings().weight, row.targets)
+        return token_logprobs(
+            self.states(row), self.model.get_output_embeddings().weight, row.targets, copies=self.copies
+        )
 
     def states(self, row: PackedRow) -> Tensor:
         """The hidden states that predict the answer tokens: `[N, H]`, differentiable."""
+        if row.spans and (decoder := self.decoder) is not None:
+            return decoder.states(row, row.sources)
         layout: dict[str, Any] = {}
         if row.attention_mask is not None:
             layout = {

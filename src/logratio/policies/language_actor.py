@@ -137,7 +137,9 @@ class LanguageActor:
         if row.attention_mask is not None:
             states = self.policy.states(row)
             weight = self.policy.model.get_output_embeddings().weight
-            logprobs, entropy = token_logprobs_and_entropy(states, weight, row.targets)
+            logprobs, entropy = token_logprobs_and_entropy(
+                states, weight, row.targets, copies=self.policy.copies
+            )
         else:
             states, logits = self.policy.states_and_logits(row)
             every = logits.log_softmax(-1)
@@ -154,9 +156,9 @@ class LanguageActor:
             states = self.policy.states(row)
             tokens = compare_tokens(
                 states,
-                self.policy.model.get_output_embeddings().weight,
+                self.policy.copies.of(self.policy.model.get_output_embeddings().weight),
                 states if other is self.policy else other.states(row),
-                other.model.get_output_embeddings().weight,
+                other.copies.of(other.model.get_output_embeddings().weight),
                 row.targets,
             )
         else:

@@ -17,15 +17,15 @@ from torch import Tensor
 from logratio.batches import AnswerGroup, PackedRow, TokenIds
 from logratio.errors import DataFault, EmptyAnswer, PromptTooLong
 from logratio.models import tokenisation
-from logratio.models.attention import attend_by_block
 from logratio.models.packing import Layout, assign_rows, for_scores, last_places, lay_apart, pack
+from logratio.policies.reader import Reader
 from logratio.records import Completion, Prompt
 
 SCORE_TOLERANCE = 1e-3
 """Different orders of the same float32 sums differ by less; a wrong mask, position or place by far more."""
 
 
-class Scorer:
+class Scorer(Reader):
     """A model with a scalar head and the layout in which it computes scores.
 
     Args:
@@ -35,16 +35,8 @@ class Scorer:
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, layout: Layout = "shared") -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.layout: Layout = layout
+        super().__init__(model, tokenizer, layout=layout)
         self._settled_on = 0
-        attend_by_block(model)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's parameters are."""
-        return next(self.model.parameters()).device
 
     def rows(
         self, groups: Sequence[AnswerGroup], *, max_tokens: int
@@ -69,11 +61,17 @@ class Scorer:
 
     def evaluate(self, row: PackedRow) -> Tensor:
         """Score of every answer of a row: `[answers]`, in float32 at least, differentiable."""
+        if row.spans and (decoder := self.decoder) is not None:
+            return self._scored(decoder.states(row, last_places(row)))
         packed = {"position_ids": row.position_ids, "attention_mask": row.attention_mask}
         settings = {} if row.attention_mask is None else packed
-        body = self.model.base_model
-        hidden = body(input_ids=row.input_ids, use_cache=False, **settings).last_hidden_state[0]
-        scores = self.model.score(hidden[last_places(row)])[:, 0]
+        with self.computing():
+            body = self.model.base_model
+            hidden = body(input_ids=row.input_ids, use_cache=False, **settings).last_hidden_state[0]
+        return self._scored(hidden[last_places(row)])
+
+    def _scored(self, states: Tensor) -> Tensor:
+        scores = self.model.score(states.to(self.model.score.weight.dtype))[:, 0]
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def scores(self, rows: Sequence[PackedRow]) -> Tensor:
@@ -147,8 +145,7 @@ class Scorer:
         """
         if self.layout == "apart":
             return 0.0
-        longest = max(range(len(groups)), key=lambda index: num_tokens_read(groups[index]))
-        probe = [groups[index] for index in [*[i for i in range(len(groups)) if i != longest][:1], longest]]
+        probe = self.probe(groups, lengths=[num_tokens_read(group) for group in groups])
         apart = Scorer(self.model, self.tokenizer, layout="apart")
         alone = apart.scores(apart.lay(probe))
         try:

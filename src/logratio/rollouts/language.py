@@ -20,9 +20,9 @@ from logratio.models.tokenisation import encode_prompt
 from logratio.objectives.advantages import leave_one_out
 from logratio.objectives.kl import k1
 from logratio.objectives.ppo import ReferenceKLController
-from logratio.policies.decoding import SamplingConfig
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, Reading
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import Prompt, Sample
 from logratio.rollouts.collecting import CollectorConfig
 from logratio.rollouts.judging import WeightedReward, charge_cut_off, describe_answers, watch, weighted_sum
@@ -145,6 +145,7 @@ class LanguageCollector:
             item_of_row=torch.arange(len(groups)).repeat_interleave(k)[:, None].expand(mask.shape),
             metrics=metrics,
             group_size=k,
+            precision=self.actor.policy.precision,
             reference_logprobs=None if self.reference is None else now["reference_logprobs"],
             greedy_returns=self._greedy_returns(step, examples) if self.greedy else None,
         )
@@ -181,6 +182,7 @@ class LanguageCollector:
                     max_new_tokens=self.config.max_new_tokens,
                     temperature=temperature,
                     batch_size=self.config.decode_batch,
+                    precision=self.actor.policy.precision,
                 ),
                 columns=[self.columns[example] for example in examples],
             )

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from logratio.errors import BadConfig, SpecialTokenTrouble
 from logratio.models import tokenisation
-from logratio.policies.decoding import Answered, Decoded, SamplingConfig, sample_tokens
+from logratio.policies.decoding import Answered, Decoded, sample_tokens
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import Completion, Prompt, Sample
 

@@ -14,12 +14,36 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from logratio.batches import AnswerGroup, Numbers
+from logratio.batches import AnswerGroup, Numbers, Precision
 from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
 
 FLOAT32_LOGPROB_TOLERANCE = 1e-3
 """Nats a token: different orders of the same float32 sums differ by less; a wrong mask, position or
 temperature differs by far more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerances:
+    """How far numbers may lie apart that are one number but for rounding."""
+
+    logprob: float
+    """Of a token's log-probability computed in two ways, in nats."""
+    ratio: float
+    """Of a ratio that is 1."""
+    update_kl: float
+    """Of a KL divergence that is 0, in nats a token."""
+    loss: float
+    """Of the loss of a pair before the first update."""
+    reward: float
+    """Of an implicit reward before the first update."""
+
+
+TOLERANCES: dict[Precision, Tolerances] = {
+    "fp32": Tolerances(logprob=FLOAT32_LOGPROB_TOLERANCE, ratio=1e-4, update_kl=1e-6, loss=1e-4, reward=1e-3),
+    "bf16": Tolerances(logprob=0.5, ratio=0.2, update_kl=1e-3, loss=0.05, reward=0.1),
+}
+"""By the precision of products. bfloat16 keeps eight bits of a number, so that a sum that is taken in another
+order can come out one of them apart, and some layers later a log-probability some hundredths of a nat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +140,10 @@ def sampled_logprobs_are_recomputed(
     return LawHeld(law="sampled_equals_recomputed", value=worst, limit=tolerance, step=0)
 
 
-def sampler_and_trainer_agree(deviation: float, *, step: int) -> LawHeld:
+def sampler_and_trainer_agree(
+    deviation: float, *, step: int, tolerance: float = FLOAT32_LOGPROB_TOLERANCE
+) -> LawHeld:
     """The largest difference of a rollout's recomputed log-probabilities to those recorded while sampling."""
-    tolerance = FLOAT32_LOGPROB_TOLERANCE
     if not deviation <= tolerance:
         raise LawBroken(
             "sampled_equals_recomputed",

@@ -11,8 +11,9 @@ from torch import nn
 
 from logratio.models.adapters import LOW_RANK, WRAPPED
 
-ACTIVATIONS = 40
-"""Numbers kept for the backward pass a token, layer and unit of width: roughly a Llama's."""
+ACTIVATIONS, FEWER_ACTIVATIONS = 40, 12
+"""Numbers kept for the backward pass a token, layer and unit of width: roughly a Llama's by its own forward
+pass, and by `models.decoder`."""
 
 
 def peak_memory_bytes() -> int:
@@ -23,7 +24,9 @@ def peak_memory_bytes() -> int:
     return max(host, device)
 
 
-def estimate_bytes(trained: nn.Module, *, frozen: nn.Module | None, row_tokens: int) -> int:
+def estimate_bytes(
+    trained: nn.Module, *, frozen: nn.Module | None, row_tokens: int, activations: int = ACTIVATIONS
+) -> int:
     """What a run will take at its peak, before it begins: an estimate.
 
     Weights; gradients and two moments of those that are trained; the weights of what is not; the activations
@@ -39,7 +42,7 @@ def estimate_bytes(trained: nn.Module, *, frozen: nn.Module | None, row_tokens: 
     passes = sum(f"{LOW_RANK}A." in name for name in named) // num_adapted if num_adapted else 1
     other = [] if frozen is None else frozen.parameters()
     held = num_bytes(named.values()) + 3 * num_bytes(moved) + num_bytes(other)
-    return held + ACTIVATIONS * 4 * row_tokens * width * layers * passes
+    return held + activations * 4 * row_tokens * width * layers * passes
 
 
 def num_bytes(parameters: Iterable[nn.Parameter]) -> int:

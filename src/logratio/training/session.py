@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway
+from logratio.models.products import gradients_in_place
 from logratio.progress import Progress
 from logratio.runs import RunDirectory, ensure_space, write_json
 from logratio.training import laws
@@ -112,6 +113,8 @@ class Session:
 
     def __enter__(self) -> Session:
         self.model.eval()
+        self._open = ExitStack()
+        self._open.enter_context(gradients_in_place())
         restored = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
         self.step, self._restored = restored.step, restored.numbers
         for note in restored.notes:
@@ -139,6 +142,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._open.close()
         self._board.close()
         if isinstance(error, EnvironmentFault):
             # The weights are those of the last whole update: what cost hours is not lost to one environment.

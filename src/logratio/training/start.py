@@ -10,6 +10,7 @@ import torch
 
 from logratio.batches import AnswerGroup
 from logratio.errors import LawBroken
+from logratio.models.precision import Copies
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.training import laws
 
@@ -20,17 +21,18 @@ def settle_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup]) -> laws
 
     A model whose only path between tokens is masked attention gives the same numbers in both layouts. Others
     (recurrence, convolutions, a window shorter than the sequence, a head that is more than a matrix) do not;
-    they are told apart by their numbers, not by a list of names: on the longest example, where a window would
-    end, behind the first of the others, where one group would leak into the next.
+    they are told apart by their numbers, not by a list of names.
     """
-    longest = max(range(len(groups)), key=lambda index: groups[index].num_tokens)
-    probe = [groups[index] for index in [*[i for i in range(len(groups)) if i != longest][:1], longest]]
-    apart = copy.copy(policy)
+    probe = policy.probe(groups, lengths=[group.num_tokens for group in groups])
+    # What is asked is whether two ways are one, which float32 tells best; the precision comes after.
+    packed = copy.copy(policy)
+    packed.copies = Copies("fp32")
+    apart = copy.copy(packed)
     apart.layout = "apart"
     alone = apart.sequence_logprobs(apart.lay(probe))
     try:
-        rows = policy.lay(probe)
-        return laws.layouts_agree(policy.sequence_logprobs(rows), alone, answer_lengths(rows), step=0)
+        rows = packed.lay(probe)
+        return laws.layouts_agree(packed.sequence_logprobs(rows), alone, answer_lengths(rows), step=0)
     except (LawBroken, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = error.what if isinstance(error, LawBroken) else f"{type(error).__name__}: {error}"
         print(
@@ -53,5 +55,6 @@ def recompute_sampled(
         groups: prompts with one answer each, in sampled tokens.
         recorded: for each answer, the log-probability of each token at temperature 1.
     """
+    limit = laws.TOLERANCES[policy.precision].logprob
     recomputed = [policy.evaluate(row).tolist() for group in groups for row in policy.lay([group])]
-    return laws.sampled_logprobs_are_recomputed(recorded, recomputed)
+    return laws.sampled_logprobs_are_recomputed(recorded, recomputed, tolerance=limit)

@@ -214,11 +214,13 @@ def side_losses(
 
 def first_minibatch_laws(session: Session, rollout: Rollout, tally: Tally, *, step: int) -> None:
     """Before the first step of an update the policy is the one that collected, as it was recorded."""
+    limits = laws.TOLERANCES[rollout.precision]
     if "sampled_deviation" in rollout.metrics:
-        session.held(laws.sampler_and_trainer_agree(rollout.metrics["sampled_deviation"], step=step))
+        deviation = rollout.metrics["sampled_deviation"]
+        session.held(laws.sampler_and_trainer_agree(deviation, step=step, tolerance=limits.logprob))
     if "kl_at_reference" in rollout.metrics:
         session.held(laws.reference_kl_is_zero(rollout.metrics["kl_at_reference"], step=step))
-    session.held(laws.ratio_is_one(tally.ratio_deviation, step=step))
+    session.held(laws.ratio_is_one(tally.ratio_deviation, step=step, tolerance=limits.ratio))
     session.held(laws.every_row_is_counted(tally.rows, torch.ones(tally.rows), step=step))
 
 

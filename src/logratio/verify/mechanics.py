@@ -20,12 +20,13 @@ from transformers import LlamaForCausalLM
 
 from logratio.algorithms.dpo import DPOConfig, train_dpo
 from logratio.algorithms.sft import SFTConfig, train_sft
-from logratio.batches import AnswerGroup, PackedRow
+from logratio.batches import AnswerGroup, PackedRow, Span
 from logratio.exact import oracle, transformer
 from logratio.exact.world import END, sequence_logprobs
 from logratio.objectives.dpo import dpo_loss
-from logratio.policies.decoding import SamplingConfig, sample_tokens
+from logratio.policies.decoding import sample_tokens
 from logratio.policies.language import LanguagePolicy
+from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import Prompt
 from logratio.rollouts.sampling import sample
 from logratio.runs import RunDirectory
@@ -153,7 +154,7 @@ def m1(quick: bool) -> list[Row]:
     causal = torch.ones(1, 1, width, width, dtype=torch.bool).tril()
     onwards = torch.arange(width)[None]
     with torch.no_grad():
-        visible = policy.evaluate(replace(row, attention_mask=causal))
+        visible = policy.evaluate(replace(row, spans=(Span(0, width, ()),), attention_mask=causal))
         misplaced = policy.evaluate(replace(row, position_ids=onwards))
     rows += [
         control("answers that see their siblings", float((visible - exact).abs().max()), at_least=0.1),

@@ -1,0 +1,240 @@
+"""The body of a Llama-like model, computed by the functions of `products` on the model's own weights.
+
+transformers' modules stay what the model is: they are loaded, saved and trained. This is another way to
+compute what their forward pass computes, for a packed row, in fewer and larger steps. It is for models whose
+every part is known here; others are computed by their own forward pass. Both give the same numbers up to
+rounding, and `training.start.settle_layout` holds them against each other before every run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaModel, MistralModel, Qwen2Model
+from transformers.activations import SiLUActivation
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralAttention, MistralMLP, MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm
+
+from logratio.batches import PackedRow
+from logratio.models.precision import Copies, times_few
+from logratio.models.products import (
+    AddedProduct,
+    GatedUnit,
+    Lookup,
+    NormedProducts,
+    applied,
+    inverse_norm,
+    normalise,
+)
+from logratio.models.segments import SegmentAttention
+
+KINDS = {
+    LlamaModel: (LlamaAttention, LlamaMLP, LlamaRMSNorm),
+    MistralModel: (MistralAttention, MistralMLP, MistralRMSNorm),
+    Qwen2Model: (Qwen2Attention, Qwen2MLP, Qwen2RMSNorm),
+}
+"""Models that are known here, with what their layers are made of."""
+ROPES = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose frequencies do not depend on the length of what is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A body with its weights, and the copies of them that are computed with."""
+
+    body: Any
+    """transformers' model without its head."""
+    copies: Copies
+    """Weights in the precision of products."""
+    recompute: bool = False
+    """Whether a layer's activations are computed again in the backward pass, from its states alone."""
+
+    @classmethod
+    def of(cls, body: Any, copies: Copies, *, recompute: bool = False) -> Decoder | None:
+        """The decoder of a body, or `None` where a part of it is not known here."""
+        return cls(body, copies, recompute) if is_known(body) else None
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers that are computed."""
+        return list(self.body.layers[: self.body.config.num_hidden_layers])
+
+    def begin(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Embeddings `[T, H]` of tokens, and cosine and sine `[T, 1, D]` of the angles of their positions."""
+        embeddings = self.body.embed_tokens
+        # A padding token whose embedding is not trained is the module's own affair.
+        still = embeddings.padding_idx is not None
+        hidden = embeddings(tokens) if still else applied(Lookup, embeddings.weight, tokens)
+        # Between layers nothing is narrower than float32, whatever the weights are.
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        cosine, sine = self.body.rotary_emb(hidden, positions[None])
+        return hidden, (cosine[0, :, None], sine[0, :, None])
+
+    def states(self, row: PackedRow, places: Tensor) -> Tensor:
+        """`[N, H]` states behind a row's tokens at `places`, differentiable."""
+        hidden, angles = self.begin(row.input_ids[0], row.position_ids[0])
+        attend = SegmentAttention(row.spans, scale=self.layers[0].self_attn.scaling, like=hidden)
+        for layer in self.layers:
+            if self.recompute and torch.is_grad_enabled():
+                hidden = checkpoint(
+                    self._layer, layer, hidden, angles, attend, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                hidden = self._layer(layer, hidden, angles, attend)
+        return self.body.norm(hidden[places])
+
+    def _layer(
+        self, layer: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: SegmentAttention
+    ) -> Tensor:
+        attention, unit = layer.self_attn, layer.mlp
+        width = attention.head_dim
+        query, key, value = (
+            states.view(len(states), -1, width)
+            for states in self._normed_products(
+                hidden, layer.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj
+            )
+        )
+        seen = attend(applied(Rotation, query, *angles), applied(Rotation, key, *angles), value)
+        output = attention.o_proj.weight
+        hidden = applied(AddedProduct, hidden, seen, self.copies.of(output), output)
+        norm = layer.post_attention_layernorm
+        weights = [unit.gate_proj.weight, unit.up_proj.weight, unit.down_proj.weight]
+        copies = [self.copies.of(weight) for weight in weights]
+        return applied(GatedUnit, hidden, norm.weight, epsilon(norm), copies, *weights)
+
+    def _normed_products(self, hidden: Tensor, norm: Any, *linear: nn.Linear) -> tuple[Tensor, ...]:
+        weights = [one.weight for one in linear]
+        copies = [self.copies.of(weight) for weight in weights]
+        biases = [one.bias for one in linear]
+        return applied(NormedProducts, hidden, norm.weight, epsilon(norm), copies, *weights, *biases)
+
+
+@dataclass(frozen=True, slots=True)
+class JointLayer:
+    """A layer to be computed without gradient: what is multiplied with the same states is one matrix."""
+
+    layer: Any
+    """transformers' layer, of which norms are read."""
+    attention: Tensor
+    """Projections to queries, keys and values, one under the other."""
+    bias: Tensor | None
+    """Their biases."""
+    output: Tensor
+    """From what was attended to."""
+    unit: Tensor
+    """Gate and up, one under the other."""
+    down: Tensor
+    """Back to the states' width."""
+
+    @classmethod
+    def of(cls, layer: Any, copies: Copies) -> JointLayer:
+        """Join a layer's weights as they are now."""
+        attention, unit = layer.self_attn, layer.mlp
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        biases = [one.bias.detach() for one in projections if one.bias is not None]
+        return cls(
+            layer=layer,
+            attention=torch.cat([copies.widened(one.weight) for one in projections]),
+            bias=torch.cat(biases) if biases else None,
+            output=copies.widened(attention.o_proj.weight),
+            unit=torch.cat([copies.widened(one.weight) for one in (unit.gate_proj, unit.up_proj)]),
+            down=copies.widened(unit.down_proj.weight),
+        )
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values."""
+        return int(self.layer.self_attn.k_proj.out_features // self.head_width)
+
+    @property
+    def head_width(self) -> int:
+        """Numbers of a head."""
+        return int(self.layer.self_attn.head_dim)
+
+    @property
+    def scaling(self) -> float:
+        """What a query's product with a key is multiplied by."""
+        return float(self.layer.self_attn.scaling)
+
+    def attended(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[T, heads, D]`, keys and values `[T, key heads, D]`, turned to their positions."""
+        joint = times_few(self.attention, self._normed(hidden, self.layer.input_layernorm))
+        if self.bias is not None:
+            joint += self.bias
+        heads = joint.reshape(len(hidden), -1, self.head_width)
+        turned = rotate(heads[:, : -self.key_heads], cosine, sine)
+        return turned[:, : -self.key_heads], turned[:, -self.key_heads :], heads[:, -self.key_heads :]
+
+    def finished(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        """The states `[T, H]` behind the layer, from those before it and what was attended to."""
+        hidden = hidden + times_few(self.output, seen.to(self.output.dtype))
+        normed = self._normed(hidden, self.layer.post_attention_layernorm)
+        gate, up = times_few(self.unit, normed).chunk(2, dim=-1)
+        return hidden + times_few(self.down, torch.nn.functional.silu(gate).mul_(up))
+
+    def _normed(self, hidden: Tensor, norm: Any) -> Tensor:
+        inverse = inverse_norm(hidden, epsilon(norm))
+        return normalise(hidden, norm.weight, inverse).to(self.attention.dtype)
+
+
+class Rotation(torch.autograd.Function):
+    """Rotary position embedding, `x cos θ + rotate(x) sin θ` (arXiv:2104.09864, equation 34)."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """`[T, heads, D]`, twice `[T, 1, D]`, to `[T, heads, D]`."""
+        ctx.angles = cosine, sine
+        return rotate(states, cosine, sine)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        """Rotated back."""
+        cosine, sine = ctx.angles
+        return rotate(outer, cosine, -sine), None, None
+
+
+def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """The first half of a head's numbers and the second are the two axes of its planes."""
+    half = states.shape[-1] // 2
+    turned = states * cosine
+    turned[..., :half].sub_(states[..., half:] * sine[..., :half])
+    turned[..., half:].add_(states[..., :half] * sine[..., half:])
+    return turned.to(states.dtype)
+
+
+def epsilon(norm: Any) -> float:
+    """What an RMSNorm adds to the mean square."""
+    return float((norm.eps or 0.0) if isinstance(norm, nn.RMSNorm) else norm.variance_epsilon)
+
+
+def is_known(body: Any) -> bool:
+    """Whether every part of a body is one that `Decoder` computes."""
+    if type(body) not in KINDS or "forward" in vars(body):
+        return False
+    attention, unit, norm = KINDS[type(body)]
+    config = body.config
+    plain = (
+        config.rope_parameters.get("rope_type") in ROPES
+        and not getattr(config, "sliding_window", None)
+        and not getattr(config, "attention_dropout", 0.0)
+    )
+    return plain and all(
+        type(layer.self_attn) is attention
+        and type(layer.mlp) is unit
+        and isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation))
+        and {type(layer.input_layernorm), type(layer.post_attention_layernorm)} <= {norm, nn.RMSNorm}
+        and all(type(one) is nn.Linear for one in _linear(layer))
+        and all(one.bias is None for one in _linear(layer)[3:])
+        for layer in body.layers
+    )
+
+
+def _linear(layer: Any) -> list[Any]:
+    attention, unit = layer.self_attn, layer.mlp
+    products = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    return [*products, unit.gate_proj, unit.up_proj, unit.down_proj]

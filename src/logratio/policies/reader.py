@@ -1,0 +1,95 @@
+"""What reads packed rows with a transformers model: how its numbers are computed, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from logratio.batches import AnswerGroup, Precision
+from logratio.errors import BadConfig
+from logratio.models.attention import attend_by_block
+from logratio.models.decoder import Decoder
+from logratio.models.packing import Layout
+from logratio.models.precision import Copies
+
+PROBED = 24
+"""Tokens of a prompt and of an answer, and answers to a prompt, that a probe has."""
+
+
+class Reader:
+    """A model with its tokenizer and the layout in which it reads prompts with answers.
+
+    Args:
+        model: a transformers model.
+        tokenizer: its tokenizer.
+        layout: `shared` reads a prompt once for all its answers; `apart` computes each answer as a plain
+            sequence through the model's own forward pass, for architectures that mix tokens otherwise.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, layout: Layout) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.layout: Layout = layout
+        self.copies = Copies("fp32")
+        self.recompute_activations = False
+        attend_by_block(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def precision(self) -> Precision:
+        """Of the products that packed rows are computed by."""
+        return self.copies.precision
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Have the model's own forward pass compute products in this precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """Computes packed rows, where every part of the model is known to it."""
+        return Decoder.of(self.model.base_model, self.copies, recompute=self.recompute_activations)
+
+    def probe(self, groups: Sequence[AnswerGroup], *, lengths: Sequence[int]) -> list[AnswerGroup]:
+        """The groups on which packed and plain sequences are compared: the longest, behind one other.
+
+        On the longest a window would end, and behind another one group would leak into the next. A decoder
+        whose parts are known has no window, and a few tokens of each tell as much.
+
+        Args:
+            groups: all of them.
+            lengths: tokens read of each.
+        """
+        longest = max(range(len(groups)), key=lambda index: lengths[index])
+        chosen = [groups[index] for index in [*[i for i in range(len(groups)) if i != longest][:1], longest]]
+        if self.decoder is None:
+            return chosen
+        return [
+            AnswerGroup(group.prompt[-PROBED:], tuple(answer[:PROBED] for answer in group.answers[:PROBED]))
+            for group in chosen
+        ]
+
+    def compute(self, *, precision: Precision = "fp32", recompute_activations: bool = False) -> None:
+        """Compute packed rows so from here on.
+
+        Args:
+            precision: of products.
+            recompute_activations: whether the backward pass computes them again rather than keep them.
+
+        Raises:
+            BadConfig: activations of this architecture cannot be computed again.
+        """
+        self.copies = Copies(precision)
+        self.recompute_activations = recompute_activations
+        if recompute_activations and self.decoder is None:
+            raise BadConfig(
+                f"activations of a {type(self.model).__name__} cannot be computed again here",
+                where="--recompute-activations",
+                action="leave it out, and lower --row-tokens for less memory",
+            )

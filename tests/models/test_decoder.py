@@ -1,0 +1,270 @@
+"""The decoder's own way to compute, against transformers' forward pass and automatic differentiation."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from logratio.errors import BadConfig
+from logratio.models import decoder as decoder_module
+from logratio.models import segments
+from logratio.models.decoder import Decoder
+from logratio.models.precision import Copies
+from logratio.models.products import gradients_in_place
+from logratio.policies.language import LanguagePolicy
+from tiny import exact_llama, random_groups, tiny_llama
+
+VOCABULARY = 50
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+}
+
+
+def exact(model):
+    """In float64 throughout: transformers' own RMSNorm rounds to float32."""
+    model = model.double().eval()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+    return model
+
+
+def build(kind, config, **settings):
+    torch.manual_seed(0)
+    model = kind(config(**SIZES, **settings))
+    for name, weight in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.3)
+    return exact(model)
+
+
+MODELS = {
+    "llama": lambda: build(LlamaForCausalLM, LlamaConfig, tie_word_embeddings=True),
+    "wide heads": lambda: build(LlamaForCausalLM, LlamaConfig, head_dim=12),
+    "llama 3's angles": lambda: build(
+        LlamaForCausalLM,
+        LlamaConfig,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ),
+    "qwen 2 with biases": lambda: build(Qwen2ForCausalLM, Qwen2Config),
+    "mistral without a window": lambda: build(MistralForCausalLM, MistralConfig, sliding_window=None),
+}
+
+
+def values_and_gradients(policy, groups, *, rows=None):
+    """Log-probabilities of answers, and the gradient of a random projection of them."""
+    for weight in policy.model.parameters():
+        weight.grad = None
+    found = []
+    outer = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for part in [groups] if rows is None else rows:
+        logprobs = policy.sequence_logprobs(policy.lay(part))
+        start = sum(len(one) for one in found)
+        (logprobs * outer[start : start + len(logprobs)].to(logprobs)).sum().backward()
+        found.append(logprobs.detach())
+    return torch.cat(found), [weight.grad for weight in policy.model.parameters()]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("long", [0, 10_000])
+def test_values_and_gradients_are_those_of_transformers(name, recompute, long, monkeypatch):
+    """Each answer alone through the model's own forward pass, differentiated automatically."""
+    monkeypatch.setattr(segments, "LONG", long)
+    model, groups = MODELS[name](), random_groups(5, vocab_size=VOCABULARY, num_answers=3)
+    assert Decoder.of(model.base_model, Copies()) is not None
+    alone = values_and_gradients(LanguagePolicy(model, None, layout="apart"), groups)
+    policy = LanguagePolicy(model, None)
+    policy.compute(recompute_activations=recompute)
+    packed = values_and_gradients(policy, groups)
+    torch.testing.assert_close(packed[0], alone[0], rtol=0, atol=1e-10)
+    for mine, theirs in zip(packed[1], alone[1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_added_in_place_are_those_of_the_graph(tied):
+    groups = random_groups(6, vocab_size=VOCABULARY)
+    rows = [groups[:2], groups[2:3], groups[3:]]
+    model = exact_llama(VOCABULARY, tied=tied)
+    _, expected = values_and_gradients(LanguagePolicy(model, None), groups, rows=rows)
+    with gradients_in_place():
+        _, found = values_and_gradients(LanguagePolicy(model, None), groups, rows=rows)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_that_stands_keeps_its_memory_and_what_was_in_it():
+    policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
+    groups = random_groups(4, vocab_size=VOCABULARY)
+    with gradients_in_place():
+        _, first = values_and_gradients(policy, groups)
+        before = [gradient.clone() for gradient in first]
+        policy.sequence_logprobs(policy.lay(groups)).sum().backward()
+    products = [weight for weight in policy.model.parameters() if weight.ndim == 2]
+    assert all(
+        weight.grad is one
+        for weight, one in zip(policy.model.parameters(), first, strict=True)
+        if weight.ndim == 2
+    )
+    _, alone = values_and_gradients(policy, groups)
+    policy.model.zero_grad()
+    policy.sequence_logprobs(policy.lay(groups)).sum().backward()
+    for one, kept, weight in zip(first, before, policy.model.parameters(), strict=True):
+        torch.testing.assert_close(one, kept + weight.grad, rtol=1e-4, atol=1e-4)
+    assert len(products) > 10
+    assert len(alone) == len(first)
+
+
+def test_frozen_weights_have_no_gradient_and_change_no_other():
+    model, groups = exact_llama(VOCABULARY), random_groups(3, vocab_size=VOCABULARY)
+    _, expected = values_and_gradients(LanguagePolicy(model, None), groups)
+    frozen = [weight for number, weight in enumerate(model.parameters()) if number % 3 == 1]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    with gradients_in_place():
+        _, found = values_and_gradients(LanguagePolicy(model, None), groups)
+    for weight, mine, theirs in zip(model.parameters(), found, expected, strict=True):
+        if weight.requires_grad:
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+        else:
+            assert mine is None
+
+
+# --- bfloat16 ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_the_same_but_for_rounding_with_gradients_in_float32(native, monkeypatch):
+    monkeypatch.setattr("logratio.models.precision.multiplies_bf16", lambda kind="cpu": native)
+    model, groups = tiny_llama(VOCABULARY, spread=0.1), random_groups(6, vocab_size=VOCABULARY)
+    policy = LanguagePolicy(model, None)
+    values, gradients = values_and_gradients(policy, groups)
+    policy.compute(precision="bf16")
+    with gradients_in_place():
+        coarse, coarse_gradients = values_and_gradients(policy, groups, rows=[groups[:3], groups[3:]])
+    assert coarse.dtype == torch.float32
+    assert 1e-4 < float((coarse - values).abs().max()) < 0.3
+    for mine, theirs in zip(coarse_gradients, gradients, strict=True):
+        assert mine.dtype == torch.float32
+        # The angle between the two: eight bits of every product leave it at some hundredths.
+        assert float(torch.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0)) > 0.995
+
+
+def test_copies_follow_the_weights():
+    weight = torch.nn.Parameter(torch.randn(3, 4))
+    copies = Copies("bf16")
+    before = copies.of(weight)
+    assert copies.of(weight) is before
+    assert torch.equal(before, weight.to(torch.bfloat16))
+    with torch.no_grad():
+        weight.add_(1.0)
+    assert torch.equal(copies.of(weight), weight.to(torch.bfloat16))
+    assert Copies("fp32").of(weight).data_ptr() == weight.data_ptr()
+
+
+# --- models that are not known -----------------------------------------------------------------------
+
+
+def gemma():
+    return GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=8)).eval()
+
+
+def windowed():
+    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4)).eval()
+
+
+def with_output_bias():
+    return LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True)).eval()
+
+
+def gelu():
+    return LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu")).eval()
+
+
+def stretched_by_length():
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    return LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)).eval()
+
+
+def changed():
+    model = tiny_llama(VOCABULARY)
+    model.model.forward = model.model.forward
+    return model
+
+
+@pytest.mark.parametrize("make", [gemma, windowed, with_output_bias, gelu, stretched_by_length, changed])
+def test_what_is_not_known_is_left_to_its_own_forward_pass(make):
+    model = make()
+    assert Decoder.of(model.base_model, Copies()) is None
+    policy = LanguagePolicy(model, None)
+    with pytest.raises(BadConfig, match="cannot be computed again"):
+        policy.compute(recompute_activations=True)
+
+
+def test_a_subclass_of_a_layer_is_not_known():
+    model = tiny_llama(VOCABULARY)
+
+    class Other(type(model.model.layers[1].mlp)):
+        pass
+
+    model.model.layers[1].mlp.__class__ = Other
+    assert Decoder.of(model.base_model, Copies()) is None
+
+
+def test_bf16_of_a_model_that_is_not_known_is_autocast():
+    torch.manual_seed(0)
+    model, groups = gemma(), random_groups(3, vocab_size=VOCABULARY)
+    policy = LanguagePolicy(model, None)
+    values, _ = values_and_gradients(policy, groups)
+    policy.compute(precision="bf16")
+    coarse, gradients = values_and_gradients(policy, groups)
+    assert 1e-4 < float((coarse - values).abs().max()) < 1.0
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
+def test_a_padding_token_that_is_not_trained_stays_so():
+    model = exact_llama(VOCABULARY)
+    model.model.embed_tokens.padding_idx = 5
+    groups = random_groups(4, vocab_size=VOCABULARY)
+    _, found = values_and_gradients(LanguagePolicy(model, None), groups)
+    _, expected = values_and_gradients(LanguagePolicy(copy.deepcopy(model), None, layout="apart"), groups)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-9)
+
+
+def test_rotation_turns_back():
+    angle = torch.rand(7, 1, 6, dtype=torch.float64).repeat(1, 1, 2)
+    states = torch.randn(7, 3, 12, dtype=torch.float64)
+    turned = decoder_module.rotate(states, angle.cos(), angle.sin())
+    torch.testing.assert_close(decoder_module.rotate(turned, angle.cos(), -angle.sin()), states)
+    torch.testing.assert_close(turned.norm(dim=-1), states.norm(dim=-1))
