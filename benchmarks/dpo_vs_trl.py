@@ -63,7 +63,7 @@ class Arguments:
     """TRL computes activations a second time by default (`on`), which saves memory and costs time."""
     threads: int = 0
     """Threads of each side; 0 leaves it to torch, the same on both sides."""
-    out: Path = HERE / "results.json"
+    out: Path = HERE / "dpo_results.json"
     """Where the numbers go."""
 
 

@@ -77,6 +77,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
         "tokens_a_pass": sum(group.num_tokens for group in groups),
         # Drawing, the reference and the reward once, and learning three times a pass.
         "useful_flops": passes * sum(forward_flops(model, group) for group in groups),
+        "work": sum(len(group.answers) for group in groups),
         "versions": {"logratio": version("logratio")},
     }
 
@@ -84,6 +85,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
 def our_flags(job: Job) -> Any:
     """The flags of `logratio train ppo` for this job."""
     from logratio.algorithms.ppo import PPOConfig
+    from logratio.cli.computing import ComputingFlags
     from logratio.cli.train_ppo import Arguments
     from logratio.rollouts.language import CollectorConfig
 
@@ -115,6 +117,8 @@ def our_flags(job: Job) -> Any:
         out=Path(job["out"]) / "run",
         model=job["model"],
         collect=collect,
+        critic=job.get("critic", "shared"),
+        computing=ComputingFlags(precision=job.get("precision", "fp32")),
         held_out=0.0,
         training=config,
     )
@@ -175,7 +179,9 @@ def run_trl(job: Job) -> dict[str, Any]:
         "tokens_a_pass": seen.tokens_a_pass,
         "rewards": seen.rewards,
         "logprobs": seen.logprobs,
+        "work": len(seen.answers),
         "versions": {"trl": version("trl")},
+        "versions_of_peer": f"trl {version('trl')}",
     }
 
 

@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from working import Clock, Job, do_job
+from working import Clock, Job, do_job, forward_flops
 
 from logratio.batches import AnswerGroup
 from logratio.data.reading import read_prompts
-from logratio.models.pretrained import embedded_model_path, load, save
+from logratio.models.pretrained import load
 from logratio.models.tokenisation import encode_prompt
 from logratio.rollouts.sampling import stop_tokens
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-
-
-def prepare(job: Job) -> dict[str, Any]:
-    """Write the model as safetensors: what a GGUF file costs to open is neither side's."""
-    loaded = load(job["model"] or str(embedded_model_path()))
-    save(loaded.model, loaded.tokenizer, Path(job["out"]))
-    return {}
 
 
 def open_job(job: Job) -> tuple[Any, list[list[int]], list[int]]:
@@ -55,7 +48,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
         AnswerGroup(tuple(prompt), tuple(answer.token_ids for answer in own))
         for prompt, own in zip(prompts, answers, strict=True)
     ]
-    return describe(clock, groups, {"logratio": version("logratio")})
+    return describe(clock, model, groups)
 
 
 def run_transformers(job: Job) -> dict[str, Any]:
@@ -87,23 +80,24 @@ def run_transformers(job: Job) -> dict[str, Any]:
             end = next((place for place, token in enumerate(row) if token in stops), len(row) - 1)
             answers[number].append(tuple(row[: end + 1]))
     groups = [AnswerGroup(tuple(prompts[number]), tuple(own)) for number, own in answers.items()]
-    return describe(clock, groups, {"transformers": version("transformers")})
+    return describe(clock, model, groups)
 
 
-def describe(clock: Clock, groups: list[AnswerGroup], versions: dict[str, str]) -> dict[str, Any]:
+def describe(clock: Clock, model: Any, groups: list[AnswerGroup]) -> dict[str, Any]:
     """What a run found."""
     seconds = clock.seconds
     tokens = sum(group.num_answer_tokens for group in groups)
     return {
         "seconds": seconds,
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds,
+        "work": tokens,
+        "useful_flops": sum(forward_flops(model, group) for group in groups),
         "answers": sum(len(group.answers) for group in groups),
         "mean_prompt": sum(len(group.prompt) for group in groups) / len(groups),
-        "versions": versions,
+        "versions": {"logratio": version("logratio")},
+        "versions_of_peer": f"transformers {version('transformers')}",
     }
 
 
 if __name__ == "__main__":
-    sides = {"prepare": prepare, "logratio": run_logratio, "transformers": run_transformers}
+    sides = {"logratio": run_logratio, "transformers": run_transformers}
     sys.exit(do_job(sys.stdin.read(), sides))

@@ -32,6 +32,11 @@ def do_job(argument: str, sides: Mapping[str, Callable[[Job], dict[str, Any]]]) 
     # Kilobytes on Linux. Read before the rate is measured, which needs memory of its own.
     result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result["matmul_flops_per_second"] = matmul_flops_per_second()
+    # A processor without bfloat16 takes seconds for one: only where it is asked for.
+    bf16 = job.get("precision") == "bf16"
+    result["matmul_2048_flops_per_second"] = matmul_flops_per_second(
+        2048, repeats=2 if bf16 else 8, dtype=torch.bfloat16 if bf16 else torch.float32
+    )
     result["threads"] = torch.get_num_threads()
     result.setdefault("versions", {})["torch"] = torch.__version__
     Path(job["result"]).write_text(json.dumps(result))
@@ -55,15 +60,26 @@ class Clock:
         return time.process_time() - self._processor
 
 
-def matmul_flops_per_second(size: int = 1024, repeats: int = 20) -> float:
-    """The best rate of float32 matrix products here, with as many threads as the run had."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+def matmul_flops_per_second(size: int = 1024, repeats: int = 20, dtype: torch.dtype = torch.float32) -> float:
+    """The best rate of matrix products here, with as many threads as the run had."""
+    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
         left @ right
         best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best
+
+
+def score_flops(model: Any, group: AnswerGroup) -> float:
+    """The same of a reward model, which reads every answer to its last token and has no head to speak of."""
+    config = model.config
+    blocks = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+    read = len(group.prompt) + group.num_answer_tokens
+    attended = len(group.prompt) * (len(group.prompt) + 1) / 2
+    for answer in group.answers:
+        attended += len(answer) * len(group.prompt) + len(answer) * (len(answer) + 1) / 2
+    return float(2 * blocks * read + 4 * config.hidden_size * config.num_hidden_layers * attended)
 
 
 def forward_flops(model: Any, group: AnswerGroup) -> float:

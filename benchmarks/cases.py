@@ -1,0 +1,190 @@
+"""What `bench.py` runs: each benchmark with its two sides, its work, and the bars that it is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from control_vs_peers import TASKS
+from dpo_vs_trl import make_comparisons, write_rows
+from driving import run_job
+
+from logratio.data.remarks import quickstart_prompts
+from logratio.runs import write_json_lines
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+TRL, OLD_TRL, CONTROL = ".venv-conformance-trl", ".venv-bench-ppo", ".venv-bench-control"
+"""Environments that the Makefile makes, each with one peer."""
+PAIRS, PROMPTS = 32, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One benchmark."""
+
+    name: str
+    """As in the results."""
+    about: str
+    """What is done."""
+    script: str
+    """The script that does either side."""
+    environment: str
+    """Where both sides run."""
+    unit: str
+    """Of the rates."""
+    job: dict[str, Any]
+    """What both sides are given."""
+    theirs: dict[str, dict[str, Any]]
+    """The ways in which the peer is run, and what each adds to the job."""
+    ours: dict[str, Any] = field(default_factory=lambda: {"side": "logratio"})
+    """What our side adds."""
+    same_losses: bool = False
+    """Whether both sides start from the same weights, so that their losses can be compared."""
+    least_ratio: float = 0.0
+    """Times the peer's rate that are wanted."""
+    most_memory: float = float("inf")
+    """Share of the peer's peak memory that is allowed."""
+    least_share: float = 0.0
+    """Share of the rate of matrix products that is wanted."""
+
+    @property
+    def python(self) -> str:
+        """The interpreter of the environment."""
+        return str(ROOT / self.environment / "bin" / "python")
+
+
+def write_inputs(cases: Sequence[Case], model: str | None, work: Path) -> dict[str, str]:
+    """Write models and rows once for all runs; gives their paths by the names that jobs have for them."""
+    inputs = {"data": str(work / "rows.jsonl"), "prompts": str(work / "prompts.jsonl")}
+    write_rows(Path(inputs["data"]), make_comparisons(PAIRS))
+    prompts = quickstart_prompts(PROMPTS, 0)
+    write_json_lines(Path(inputs["prompts"]), ({"prompt": prompt.to_json()} for prompt in prompts))
+    if any(case.environment != CONTROL for case in cases):
+        job = {"side": "prepare", "model": model or "", "out": str(work / "models"), "threads": 0}
+        run_job(HERE / "ppo_sides.py", job, work)
+        inputs |= {"model": str(work / "models" / "policy"), "reward": str(work / "models" / "reward")}
+    return inputs
+
+
+def tuning(name: str, *, side: str, about: str, unit: str, precision: str, **bars: Any) -> Case:
+    """A benchmark against a trainer of TRL."""
+    bf16 = precision == "bf16"
+    ways = {"as it comes": {}}
+    if side == "dpo":
+        ways["reference precomputed"] = {"settings": {"precompute_ref_log_probs": True}}
+    return Case(
+        name=name,
+        about=about,
+        script="tuning_sides.py",
+        environment=TRL,
+        unit=unit,
+        job={
+            **{"task": side, "pairs": PAIRS, "batch_size": 8 if side != "dpo" else 4, "threads": 0},
+            **{"learning_rate": 1e-5, "precision": precision, "out": ""},
+        },
+        theirs={
+            way: {"side": "trl", "settings": {"bf16": bf16, **more.get("settings", {})}}
+            for way, more in ways.items()
+        },
+        same_losses=side in ("dpo", "sft"),
+        **bars,
+    )
+
+
+def sampling(name: str, *, precision: Literal["fp32", "bf16"], **bars: Any) -> Case:
+    """A benchmark against transformers' `generate`."""
+    return Case(
+        name=name,
+        about=f"{PROMPTS} prompts with 4 answers each of up to 64 tokens, {precision}",
+        script="sampling_sides.py",
+        environment=TRL,
+        unit="tokens/s",
+        job={"answer_tokens": 64, "num_samples": 4, "precision": precision, "threads": 0, "out": ""},
+        ours={"side": "logratio", "batch_size": 64},
+        theirs={
+            f"{rows} rows at a time": {"side": "transformers", "batch_size": rows} for rows in (64, 128, 256)
+        },
+        **bars,
+    )
+
+
+def proximal(name: str, *, precision: str, critic: str = "shared", **bars: Any) -> Case:
+    """A benchmark against the last TRL that has PPO, in float32, which is what it is compared in."""
+    return Case(
+        name=name,
+        about=f"one update of 16 answers of 32 tokens, 4 epochs, critic {critic}, {precision}",
+        script="ppo_sides.py",
+        environment=OLD_TRL,
+        unit="answers/s",
+        job={
+            **{"updates": 1, "batch_size": 16, "num_samples": 1, "answer_tokens": 32, "answers": "full"},
+            **{"epochs": 4, "minibatches": 4, "learning_rate": 3e-6, "as_it_comes": False, "threads": 0},
+            **{"out": "", "seen": ""},
+        },
+        ours={"side": "logratio", "precision": precision, "critic": critic},
+        theirs={"same settings": {"side": "trl"}},
+        **bars,
+    )
+
+
+def control(name: str, task: str, **bars: Any) -> Case:
+    """A benchmark against Stable-Baselines3."""
+    settings = {key: value for key, value in TASKS[task].items() if key != "least"}
+    return Case(
+        name=name,
+        about=f"PPO on {settings['env']}, {settings['steps']:,} steps, one thread",
+        script="control_sides.py",
+        environment=CONTROL,
+        unit="steps/s",
+        job={**settings, "vectorisation": "sync", "threads": 1, "out": ""},
+        theirs={"same settings": {"side": "sb3"}},
+        **bars,
+    )
+
+
+_ALL = (
+    tuning(
+        "dpo-fp32",
+        side="dpo",
+        about=f"DPO on {PAIRS} pairs, reference included, float32",
+        unit="pairs/s",
+        precision="fp32",
+        **{"least_ratio": 4.0, "most_memory": 0.4, "least_share": 0.6},
+    ),
+    tuning(
+        "dpo-bf16",
+        side="dpo",
+        about=f"DPO on {PAIRS} pairs, reference included, bfloat16",
+        unit="pairs/s",
+        precision="bf16",
+        **{"least_ratio": 8.0, "most_memory": 0.4, "least_share": 0.45},
+    ),
+    tuning(
+        "sft-fp32",
+        side="sft",
+        about=f"SFT on {PAIRS} answers, float32",
+        unit="tokens/s",
+        precision="fp32",
+        **{"least_ratio": 2.5, "most_memory": 0.5},
+    ),
+    tuning(
+        "reward-fp32",
+        side="reward",
+        about=f"a reward model on {PAIRS} pairs, float32",
+        unit="pairs/s",
+        precision="fp32",
+        **{"least_ratio": 2.5, "most_memory": 0.5},
+    ),
+    sampling("sample-fp32", precision="fp32", least_ratio=2.0),
+    sampling("sample-bf16", precision="bf16", least_ratio=3.0),
+    proximal("ppo-fp32", precision="fp32", least_ratio=2.0, most_memory=0.5),
+    proximal("ppo-bf16", precision="bf16", least_ratio=3.5, most_memory=0.5),
+    proximal("ppo-fp32-separate", precision="fp32", critic="separate", least_ratio=1.0),
+    control("control-cartpole", "cartpole", least_ratio=3.0),
+    control("control-hopper", "hopper", least_ratio=2.0),
+)
+CASES: Mapping[str, Case] = {case.name: case for case in _ALL}
+"""All benchmarks by name."""

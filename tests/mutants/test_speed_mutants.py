@@ -1,0 +1,177 @@
+"""What goes wrong where layers are computed by hand and rows come and go: patches that tests must kill."""
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+EQUAL = "models/test_decoder.py::test_values_and_gradients_are_those_of_transformers"
+IN_PLACE = "models/test_decoder.py::test_gradients_added_in_place_are_those_of_the_graph"
+FROZEN = "models/test_decoder.py::test_frozen_weights_have_no_gradient_and_change_no_other"
+COPIES = "models/test_decoder.py::test_copies_follow_the_weights"
+UNKNOWN = "models/test_decoder.py::test_what_is_not_known_is_left_to_its_own_forward_pass"
+COME_AND_GO = (
+    "policies/test_decoding.py::test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches"
+)
+ROOM = (
+    "policies/test_decoding.py::"
+    "test_each_prompt_is_read_once_for_all_its_answers_and_the_next_as_soon_as_there_is_room"
+)
+PRODUCTS, DECODER, SEGMENTS = (
+    "logratio.models.products",
+    "logratio.models.decoder",
+    "logratio.models.segments",
+)
+GRID, BATCHING = "logratio.policies.grid", "logratio.policies.batching"
+PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "a part's gradient takes the place of what the parts before it left",
+        PRODUCTS,
+        "        add_product(weight.grad, outer.T, inner)",
+        "        weight.grad = multiply(outer.T, inner)",
+        (IN_PLACE,),
+    ),
+    (
+        "the head's gradient takes the place of what stood",
+        PRODUCTS,
+        "        if self._stands:\n            add_product(rows, outer, inner)",
+        "        if self._stands:\n            rows.copy_(multiply(outer, inner))",
+        (IN_PLACE,),
+    ),
+    (
+        "a token read twice counts once in the gradient of its embedding",
+        PRODUCTS,
+        "table.grad.index_add_(0, places, outer)",
+        "table.grad.index_put_((places,), table.grad[places] + outer)",
+        (IN_PLACE,),
+    ),
+    (
+        "the derivative of a norm leaves out that its length depends on every number",
+        PRODUCTS,
+        "return gradient.sub_(unit.mul_(mean)).mul_(inverse), to_scale",
+        "return gradient.mul_(inverse), to_scale",
+        (EQUAL,),
+    ),
+    (
+        "the gate's derivative is that of the sigmoid",
+        PRODUCTS,
+        "to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate)",
+        "to_gate = to_hidden.mul_(up) * gate.sigmoid()",
+        (EQUAL,),
+    ),
+    (
+        "the residual is left out of the backward pass",
+        PRODUCTS,
+        "return (outer + to_states, to_scale, None, None, *found, to_down)",
+        "return (to_states, to_scale, None, None, *found, to_down)",
+        (EQUAL,),
+    ),
+    (
+        "a frozen weight gets a gradient",
+        PRODUCTS,
+        "to_weight = weight_gradient(weight, narrow, inner) if ctx.needs_input_grad[3] else None",
+        "to_weight = weight_gradient(weight, narrow, inner)",
+        (FROZEN,),
+    ),
+    (
+        "a gradient is not turned back to its position",
+        DECODER,
+        "return rotate(outer, cosine, -sine), None, None",
+        "return rotate(outer, cosine, sine), None, None",
+        (EQUAL,),
+    ),
+    (
+        "a window of attention is not noticed",
+        DECODER,
+        '        and not getattr(config, "sliding_window", None)\n',
+        "",
+        (UNKNOWN,),
+    ),
+    (
+        "a forward pass that somebody put in is not noticed",
+        DECODER,
+        ' or "forward" in vars(body)',
+        "",
+        (UNKNOWN,),
+    ),
+    (
+        "tokens of a group see all of it",
+        SEGMENTS,
+        "    scores.view(key.shape[1], shared, len(query), -1).add_(mask)\n",
+        "",
+        (EQUAL,),
+    ),
+    (
+        "in a long group an answer sees one token ahead",
+        SEGMENTS,
+        ".tril(sizes[0])",
+        ".tril(sizes[0] + 1)",
+        (EQUAL,),
+    ),
+    (
+        "queries of other heads meet the keys",
+        SEGMENTS,
+        "by_key = states.view(length, heads // shared, shared, width).permute(1, 2, 0, 3)",
+        "by_key = states.view(length, shared, heads // shared, width).permute(2, 1, 0, 3)",
+        (EQUAL,),
+    ),
+    (
+        "copies stay what they were when the weights move",
+        "logratio.models.precision",
+        "if kept is None or kept[0] != weight._version:",
+        "if kept is None:",
+        (COPIES,),
+    ),
+    (
+        "an answer's tokens stand one position too far",
+        GRID,
+        "positions = self._prompt_lengths[place] + before",
+        "positions = self._prompt_lengths[place] + before + 1",
+        (COME_AND_GO,),
+    ),
+    (
+        "a row sees what a longer prompt left in its place",
+        GRID,
+        "prompt = torch.arange(longest, device=device) < self._prompt_lengths[:, None]",
+        "prompt = torch.arange(longest, device=device) < self._prompt_lengths.max()",
+        (COME_AND_GO,),
+    ),
+    (
+        "a new answer sees what the one before it in its place said",
+        GRID,
+        "        self._lengths[new] = 0\n",
+        "",
+        (COME_AND_GO,),
+    ),
+    (
+        "answers see each other's tokens",
+        GRID,
+        "own[0, place, column, :, before] = key",
+        "own[0, place, column * 0, :, before] = key",
+        (COME_AND_GO,),
+    ),
+    (
+        "the next prompts wait for the last answer",
+        BATCHING,
+        "return free if free >= places * ADMIT_AT else 0",
+        "return free if free == places else 0",
+        (ROOM,),
+    ),
+    (
+        "rows that have ended are computed to the end of the batch",
+        BATCHING,
+        "        if len(stay) < len(going):\n            self._grid.keep(stay)\n        return stay",
+        "        if not len(stay):\n            self._grid.keep(stay)\n            return stay\n"
+        "        return torch.arange(len(going))",
+        (ROOM,),
+    ),
+)
+MUTANTS = tuple(
+    Mutant(name=name, module=module, old=old, new=new, checks=checks)
+    for name, module, old, new, checks in PATCHES
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
