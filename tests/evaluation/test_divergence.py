@@ -161,7 +161,7 @@ def test_dropout_is_off_and_training_mode_comes_back():
     policy.config.attention_dropout = 0.5
     for layer in policy.model.layers:
         layer.self_attn.attention_dropout = 0.5
-    assert sequence_kl(policy, reference, encoded) == quiet
+    assert sequence_kl(policy, reference, encoded) == pytest.approx(quiet, abs=1e-4)
     assert policy.training
     assert not reference.training
 

@@ -19,7 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logratio.batches import AnswerGroup
 from logratio.errors import NonFiniteLogits, ReferenceAliased
+from logratio.models.decoder import Decoder
+from logratio.models.packing import pack
+from logratio.models.precision import Copies
 from logratio.objectives.kl import exact_kl
 from logratio.policies.decoding import evaluation_mode
 from logratio.training.laws import exact_kl_is_not_negative
@@ -101,8 +105,8 @@ def measure_divergence(
 ) -> Divergence:
     """Exact KL and log-ratio of the policy to the reference along the policy's answers.
 
-    Both models read a few answers at a time, padded on the right; logits are formed for answer tokens only,
-    in float32 at least, `TILE_TOKENS` at a time, and token values are summed in float64.
+    Both models read a few answers at a time, without padding or padded on the right; logits are formed for
+    answer tokens only, in float32 at least, `TILE_TOKENS` at a time, and token values are summed in float64.
 
     Args:
         policy_model: a causal language model of transformers.
@@ -217,6 +221,11 @@ def _head_is_plain(model: Any, answer: Encoded) -> bool:
 
 
 def _read_states(model: Any, answers: Sequence[Encoded]) -> _AnswerLogits:
+    decoder = Decoder.of(model.base_model, Copies())
+    if decoder is not None:
+        groups = [AnswerGroup(tuple(prompt), (tuple(answer),)) for prompt, answer in answers]
+        row = pack(groups, device=next(model.parameters()).device)
+        return _AnswerLogits(decoder.states(row, row.sources), model.get_output_embeddings())
     input_ids, attention_mask, rows, places = _right_padded(model, answers)
     hidden = model.base_model(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False

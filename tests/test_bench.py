@@ -1,0 +1,171 @@
+"""`make bench`: our sides do the work that they are given, and what comes of runs is put together rightly."""
+
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from logratio.batches import AnswerGroup
+from logratio.models import scoring
+from logratio.models.pretrained import save
+from test_benchmark import BENCHMARKS, load_script
+from tiny import tiny_llama, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    sys.path.append(str(BENCHMARKS))
+    return {name: load_script(name) for name in ("cases", "tuning_sides", "sampling_sides", "bench")}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, scripts):
+    place = tmp_path_factory.mktemp("bench")
+    tokenizer = tiny_tokenizer()
+    save(tiny_llama(len(tokenizer)), tokenizer, place / "model")
+    driver = load_script("dpo_vs_trl")
+    driver.write_rows(
+        place / "rows.jsonl",
+        driver.make_comparisons(6, prompt_words=4, chosen_words=4, rejected_words=6),
+    )
+    return place
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("task", ["dpo", "sft", "reward"])
+def test_our_side_trains_on_the_rows_and_counts_its_work(scripts, work, tmp_path, task, precision):
+    job = {
+        "task": task,
+        "model": str(work / "model"),
+        "data": str(work / "rows.jsonl"),
+        "out": str(tmp_path),
+        "pairs": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "precision": precision,
+    }
+    found = scripts["tuning_sides"].run_logratio(job)
+    assert len(found["losses"]) == 3
+    assert found["seconds"] > 0
+    if task == "sft":
+        assert found["work"] > 6 * 8
+    else:
+        assert found["work"] == 6
+    again = scripts["tuning_sides"].run_logratio({**job, "out": str(tmp_path / "again")})
+    assert again["tokens_sha256"] == found["tokens_sha256"]
+    assert again["useful_flops"] == found["useful_flops"]
+
+
+def test_useful_work_of_a_score_by_hand(scripts):
+    """Every answer to its last token, the prompt once, every linear map twice a weight."""
+    model = tiny_llama(50)
+    working = load_script("working")
+    classifier = scoring.add_head(model, source="a test", seed=0)
+    group = AnswerGroup((1, 2, 3), ((4, 5), (6, 7, 8, 9)))
+    blocks = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64) + 32
+    attended = 6 + (2 * 3 + 3) + (4 * 3 + 10)
+    assert working.score_flops(classifier, group) == 2 * blocks * 9 + 4 * 32 * 2 * attended
+
+
+def test_our_side_draws_every_answer(scripts, work, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("the cat", "a good day")))
+    job = {
+        "model": str(work / "model"),
+        "prompts": str(prompts),
+        "precision": "fp32",
+        "answer_tokens": 5,
+        "num_samples": 3,
+        "batch_size": 4,
+    }
+    found = scripts["sampling_sides"].run_logratio(job)
+    assert found["answers"] == 6
+    assert 6 <= found["work"] <= 30
+
+
+def case(scripts, **settings):
+    return replace(scripts["cases"].CASES["dpo-fp32"], **settings)
+
+
+def run(seconds, *, work=10.0, peak=4e9, useful=1e9, **further):
+    return {
+        "seconds": seconds,
+        "work": work,
+        "peak_memory_bytes": peak,
+        "useful_flops": useful,
+        "matmul_2048_flops_per_second": 1e9,
+        "versions": {"logratio": "0"},
+        "versions_of_peer": "trl 9",
+        **further,
+    }
+
+
+def test_the_peer_is_held_at_its_best_and_medians_count(scripts):
+    bench = scripts["bench"]
+    runs = {
+        "logratio": [run(2.0), run(1.0), run(4.0)],
+        "as it comes": [run(9.0, peak=8e9)],
+        "reference precomputed": [run(8.0, peak=8e9), run(10.0, peak=8e9), run(12.0, peak=8e9)],
+    }
+    chosen = case(scripts)
+    assert bench.fastest(chosen, runs) == "reference precomputed"
+    found = bench.summarise(chosen, runs["logratio"], "reference precomputed", runs)
+    assert found["ours"] == 5.0
+    assert found["theirs"] == 1.0
+    assert found["ratio"] == 5.0
+    assert found["peak_memory_ratio"] == 0.5
+    assert found["matmul_share"] == 0.5
+    assert not found["holds"]
+    assert found["peer"] == "trl 9, reference precomputed"
+    loose = case(scripts, most_memory=0.5, least_share=0.5)
+    assert bench.summarise(loose, runs["logratio"], "reference precomputed", runs)["holds"]
+
+
+def test_other_tokens_stop_a_benchmark_and_losses_are_compared(scripts):
+    bench = scripts["bench"]
+    ours, theirs = ({"tokens_sha256": "a", "losses": [1.0, value]} for value in (0.5, 0.75))
+    assert bench.agreement(case(scripts), ours, theirs) == {"largest_loss_difference": 0.25}
+    with pytest.raises(SystemExit, match="same tokens"):
+        bench.agreement(case(scripts), ours, {**theirs, "tokens_sha256": "b"})
+
+
+def test_results_of_other_benchmarks_stay_in_the_file_and_on_the_page(scripts, tmp_path):
+    bench, chosen = scripts["bench"], case(scripts)
+    runs = {"logratio": [run(1.0)], "as it comes": [run(9.0)], "reference precomputed": [run(10.0)]}
+    result = bench.summarise(chosen, runs["logratio"], "as it comes", runs)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**result, "name": "sft-fp32"}, {**result, "ratio": 0.0}]))
+    found = bench.merged([result], path)
+    assert [(one["name"], one["ratio"]) for one in found] == [("dpo-fp32", 9.0), ("sft-fp32", 9.0)]
+    load_script("speed_page").write_page(found, tmp_path / "speed.md")
+    page = (tmp_path / "speed.md").read_text()
+    assert "| `dpo-fp32` | 10 pairs/s | 1.11, trl 9, as it comes | 9.00 | at least 4 |" in page
+    assert "- `sft-fp32`: SFT on 32 answers, float32." in page
+
+
+def test_a_name_that_is_no_benchmark_is_said(scripts, capsys):
+    arguments = scripts["bench"].Arguments(only=("dpo-fp64",))
+    assert scripts["bench"].main(arguments) == 2
+    assert "no benchmark 'dpo-fp64'" in capsys.readouterr().out
+
+
+def test_sides_take_turns_and_only_the_fastest_way_is_repeated(scripts, tmp_path, monkeypatch):
+    bench, seen = scripts["bench"], []
+
+    def record(script, job, work, *, python):
+        seen.append((job["side"], json.dumps(job.get("settings", {}).get("precompute_ref_log_probs"))))
+        return run(1.0 if job["side"] == "logratio" else 5.0, tokens_sha256="a", losses=[1.0])
+
+    monkeypatch.setattr(bench, "run_job", record)
+    console = SimpleNamespace(print=lambda *_, **__: None)
+    found = bench.measure(case(scripts), {"model": "m"}, 2, tmp_path, console)
+    assert seen == [
+        ("logratio", "null"),
+        ("trl", "null"),
+        ("trl", "true"),
+        ("logratio", "null"),
+        ("trl", "null"),
+    ]
+    assert found["ratio"] == 5.0
