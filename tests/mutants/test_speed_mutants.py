@@ -159,9 +159,9 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "rows that have ended are computed to the end of the batch",
         BATCHING,
-        "        if len(stay) < len(going):\n            self._grid.keep(stay)\n        return stay",
-        "        if not len(stay):\n            self._grid.keep(stay)\n            return stay\n"
-        "        return torch.arange(len(going))",
+        "        if len(stay) < len(going):\n            self._grid.keep(stay)\n",
+        "        if len(stay):\n            return torch.arange(len(going))\n"
+        "        if not len(stay):\n            self._grid.keep(stay)\n",
         (ROOM,),
     ),
 )

@@ -24,7 +24,7 @@ from logratio.policies.sampling_config import SamplingConfig
 ADMIT_AT = 1 / 8
 """The share of places that are free before prompts are read into them: a few at a time are read faster."""
 SHRINK_AT = 1 / 8
-"""The share of ended rows at which a cache is made smaller: copying the rest costs about one token."""
+"""The share that is not needed at which a cache is made smaller: copying the rest costs about one token."""
 
 
 class Request(NamedTuple):
@@ -62,8 +62,11 @@ class Engine(Protocol):
     def admit(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> None:
         """Read prompts; each has so many new rows, behind those that are there."""
 
-    def drop(self, going: Tensor) -> Tensor:
-        """Leave out rows where `[rows]` is false, now or later; gives the numbers of those that stay."""
+    def drop(self, going: Tensor, *, last: bool) -> Tensor:
+        """Leave out rows where `[rows]` is false, now or later; gives the numbers of those that stay.
+
+        `last` says that no more prompts will come.
+        """
 
     def step(self, tokens: Tensor) -> None:
         """Read one more token of every row."""
@@ -121,7 +124,7 @@ def steps(
             [rows[row] for row in live.tolist()], Drawn(*(part[live] for part in drawn)), stopped[live]
         )
         ended |= stopped | (position + 1 == config.max_new_tokens)
-        stay = engine.drop(~ended)
+        stay = engine.drop(~ended, last=not waiting)
         rows = [rows[row] for row in stay.tolist()]
         numbers, ended = numbers[stay], ended[stay]
         position = (position[stay] + 1).clamp(max=config.max_new_tokens - 1)
@@ -179,11 +182,13 @@ class GridEngine:
         free, places = len(self._grid.free_places), self._grid.num_places
         return free if free >= places * ADMIT_AT else 0
 
-    def drop(self, going: Tensor) -> Tensor:
-        """Leave out rows that have ended."""
+    def drop(self, going: Tensor, *, last: bool) -> Tensor:
+        """Leave out rows that have ended, and places that nobody will need."""
         stay = going.nonzero()[:, 0]
         if len(stay) < len(going):
             self._grid.keep(stay)
+            if last and len(self._grid.free_places) >= self._grid.num_places * SHRINK_AT:
+                self._grid.shrink()
         return stay
 
 
@@ -215,7 +220,7 @@ class OneBatch:
         """Read prompts, padded to the longest."""
         self._state = DecodingState(self._model, prompts, counts, pad_id=self._pad_id, room=self._room)
 
-    def drop(self, going: Tensor) -> Tensor:
+    def drop(self, going: Tensor, *, last: bool) -> Tensor:
         """Leave out rows that have ended once they are many."""
         assert self._state is not None
         stay = going.nonzero()[:, 0]

@@ -119,7 +119,7 @@ class Grid:
         self._lengths[place, column] = before + 1
         positions = self._prompt_lengths[place] + before
         hidden, angles = self._decoder.begin(tokens.to(place.device), positions)
-        longest, length = int(self._prompt_lengths.max()), int(self._lengths.max())
+        longest, length = int(self._prompt_lengths[place].max()), int(before.max()) + 1
         masks = self._masks(longest, length, like=hidden)
         for layer, prompt, own in zip(self._layers, self._prompt, self._own, strict=True):
             query, key, value = layer.attended(hidden, *angles)
