@@ -181,7 +181,7 @@ def _their_sft(job: Job) -> dict[str, Any]:
     trainer.train()
     groups = []
     for row in trainer.train_dataset:
-        start = list(row["completion_mask"]).index(1)
+        start = next(place for place, label in enumerate(row["labels"]) if label >= 0)
         groups.append(AnswerGroup(tuple(row["input_ids"][:start]), (tuple(row["input_ids"][start:]),)))
     return describe(job, clock, policy, groups) | {"losses": losses_of(trainer)}
 

@@ -33,7 +33,7 @@ class ControlTrainingConfig(PolicyGradientConfig):
     epochs: tyro.conf.Suppress[float] = 1.0
     batch_size: tyro.conf.Suppress[int] = 1
     shuffle: tyro.conf.Suppress[bool] = False
-    row_tokens: tyro.conf.Suppress[int] = 256
+    row_tokens: tyro.conf.Suppress[int] = 512
     seed: tyro.conf.Suppress[int] = 0
     local_kl: tyro.conf.Suppress[float] = 0.0
     max_reference_kl: tyro.conf.Suppress[float] = 0.0
