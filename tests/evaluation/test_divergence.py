@@ -11,6 +11,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from logratio.errors import LawBroken, NonFiniteLogits, ReferenceAliased
 from logratio.evaluation import divergence
 from logratio.evaluation.divergence import Divergence, measure_divergence, sequence_kl
+from logratio.models.decoder import Decoder
 from logratio.policies.decoding import sample_tokens
 from logratio.policies.sampling_config import SamplingConfig
 from tiny import exact_llama, random_groups, tiny_llama
@@ -81,6 +82,16 @@ def test_padding_and_batches_do_not_change_it(row_tokens):
         kl, log_ratio = expected(policy, reference, prompt, answer)
         assert found.exact[index] == pytest.approx(kl, abs=1e-10)
         assert found.log_ratios[index] == pytest.approx(log_ratio, abs=1e-10)
+
+
+def test_padded_rows_say_what_packed_rows_say(monkeypatch):
+    """Models whose parts are not known are read with padding, by their own forward pass."""
+    policy, reference = exact_llama(30, seed=1), exact_llama(30, seed=2)
+    encoded = encode(random_groups(7, vocab_size=30))
+    packed = sequence_kl(policy, reference, encoded, row_tokens=40)
+    monkeypatch.setattr(Decoder, "of", lambda *_, **__: None)
+    assert sequence_kl(policy, reference, encoded, row_tokens=40) == pytest.approx(packed, rel=1e-10)
+    assert packed == pytest.approx([expected(policy, reference, *one)[0] for one in encoded], rel=1e-10)
 
 
 def test_float32_is_near_float64():

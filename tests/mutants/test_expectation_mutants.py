@@ -6,6 +6,9 @@ from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 
 POLICY_GRADIENT, ADVANTAGES = "logratio.objectives.policy_gradient", "logratio.objectives.advantages"
 IMPORTANCE, PPO, KL = "logratio.objectives.importance", "logratio.objectives.ppo", "logratio.objectives.kl"
+COME_AND_GO = (
+    "policies/test_decoding.py::test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches"
+)
 PACKING, DECODING = "logratio.models.packing", "logratio.policies.decoding"
 DRAWING, CACHE = "logratio.policies.drawing", "logratio.policies.kv_cache"
 
@@ -180,7 +183,7 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "logratio.evaluation.divergence",
         "range(len(prompt) - 1, len(prompt) + len(answer) - 1)",
         "[*range(len(prompt), len(prompt) + len(answer) - 1), len(prompt) + len(answer) - 2]",
-        expectations("E6"),
+        ("evaluation/test_divergence.py::test_padded_rows_say_what_packed_rows_say",),
     ),
     (
         "a token is predicted from its own place",
@@ -215,14 +218,14 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         CACHE,
         "attention_mask=(columns[None] >= self._padding[:, None]).long(),",
         "attention_mask=(columns[None] >= 0 * self._padding[:, None]).long(),",
-        mechanics("M1"),
+        (COME_AND_GO,),
     ),
     (
         "a row forgets which prompt it answers",
         CACHE,
         "[rows.to(self._device)]\n",
         "[rows.sort(descending=True).values.to(self._device)]\n",
-        mechanics("M1"),
+        (COME_AND_GO,),
     ),
     (
         "temperature is left out of the log-probabilities",

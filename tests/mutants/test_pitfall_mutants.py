@@ -270,7 +270,7 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         CACHE,
         "attention_mask=(columns[None] >= self._padding[:, None]).long(),",
         "attention_mask=(columns[None] >= 0 * self._padding[:, None]).long(),",
-        (COMPANY, OTHERS),
+        (OTHERS,),
     ),
     (
         "all answers to a prompt have one seed",
