@@ -75,6 +75,7 @@ def _our_sft(job: Job, run: RunDirectory) -> dict[str, Any]:
     pairs = [encode(loaded.tokenizer, comparison) for comparison in comparisons]
     groups = [AnswerGroup(pair.prompt, pair.answers[:1]) for pair in pairs]
     policy = LanguagePolicy(loaded.model, loaded.tokenizer)
+    policy.compute(precision=job["precision"])
     train_sft(policy, groups, SFTConfig(**_our_settings(job)), run)
     return describe(job, clock, loaded.model, groups)
 
@@ -88,7 +89,9 @@ def _our_reward(job: Job, run: RunDirectory) -> dict[str, Any]:
     clock = Clock()
     groups = [encode(loaded.tokenizer, comparison) for comparison in comparisons]
     labelled = [LabelledGroup(group, (Label(0, 1),)) for group in groups]
-    train_reward(Scorer(loaded.model, loaded.tokenizer), labelled, RewardConfig(**_our_settings(job)), run)
+    scorer = Scorer(loaded.model, loaded.tokenizer)
+    scorer.compute(precision=job["precision"])
+    train_reward(scorer, labelled, RewardConfig(**_our_settings(job)), run)
     return describe(job, clock, loaded.model, groups)
 
 
