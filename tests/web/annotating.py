@@ -150,7 +150,11 @@ class Person:
 
     def wait_for_pair(self) -> None:
         self.page.wait_for_selector(SHOWN)
-        time.sleep(GUARD_SECONDS)
+        self.wait_for_keys()
+
+    def wait_for_keys(self) -> None:
+        """Until the page takes keys again: it guards each pair, and how long that lasts is the machine's affair."""
+        self.until("performance.now() >= Number(document.body.dataset.readyAt)")
 
     def read(self) -> tuple[str, str]:
         """What stands on the left and on the right."""
@@ -162,12 +166,13 @@ class Person:
 
     def decide(self, key: str) -> None:
         """Press a key and wait until the page has shown what comes next."""
+        self.wait_for_keys()
         self.page.evaluate("for (const one of document.querySelectorAll('#left > *')) one.isOld = true")
         was_shown = self.page.is_visible("#pair")
         self.press(key)
         is_next = "!document.querySelector('#left > *')?.isOld || document.getElementById('pair').hidden"
         self.until(is_next if was_shown else "!document.getElementById('pair').hidden")
-        time.sleep(GUARD_SECONDS)
+        self.wait_for_keys()
 
     def until(self, expression: str, *, seconds: float = 20) -> None:
         """Wait until a script's value is true; the page's policy forbids how Playwright itself would wait."""

@@ -191,15 +191,21 @@ async function look() {
   }
 }
 
+function setReadyAt(moment) {
+  state.readyAt = moment;
+  // For whoever drives the page by a program: until then, keys are not taken.
+  document.body.dataset.readyAt = String(moment);
+}
+
 function guard() {
-  state.readyAt = Infinity;
+  setReadyAt(Infinity);
   state.isBusy = false;
   view.markUnusable(false, "#choices button, .aside");
   // The second frame begins once the first has been painted; neither comes while the page is hidden.
   requestAnimationFrame(() =>
     requestAnimationFrame(() => {
       state.shownAt = performance.now();
-      state.readyAt = state.shownAt + GUARD_MILLISECONDS;
+      setReadyAt(state.shownAt + GUARD_MILLISECONDS);
       state.hiddenFor = 0;
     }),
   );
