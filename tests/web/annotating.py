@@ -153,7 +153,7 @@ class Person:
         self.wait_for_keys()
 
     def wait_for_keys(self) -> None:
-        """Until the page takes keys again: it guards each pair, and how long that lasts is the machine's affair."""
+        """Until the page takes keys again: how long it guards a pair is the machine's affair."""
         self.until("performance.now() >= Number(document.body.dataset.readyAt)")
 
     def read(self) -> tuple[str, str]:
