@@ -15,11 +15,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from logratio.batches import AnswerGroup
 from logratio.errors import BadConfig
 from logratio.models import decoder as decoder_module
 from logratio.models import segments
 from logratio.models.decoder import Decoder
 from logratio.models.precision import Copies
+from logratio.models.prefixes import Compacted
 from logratio.models.products import gradients_in_place
 from logratio.policies.language import LanguagePolicy
 from tiny import exact_llama, random_groups, tiny_llama
@@ -110,6 +112,74 @@ def test_values_and_gradients_are_those_of_transformers(name, recompute, long, m
     torch.testing.assert_close(packed[0], alone[0], rtol=0, atol=1e-10)
     for mine, theirs in zip(packed[1], alone[1], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def behind(prefix, groups, prompts=None):
+    """The same groups, all of whose prompts begin alike."""
+    own = [group.prompt for group in groups] if prompts is None else prompts
+    return [AnswerGroup((*prefix, *prompt), group.answers) for prompt, group in zip(own, groups, strict=True)]
+
+
+PREFIX = (3, 1, 4, 1, 5, 9)
+SHARED = {
+    "each with a prompt of its own": (lambda groups: behind(PREFIX, groups), 6),
+    "one that is the prefix alone": (
+        lambda groups: behind(PREFIX, groups, [(7, 8), (), (8, 7, 7), (2,), ()]),
+        6,
+    ),
+    "the same prompt five times": (lambda groups: behind(PREFIX, groups, [()] * 5), 6),
+    "one that differs in its first token": (
+        lambda groups: [*behind(PREFIX, groups[:4]), *behind((2, *PREFIX), groups[4:])],
+        0,
+    ),
+    "alike but for their first": (
+        lambda groups: behind(PREFIX[:3], groups, [(n, 5, 6) for n in range(5)]),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+@pytest.mark.parametrize("long", [0, 10_000])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_all_prompts_begin_with_is_read_once(case, long, recompute, monkeypatch):
+    """In rows of five, with what is common read once, as each alone by transformers' forward pass."""
+    monkeypatch.setattr(segments, "LONG", long)
+    read = []
+    honest = Decoder.begin
+    monkeypatch.setattr(
+        Decoder, "begin", lambda self, ids, *rest: read.append(len(ids)) or honest(self, ids, *rest)
+    )
+    make, prefix = SHARED[case]
+    model = MODELS["llama"]()
+    groups = make(random_groups(5, vocab_size=VOCABULARY, num_answers=3))
+    alone = values_and_gradients(LanguagePolicy(model, None, layout="apart"), groups)
+    policy = LanguagePolicy(model, None)
+    policy.compute(recompute_activations=recompute)
+    packed = values_and_gradients(policy, groups)
+    assert read == [sum(group.num_tokens for group in groups) - 4 * prefix]
+    torch.testing.assert_close(packed[0], alone[0], rtol=0, atol=1e-10)
+    for mine, theirs in zip(packed[1], alone[1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_what_stands_in_other_positions_is_not_the_same():
+    """A row whose groups' positions go on from each other has no prefix, whatever its tokens."""
+    policy = LanguagePolicy(MODELS["llama"](), None)
+    (row,) = policy.lay(behind(PREFIX, random_groups(3, vocab_size=VOCABULARY, num_answers=2)))
+    tokens, onwards = row.input_ids[0], torch.arange(row.input_ids.shape[1])
+    assert Compacted.of(tokens, row.position_ids[0], row.spans).prefix == len(PREFIX)
+    assert Compacted.of(tokens, onwards, row.spans).prefix == 0
+
+
+def test_a_row_has_room_for_what_a_prefix_saves():
+    """Six groups of ten tokens, eight of them common: a row of 20 tokens holds them all."""
+    groups = [AnswerGroup((*range(8), 10 + number), ((1, 2),)) for number in range(6)]
+    policy = LanguagePolicy(MODELS["llama"](), None)
+    assert [part for part, _ in policy.rows(groups, max_tokens=20)] == [[0, 1, 2, 3, 4, 5]]
+    assert [part for part, _ in policy.rows(groups, max_tokens=19)] == [[0, 1, 2, 3, 4], [5]]
+    policy.layout = "apart"
+    assert [part for part, _ in policy.rows(groups, max_tokens=20)] == [[0, 1], [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize("tied", [True, False])

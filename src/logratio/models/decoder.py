@@ -22,6 +22,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Q
 
 from logratio.batches import PackedRow
 from logratio.models.precision import Copies, times_few
+from logratio.models.prefixes import Compacted
 from logratio.models.products import (
     AddedProduct,
     GatedUnit,
@@ -77,8 +78,10 @@ class Decoder:
 
     def states(self, row: PackedRow, places: Tensor) -> Tensor:
         """`[N, H]` states behind a row's tokens at `places`, differentiable."""
-        hidden, angles = self.begin(row.input_ids[0], row.position_ids[0])
-        attend = SegmentAttention(row.spans, scale=self.layers[0].self_attn.scaling, like=hidden)
+        compact = Compacted.of(row.input_ids[0], row.position_ids[0], row.spans)
+        hidden, angles = self.begin(compact.tokens, compact.positions)
+        scale = self.layers[0].self_attn.scaling
+        attend = SegmentAttention(row.spans, scale=scale, like=hidden, prefix=compact.prefix)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
                 hidden = checkpoint(
@@ -86,7 +89,7 @@ class Decoder:
                 )
             else:
                 hidden = self._layer(layer, hidden, angles, attend)
-        return self.body.norm(hidden[places])
+        return self.body.norm(hidden[compact.found(places)])
 
     def _layer(
         self, layer: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: SegmentAttention

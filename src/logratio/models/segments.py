@@ -1,5 +1,7 @@
 """Attention in a packed row: every answer sees its own prompt and itself, computed group by group.
 
+What all groups begin with may stand in the first alone (`prefixes`); the others attend to it there.
+
 A group of usual length is computed as dense products with a mask, key heads shared by their query heads
 without being repeated. In a long one the prompt attends to itself by PyTorch's own causal kernel and each
 answer to prompt and answer, so that nothing grows with the square of the row.
@@ -25,27 +27,38 @@ class SegmentAttention:
     """Attention over the groups of one row.
 
     Args:
-        spans: the row's groups, which fill it one behind the other.
+        spans: the groups, one behind the other, as they stand where each has its own prefix.
         scale: what a query's product with a key is multiplied by.
         like: a tensor of the dtype and on the device in which scores are computed.
+        prefix: tokens that all groups begin with, and that the row holds in the first group alone.
     """
 
-    def __init__(self, spans: Sequence[Span], *, scale: float, like: Tensor) -> None:
-        self.scale = scale
-        self.lengths = [span.num_tokens for span in spans]
+    def __init__(self, spans: Sequence[Span], *, scale: float, like: Tensor, prefix: int = 0) -> None:
+        self.scale, self.prefix = scale, prefix
         self.spans = spans
+        self.lengths = [span.num_tokens - prefix for span in spans]
         self.masks = [
-            None if length > LONG else like.new_zeros(()).masked_fill(~seen(span), -torch.inf)
-            for span, length in zip(spans, self.lengths, strict=True)
+            None if span.num_tokens > LONG else like.new_zeros(()).masked_fill(~seen(span), -torch.inf)
+            for span in spans
         ]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """`[T, heads, D]`, twice `[T, key heads, D]`, to `[T, heads · D]`."""
-        parts = zip(*(states.split(self.lengths) for states in (query, key, value)), strict=True)
-        found = [
-            self._long(span, *part) if mask is None else applied(DenseAttention, *part, mask, self.scale)
-            for part, mask, span in zip(parts, self.masks, self.spans, strict=True)
-        ]
+        first, *parts = zip(
+            *(states.split([self.prefix, *self.lengths]) for states in (query, key, value)), strict=True
+        )
+        found = []
+        for number, (part, mask, span) in enumerate(zip(parts, self.masks, self.spans, strict=True)):
+            joined = tuple(map(_behind, first, part))
+            # The prefix's own queries are answered in the first group.
+            left_out = self.prefix if number else 0
+            if span.num_tokens == left_out:
+                continue
+            if mask is None:
+                found.append(self._long(span, *joined)[left_out:])
+            else:
+                asking = part[0] if left_out else joined[0]
+                found.append(applied(DenseAttention, asking, *joined[1:], mask[left_out:], self.scale))
         return torch.cat(found).flatten(1)
 
     def _long(self, span: Span, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -73,6 +86,10 @@ class SegmentAttention:
         return torch.cat(found, dim=2)[0].transpose(0, 1)
 
 
+def _behind(prefix: Tensor, own: Tensor) -> Tensor:
+    return torch.cat((prefix, own)) if len(prefix) else own
+
+
 def seen(span: Span) -> Tensor:
     """`[t, t]` of a group: true where a token sees another: its prompt's, its answer's before it, itself."""
     mask = torch.zeros(span.num_tokens, span.num_tokens, dtype=torch.bool)
@@ -90,7 +107,7 @@ class DenseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        """`[t, heads, D]`, twice `[t, key heads, D]`, `[t, t]` to `[t, heads, D]`."""
+        """`[t, heads, D]`, twice `[s, key heads, D]`, `[t, s]` to `[t, heads, D]`."""
         ctx.save_for_backward(query, key, value, mask)
         ctx.scale = scale
         weights = dense_weights(query, key, mask, scale)
@@ -111,7 +128,7 @@ class DenseAttention(torch.autograd.Function):
 
 
 def dense_weights(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """`[key heads, shared · t, t]`: what each query takes of each value."""
+    """`[key heads, shared · t, s]`: what each query takes of each value."""
     shared = query.shape[1] // key.shape[1]
     scores = multiply(fold(query, shared), key.permute(1, 2, 0)).to(mask.dtype).mul_(scale)
     scores.view(key.shape[1], shared, len(query), -1).add_(mask)

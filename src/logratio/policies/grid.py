@@ -16,6 +16,7 @@ from torch import Tensor
 from logratio.batches import Span
 from logratio.models.decoder import Decoder, JointLayer
 from logratio.models.precision import times_few
+from logratio.models.prefixes import Compacted
 from logratio.models.segments import SegmentAttention
 
 PREFILL_TOKENS = 2048
@@ -91,25 +92,28 @@ class Grid:
         self._prompt_lengths, self._lengths = self._prompt_lengths[used], self._lengths[used]
 
     def _read(self, prompts: Sequence[Sequence[int]], places: Sequence[int]) -> Tensor:
-        """Read prompts in one row without padding; gives the logits behind each."""
+        """Read prompts in one row without padding, what they all begin with once; logits behind each."""
         device, spans, edge = self.place.device, [], 0
         for prompt in prompts:
             spans.append(Span(edge, edge + len(prompt), ()))
             edge += len(prompt)
         tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         positions = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
-        hidden, angles = self._decoder.begin(tokens, positions)
-        attend = SegmentAttention(spans, scale=self._layers[0].scaling, like=hidden)
+        compact = Compacted.of(tokens, positions, spans)
+        where = [compact.found(torch.arange(span.start, span.split, device=device)) for span in spans]
+        hidden, angles = self._decoder.begin(compact.tokens, compact.positions)
+        scale = self._layers[0].scaling
+        attend = SegmentAttention(spans, scale=scale, like=hidden, prefix=compact.prefix)
         for layer, memory in zip(self._layers, self._prompt, strict=True):
             query, key, value = layer.attended(hidden, *angles)
-            for place, span in zip(places, spans, strict=True):
-                memory[0, place, :, : span.num_tokens] = key[span.start : span.split].transpose(0, 1)
-                memory[1, place, :, : span.num_tokens] = value[span.start : span.split].transpose(0, 1)
+            for place, own in zip(places, where, strict=True):
+                memory[0, place, :, : len(own)] = key[own].transpose(0, 1)
+                memory[1, place, :, : len(own)] = value[own].transpose(0, 1)
             hidden = layer.finished(hidden, attend(query, key, value))
         self._prompt_lengths[torch.tensor(places, device=device)] = torch.tensor(
             [len(prompt) for prompt in prompts], device=device
         )
-        return self._logits(hidden[torch.tensor([span.split - 1 for span in spans], device=device)])
+        return self._logits(hidden[torch.stack([own[-1] for own in where])])
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> None:

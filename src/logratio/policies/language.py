@@ -11,7 +11,7 @@ from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow
 from logratio.models.adapters import using
-from logratio.models.packing import Layout, assign_rows, lay_apart, pack
+from logratio.models.packing import Layout, lay_apart, pack
 from logratio.models.vocabulary import token_logprobs
 from logratio.policies.reader import Reader
 
@@ -52,7 +52,7 @@ class LanguagePolicy(Reader):
             Pairs of the indices of the groups in a part and the rows that hold exactly their answers, in
             order: one packed row in the shared layout, a row for each answer in the other.
         """
-        parts = assign_rows([group.num_tokens for group in groups], capacity=max_tokens)
+        parts = self.assign(groups, [group.num_tokens for group in groups], max_tokens=max_tokens)
         return [(part, self.lay([groups[index] for index in part])) for part in parts]
 
     def lay(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:

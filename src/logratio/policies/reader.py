@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from logratio.batches import AnswerGroup, Precision
+from logratio.batches import AnswerGroup, Precision, TokenIds
 from logratio.errors import BadConfig
 from logratio.models.attention import attend_by_block
 from logratio.models.decoder import Decoder
-from logratio.models.packing import Layout
+from logratio.models.packing import Layout, assign_rows
 from logratio.models.precision import Copies
+from logratio.models.prefixes import LEAST, common_prefix
 
 PROBED = 24
 """Tokens of a prompt and of an answer, and answers to a prompt, that a probe has."""
@@ -56,6 +57,21 @@ class Reader:
         """Computes packed rows, where every part of the model is known to it."""
         return Decoder.of(self.model.base_model, self.copies, recompute=self.recompute_activations)
 
+    def assign(
+        self, groups: Sequence[AnswerGroup], lengths: Sequence[int], *, max_tokens: int
+    ) -> list[list[int]]:
+        """Which groups are read in a row together, so that at most so many tokens are.
+
+        Args:
+            groups: what is read.
+            lengths: tokens of each, read by itself.
+            max_tokens: of a row; what all prompts begin with counts once.
+        """
+        prefix = common_prefix(groups) if self.layout == "shared" and self.decoder is not None else 0
+        if prefix < LEAST:
+            prefix = 0
+        return assign_rows([length - prefix for length in lengths], capacity=max_tokens - prefix)
+
     def probe(self, groups: Sequence[AnswerGroup], *, lengths: Sequence[int]) -> list[AnswerGroup]:
         """The groups on which packed and plain sequences are compared: the longest, behind one other.
 
@@ -71,7 +87,7 @@ class Reader:
         if self.decoder is None:
             return chosen
         return [
-            AnswerGroup(group.prompt[-PROBED:], tuple(answer[:PROBED] for answer in group.answers[:PROBED]))
+            AnswerGroup(_ends(group.prompt), tuple(answer[:PROBED] for answer in group.answers[:PROBED]))
             for group in chosen
         ]
 
@@ -93,3 +109,9 @@ class Reader:
                 where="--recompute-activations",
                 action="leave it out, and lower --row-tokens for less memory",
             )
+
+
+def _ends(prompt: TokenIds) -> TokenIds:
+    """What a prompt has in common with others, and what is its own."""
+    half = PROBED // 2
+    return prompt if len(prompt) <= PROBED else (*prompt[:half], *prompt[-half:])

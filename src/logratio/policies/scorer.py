@@ -17,7 +17,7 @@ from torch import Tensor
 from logratio.batches import AnswerGroup, PackedRow, TokenIds
 from logratio.errors import DataFault, EmptyAnswer, PromptTooLong
 from logratio.models import tokenisation
-from logratio.models.packing import Layout, assign_rows, for_scores, last_places, lay_apart, pack
+from logratio.models.packing import Layout, for_scores, last_places, lay_apart, pack
 from logratio.policies.reader import Reader
 from logratio.records import Completion, Prompt
 
@@ -47,7 +47,7 @@ class Scorer(Reader):
             Pairs of the indices of the groups in a part and the rows that hold exactly their answers, in
             order: one packed row in the shared layout, a row for each answer in the other.
         """
-        parts = assign_rows([num_tokens_read(group) for group in groups], capacity=max_tokens)
+        parts = self.assign(groups, [num_tokens_read(group) for group in groups], max_tokens=max_tokens)
         return [(part, self.lay([groups[index] for index in part])) for part in parts]
 
     def lay(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:

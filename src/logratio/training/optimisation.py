@@ -44,6 +44,12 @@ class PlainAdamW(torch.optim.AdamW):
             for trained in kinds.values():
                 self._move(trained, group)
 
+    def begin(self) -> None:
+        """Take the memory of all states now, in one piece, rather than between what a first step computes."""
+        for group in self.param_groups:
+            if new := [parameter for parameter in group["params"] if not self.state[parameter]]:
+                self._begin(new)
+
     def _move(self, trained: list[Tensor], group: dict[str, Any]) -> None:
         if new := [parameter for parameter in trained if not self.state[parameter]]:
             self._begin(new)
@@ -84,7 +90,7 @@ class PlainAdamW(torch.optim.AdamW):
 
 def build_optimizer(
     model: nn.Module, config: TrainingConfig, own: OwnRate | None = None
-) -> torch.optim.AdamW:
+) -> PlainAdamW:
     """AdamW with no decay on embeddings and on whatever has one axis: norms and biases.
 
     Weights with a rate of their own are groups of their own, with their `scale` in the group.

@@ -117,6 +117,7 @@ class Session:
         self._open.enter_context(gradients_in_place())
         restored = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
         self.step, self._restored = restored.step, restored.numbers
+        self.optimizer.begin()
         for note in restored.notes:
             print(note, file=sys.stderr)
         self.keep("best", self.best)
