@@ -30,6 +30,7 @@ from speed_page import write_page
 from logratio.runs import describe_machine, write_json
 
 HERE = Path(__file__).parent
+GROWTH = HERE / "growth.json"
 OURS = "logratio"
 
 
@@ -71,7 +72,7 @@ def main(arguments: Arguments) -> int:
             measured.append(measure(case, inputs, arguments.repeats, work, console))
             results = merged(measured, arguments.out)
             write_json(arguments.out, results)
-            write_page(results, arguments.page)
+            write_page(results, json.loads(GROWTH.read_text()) if GROWTH.exists() else {}, arguments.page)
     console.print(tabulate(measured))
     return 0 if all(result["holds"] for result in measured) else 1
 
@@ -160,10 +161,11 @@ def summarise(
 
 
 def merged(measured: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """What was measured now, and of other benchmarks what stands in the file."""
+    """What was measured now, and of other benchmarks what stands in the file; those of `growth.py` last."""
     before = json.loads(path.read_text()) if path.exists() else []
     found = {result["name"]: result for result in [*before, *measured]}
-    return [found[name] for name in CASES if name in found]
+    others = [result for name, result in found.items() if name not in CASES]
+    return [*(found[name] for name in CASES if name in found), *others]
 
 
 def tabulate(results: Sequence[Mapping[str, Any]]) -> Table:

@@ -16,16 +16,61 @@ Medians and ratios are of one machine; on others they differ.
 
 """
 COLUMNS = "| benchmark | logratio | peer | ratio | wanted | peak memory | wanted | of products | wanted | |\n"
+GROWTH = """
+## How cost grows
+
+Written by `make bench-growth`: passes forward and backward over groups of one size, with a model of the
+embedded model's shape and nothing in common between prompts. *Beyond* is peak memory beyond weights, their
+gradients and what is imported.
+
+"""
+SERIES_HEAD = (
+    "| words | prompt | answer | answers | groups | tokens at a time | prompt computed | tokens "
+    "| a group | a token | beyond |\n",
+    "|---|---|---|---|---|---|---|---|---|---|---|\n",
+)
 RULE = "|---|---|---|---|---|---|---|---|---|---|\n"
 
 
-def write_page(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write the table, what each benchmark does, and the machines it was run on."""
-    lines = [HEAD, COLUMNS, RULE, *(row_of(result) for result in results), "\n"]
-    lines += [f"- `{result['name']}`: {CASES[result['name']].about}.\n" for result in results]
+def write_page(
+    results: Sequence[Mapping[str, Any]], growth: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
+) -> None:
+    """Write what was measured beside peers, how cost grows, and the machines it was run on."""
+    beside = [result for result in results if result["name"] in CASES]
+    lines = [HEAD, COLUMNS, RULE, *(row_of(result) for result in beside), "\n"]
+    lines += [f"- `{result['name']}`: {CASES[result['name']].about}.\n" for result in beside]
+    if growth:
+        lines += [GROWTH, *(bar_of(result) for result in results if result["name"] not in CASES)]
+        lines += [line for name, points in growth.items() for line in series_of(name, points)]
     machines = sorted({machine_of(result) for result in results})
     lines += ["\n## The machine\n\n", *(f"- {machine}\n" for machine in machines)]
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def bar_of(result: Mapping[str, Any]) -> str:
+    """A series that is held to something."""
+    held = "held" if result["holds"] else "**missed**"
+    return f"- `{result['name']}`: {result['about']}: {result['measured']:.2f}, {result['wanted']}: {held}.\n"
+
+
+def series_of(name: str, points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One thing that is changed."""
+    lines = [f"\n### By {name}\n\n", *SERIES_HEAD]
+    for point in points:
+        each = point["groups"]
+        cells = [
+            *(
+                f"{point[key]:,}"
+                for key in ("vocabulary", "prompt", "answer", "answers", "groups", "row_tokens")
+            ),
+            "once" if point["prompt_once"] else "with each answer",
+            f"{point['tokens']:,}",
+            f"{point['seconds'] / each:.3f} s",
+            f"{1000 * point['seconds'] / point['tokens']:.2f} ms",
+            f"{point['beyond_bytes'] / 1e9:.3f} GB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return lines
 
 
 def row_of(result: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from dpo_sides import BETA, MAX_GRADIENT_NORM, MAX_LENGTH, encode, fitting_compa
 from working import Clock, Job, do_job, forward_flops, score_flops
 
 from logratio.batches import AnswerGroup
+from logratio.models.prefixes import common_prefix
 from logratio.models.pretrained import load
 from logratio.models.scoring import load_for_training
 from logratio.models.tokenisation import render_prompt
@@ -228,10 +229,13 @@ def describe(job: Job, clock: Clock, model: Any, groups: list[AnswerGroup]) -> d
     flops = score_flops if job["task"] == "reward" else forward_flops
     tokens = [[group.prompt, *group.answers] for group in groups]
     real = sum(len(group.prompt) + group.num_answer_tokens for group in groups)
+    # What all prompts begin with is no work that must be done for each.
+    prefix = common_prefix(groups)
     return {
         "seconds": seconds,
         "work": real if job["task"] == "sft" else len(groups),
-        "useful_flops": PASSES[job["task"]] * sum(flops(model, group) for group in groups),
+        "useful_flops": PASSES[job["task"]]
+        * sum(flops(model, group, read_elsewhere=prefix) for group in groups),
         "tokens_sha256": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
     }
 

@@ -71,22 +71,22 @@ def matmul_flops_per_second(size: int = 1024, repeats: int = 20, dtype: torch.dt
     return 2.0 * size**3 / best
 
 
-def score_flops(model: Any, group: AnswerGroup) -> float:
-    """The same of a reward model, which reads every answer to its last token and has no head to speak of."""
+def score_flops(model: Any, group: AnswerGroup, *, read_elsewhere: int = 0) -> float:
+    """`forward_flops` of a reward model, which reads every answer to its last token; its head is nothing."""
     config = model.config
     blocks = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
-    read = len(group.prompt) + group.num_answer_tokens
+    read = len(group.prompt) + group.num_answer_tokens - read_elsewhere
     attended = len(group.prompt) * (len(group.prompt) + 1) / 2
     for answer in group.answers:
         attended += len(answer) * len(group.prompt) + len(answer) * (len(answer) + 1) / 2
     return float(2 * blocks * read + 4 * config.hidden_size * config.num_hidden_layers * attended)
 
 
-def forward_flops(model: Any, group: AnswerGroup) -> float:
+def forward_flops(model: Any, group: AnswerGroup, *, read_elsewhere: int = 0) -> float:
     """Floating-point operations of one forward pass over a prompt, read once, and its answers.
 
     2 a weight for each token read, 4·hidden a layer for each token it attends to, and the head on predicted
-    tokens alone.
+    tokens alone. Tokens that every prompt begins with need not be read again: so many are `read_elsewhere`.
     """
     config = model.config
     head = model.get_output_embeddings().weight
@@ -104,7 +104,7 @@ def forward_flops(model: Any, group: AnswerGroup) -> float:
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     return float(
-        2 * blocks * group.num_tokens
+        2 * blocks * (group.num_tokens - read_elsewhere)
         + 4 * width * config.num_hidden_layers * attended
         + 2 * head.numel() * group.num_answer_tokens
     )

@@ -13,11 +13,13 @@ from logratio.models.pretrained import save
 from test_benchmark import BENCHMARKS, load_script
 from tiny import tiny_llama, tiny_tokenizer
 
+SCRIPTS = ("cases", "tuning_sides", "sampling_sides", "bench", "growth_sides", "growth")
+
 
 @pytest.fixture(scope="module")
 def scripts():
     sys.path.append(str(BENCHMARKS))
-    return {name: load_script(name) for name in ("cases", "tuning_sides", "sampling_sides", "bench")}
+    return {name: load_script(name) for name in SCRIPTS}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,8 @@ def test_useful_work_of_a_score_by_hand(scripts):
     blocks = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64) + 32
     attended = 6 + (2 * 3 + 3) + (4 * 3 + 10)
     assert working.score_flops(classifier, group) == 2 * blocks * 9 + 4 * 32 * 2 * attended
+    elsewhere = working.score_flops(classifier, group, read_elsewhere=2)
+    assert elsewhere == 2 * blocks * 7 + 4 * 32 * 2 * attended
 
 
 def test_our_side_draws_every_answer(scripts, work, tmp_path):
@@ -109,7 +113,7 @@ def test_the_peer_is_held_at_its_best_and_medians_count(scripts):
         "as it comes": [run(9.0, peak=8e9)],
         "reference precomputed": [run(8.0, peak=8e9), run(10.0, peak=8e9), run(12.0, peak=8e9)],
     }
-    chosen = case(scripts)
+    chosen = case(scripts, theirs={way: {} for way in runs if way != "logratio"})
     assert bench.fastest(chosen, runs) == "reference precomputed"
     found = bench.summarise(chosen, runs["logratio"], "reference precomputed", runs)
     assert found["ours"] == 5.0
@@ -133,13 +137,16 @@ def test_other_tokens_stop_a_benchmark_and_losses_are_compared(scripts):
 
 def test_results_of_other_benchmarks_stay_in_the_file_and_on_the_page(scripts, tmp_path):
     bench, chosen = scripts["bench"], case(scripts)
+    assert chosen.theirs["both"]["settings"] == {
+        **{"bf16": False, "gradient_checkpointing": False, "precompute_ref_log_probs": True}
+    }
     runs = {"logratio": [run(1.0)], "as it comes": [run(9.0)], "reference precomputed": [run(10.0)]}
     result = bench.summarise(chosen, runs["logratio"], "as it comes", runs)
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{**result, "name": "sft-fp32"}, {**result, "ratio": 0.0}]))
     found = bench.merged([result], path)
     assert [(one["name"], one["ratio"]) for one in found] == [("dpo-fp32", 9.0), ("sft-fp32", 9.0)]
-    load_script("speed_page").write_page(found, tmp_path / "speed.md")
+    load_script("speed_page").write_page(found, {}, tmp_path / "speed.md")
     page = (tmp_path / "speed.md").read_text()
     assert "| `dpo-fp32` | 10 pairs/s | 1.11, trl 9, as it comes | 9.00 | at least 4 |" in page
     assert "- `sft-fp32`: SFT on 32 answers, float32." in page
@@ -164,8 +171,53 @@ def test_sides_take_turns_and_only_the_fastest_way_is_repeated(scripts, tmp_path
     assert seen == [
         ("logratio", "null"),
         ("trl", "null"),
+        ("trl", "null"),
+        ("trl", "true"),
         ("trl", "true"),
         ("logratio", "null"),
         ("trl", "null"),
     ]
     assert found["ratio"] == 5.0
+
+
+def test_a_point_of_growth_is_computed(scripts, monkeypatch):
+    sides = scripts["growth_sides"]
+    tiny = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    monkeypatch.setattr(
+        sides, "SHAPE", sides.SHAPE | tiny | {"num_attention_heads": 2, "num_key_value_heads": 1}
+    )
+    point = scripts["growth"].POINT | {"vocabulary": 50, "repeats": 1, "groups": 3, "prompt": 7, "answer": 4}
+    once = sides.run(point)
+    assert once["tokens"] == 3 * (7 + 2 * 3)
+    assert once["seconds"] > 0
+    assert sides.run(point | {"prompt_once": False})["tokens"] == 3 * 2 * (7 + 3)
+
+
+def test_growth_is_held_to_its_bars(scripts, tmp_path, monkeypatch):
+    growth = scripts["growth"]
+    taken = {32_768: 1.0e8, 65_536: 1.0e8, 131_072: 1.0e8, 262_144: 1.11e8}
+
+    def record(script, job, work):
+        return {
+            "seconds": 1.0 if job["prompt_once"] else 2.0,
+            "tokens": 100,
+            "weight_bytes": 1,
+            "beyond_bytes": taken.get(job["vocabulary"], 1e8),
+            "matmul_2048_flops_per_second": 1e11,
+            "versions": {"logratio": "0"},
+        }
+
+    monkeypatch.setattr(growth, "run_job", record)
+    paths = {name: tmp_path / name for name in ("out", "results", "page")}
+    paths["results"].write_text(json.dumps([{"name": "growth-vocabulary"}]))
+    assert growth.main(growth.Arguments(only=("vocabulary", "prompt"), **paths)) == 1
+    found = json.loads(paths["results"].read_text())
+    assert [(one["name"], one["measured"], one["holds"]) for one in found] == [
+        ("growth-vocabulary", pytest.approx(1.11), False),
+        ("growth-prompt", 0.5, True),
+    ]
+    page = paths["page"].read_text()
+    assert "over 32,768: 1.11, at most 1.10: **missed**" in page
+    assert "| 49,152 | 1,024 | 64 | 2 | 2 | 2,048 | once | 100 | 0.500 s | 10.00 ms | 0.100 GB |" in page
+    taken[262_144] = 1.0e8
+    assert growth.main(growth.Arguments(only=("vocabulary",), **paths)) == 0

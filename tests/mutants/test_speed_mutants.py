@@ -16,6 +16,10 @@ ROOM = (
     "policies/test_decoding.py::"
     "test_each_prompt_is_read_once_for_all_its_answers_and_the_next_as_soon_as_there_is_room"
 )
+PREFIX = "models/test_decoder.py::test_what_all_prompts_begin_with_is_read_once"
+POSITIONS = "models/test_decoder.py::test_what_stands_in_other_positions_is_not_the_same"
+ROOM_OF_ROWS = "models/test_decoder.py::test_a_row_has_room_for_what_a_prefix_saves"
+PREFIXES, READER = "logratio.models.prefixes", "logratio.policies.reader"
 PRODUCTS, DECODER, SEGMENTS = (
     "logratio.models.products",
     "logratio.models.decoder",
@@ -71,6 +75,41 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "to_weight = weight_gradient(weight, narrow, inner) if ctx.needs_input_grad[3] else None",
         "to_weight = weight_gradient(weight, narrow, inner)",
         (FROZEN,),
+    ),
+    (
+        "tokens in other positions count as what all prompts begin with",
+        PREFIXES,
+        "(alike[0] & alike[1]).long()",
+        "alike[0].long()",
+        (POSITIONS,),
+    ),
+    (
+        "what is asked of a prefix that was left out is answered from before it",
+        PREFIXES,
+        "        place[repeated] = torch.arange(prefix).repeat(len(spans) - 1)\n",
+        "",
+        (PREFIX,),
+    ),
+    (
+        "behind a shared prefix a group's first tokens see what the prefix's saw",
+        SEGMENTS,
+        "mask[left_out:], self.scale",
+        "mask[: len(asking)], self.scale",
+        (PREFIX,),
+    ),
+    (
+        "a long group gives the prefix's states for its own last ones",
+        SEGMENTS,
+        "self._long(span, *joined)[left_out:]",
+        "self._long(span, *joined)[: len(joined[0]) - left_out]",
+        (PREFIX,),
+    ),
+    (
+        "a shared prefix takes room for every group",
+        READER,
+        "assign_rows([length - prefix for length in lengths], capacity=max_tokens - prefix)",
+        "assign_rows(lengths, capacity=max_tokens)",
+        (ROOM_OF_ROWS,),
     ),
     (
         "a gradient is not turned back to its position",

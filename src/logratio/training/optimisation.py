@@ -88,9 +88,7 @@ class PlainAdamW(torch.optim.AdamW):
     step.hooked = True  # type: ignore[attr-defined]
 
 
-def build_optimizer(
-    model: nn.Module, config: TrainingConfig, own: OwnRate | None = None
-) -> PlainAdamW:
+def build_optimizer(model: nn.Module, config: TrainingConfig, own: OwnRate | None = None) -> PlainAdamW:
     """AdamW with no decay on embeddings and on whatever has one axis: norms and biases.
 
     Weights with a rate of their own are groups of their own, with their `scale` in the group.
