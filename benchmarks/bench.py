@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from cases import CASES, Case, write_inputs
+from cases import CASES, Case, prompts_path, write_inputs
 from driving import median, run_job
 from rich.console import Console
 from rich.table import Table
@@ -82,6 +82,7 @@ def measure(
 ) -> dict[str, Any]:
     """The result of one benchmark."""
     runs: dict[str, list[dict[str, Any]]] = {OURS: [], **{way: [] for way in case.theirs}}
+    inputs = {**inputs, "prompts": str(prompts_path(work, case.num_prompts))}
     for repeat in range(repeats):
         ways = case.theirs if repeat == 0 else [fastest(case, runs)]
         for way in (OURS, *ways):

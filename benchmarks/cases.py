@@ -42,6 +42,8 @@ class Case:
     """The ways in which the peer is run, and what each adds to the job."""
     ours: dict[str, Any] = field(default_factory=lambda: {"side": "logratio"})
     """What our side adds."""
+    num_prompts: int = PROMPTS
+    """How many prompts both sides are given."""
     same_losses: bool = False
     """Whether both sides start from the same weights, so that their losses can be compared."""
     least_ratio: float = 0.0
@@ -59,15 +61,22 @@ class Case:
 
 def write_inputs(cases: Sequence[Case], model: str | None, work: Path) -> dict[str, str]:
     """Write models and rows once for all runs; gives their paths by the names that jobs have for them."""
-    inputs = {"data": str(work / "rows.jsonl"), "prompts": str(work / "prompts.jsonl")}
+    inputs = {"data": str(work / "rows.jsonl")}
     write_rows(Path(inputs["data"]), make_comparisons(PAIRS))
     prompts = quickstart_prompts(PROMPTS, 0)
-    write_json_lines(Path(inputs["prompts"]), ({"prompt": prompt.to_json()} for prompt in prompts))
+    for count in {case.num_prompts for case in cases}:
+        rows = ({"prompt": prompt.to_json()} for prompt in prompts[:count])
+        write_json_lines(prompts_path(work, count), rows)
     if any(case.environment != CONTROL for case in cases):
         job = {"side": "prepare", "model": model or "", "out": str(work / "models"), "threads": 0}
         run_job(HERE / "ppo_sides.py", job, work)
         inputs |= {"model": str(work / "models" / "policy"), "reward": str(work / "models" / "reward")}
     return inputs
+
+
+def prompts_path(work: Path, count: int) -> Path:
+    """Where so many prompts are written."""
+    return work / f"prompts-{count}.jsonl"
 
 
 def tuning(
@@ -119,9 +128,10 @@ def sampling(
         environment=TRL,
         unit="tokens/s",
         job={
-            **{"num_prompts": prompts, "num_samples": 4, "answer_tokens": 64},
+            **{"num_samples": 4, "answer_tokens": 64},
             **{"precision": precision, "threads": 0, "out": ""},
         },
+        num_prompts=prompts,
         ours={"side": "logratio", "batch_size": 64},
         theirs={f"{count} rows at a time": {"side": "transformers", "batch_size": count} for count in rows},
         **bars,
@@ -141,6 +151,7 @@ def proximal(name: str, *, precision: str, critic: str = "shared", **bars: Any) 
             **{"epochs": 4, "minibatches": 4, "learning_rate": 3e-6, "as_it_comes": False, "threads": 0},
             **{"out": "", "seen": ""},
         },
+        num_prompts=16,
         ours={"side": "logratio", "precision": precision, "critic": critic},
         theirs={"same settings": {"side": "trl"}},
         **bars,

@@ -81,7 +81,6 @@ def test_our_side_draws_every_answer(scripts, work, tmp_path):
         "prompts": str(prompts),
         "precision": "fp32",
         "answer_tokens": 5,
-        "num_prompts": 2,
         "num_samples": 3,
         "batch_size": 4,
     }

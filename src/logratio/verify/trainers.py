@@ -1,8 +1,10 @@
 """The trainers themselves, on a transformer whose best policy is known exactly.
 
-`train_reinforce` and `train_ppo` run whole: sessions, run directories, packed rows, minibatches, critic,
-optimiser. They start from the reference and are charged for their KL divergence to it, so that they must end
-at `π* ∝ π_ref exp(r/β)` and at the objective `β E[log Z]`, both found by enumeration.
+The trainers run whole: sessions, run directories, packed rows, minibatches, critic, optimiser.
+`train_reinforce` and `train_ppo` start from the reference and are charged for their KL divergence to it, so
+that they must end at `π* ∝ π_ref exp(r/β)` and at the objective `β E[log Z]`, both found by enumeration.
+`train_dpo` must end at the same with the strengths s in the place of r that make its comparisons most likely
+(Bradley and Terry, 1952), which Newton's method finds. Products of bfloat16 must lead to the same place.
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ from typing import Any
 
 import torch
 
+from logratio.algorithms.dpo import DPOConfig, train_dpo
 from logratio.algorithms.ppo import PPOConfig, train_ppo
 from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
+from logratio.batches import AnswerGroup, Precision
 from logratio.exact import optimum, oracle
 from logratio.exact.agents import EnumeratedCollector
 from logratio.exact.training import Problem
 from logratio.exact.transformer import small_llama, word_tokenizer
 from logratio.exact.world import END, World
+from logratio.objectives.strengths import fit_strengths
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, ValueHead
 from logratio.runs import RunDirectory
@@ -34,6 +39,9 @@ from logratio.verify.rows import Check, Row, below, control, worst_of
 # but the average of equal values is the same. The end token stands in no prefix, so it can mark the start.
 WORLD = World(vocabulary=3, horizon=3, prompts=((END, 1), (END, 2, 1)))
 WIDTH = 32
+COMPARED = World(vocabulary=3, horizon=2, prompts=((END, 1), (END, 2, 1)))
+"""What DPO learns: every pair of its sequences is compared `COMPARISONS` times."""
+COMPARISONS = 4
 SEEDS = (0, 1, 2, 3, 4)
 BETA = 1.0
 STEPS: dict[str, Any] = {
@@ -46,6 +54,13 @@ CONFIGS: dict[str, ReinforceConfig | PPOConfig] = {
     # As it is by default, whitened advantages among others; but no update ends early, which would take more.
     "train_ppo": PPOConfig(epochs=60, update_epochs=3, minibatches=1, stop_at=0.0, **STEPS),
 }
+
+
+DPO = DPOConfig(
+    beta=BETA,
+    epochs=150,
+    **(STEPS | {"batch_size": len(COMPARED.prompts) * 21 * COMPARISONS}),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +84,26 @@ def t1(quick: bool) -> list[Row]:
 
 
 def t2(quick: bool) -> list[Row]:
-    """PPO with its critic, three steps on what was collected."""
-    return _ends("train_ppo", quick)
+    """PPO with its critic, three steps on what was collected; also with products of bfloat16."""
+    narrow = train("train_ppo", seed=0, precision="bf16")
+    return [*_ends("train_ppo", quick), *_near("train_ppo on a Llama, products of bfloat16", narrow)]
+
+
+def t3(quick: bool) -> list[Row]:
+    """DPO on comparisons of all pairs, with products of either precision; turned round it ends elsewhere."""
+    rows = _near("train_dpo on a Llama", compare(seed=0))
+    rows += _near("train_dpo on a Llama, products of bfloat16", compare(seed=0, precision="bf16"))
+    turned = compare(seed=0, turned=True)
+    rows.append(control("Chosen and rejected exchanged: TV to π*", turned.distance, at_least=0.1))
+    return rows
 
 
 def _ends(trainer: str, quick: bool) -> list[Row]:
     runs = [train(trainer, seed=seed) for seed in (SEEDS[:1] if quick else SEEDS)]
-    of = f"{trainer} on a Llama, {worst_of(len(runs))}"
+    return _near(f"{trainer} on a Llama, {worst_of(len(runs))}", *runs)
+
+
+def _near(of: str, *runs: Run) -> list[Row]:
     return [
         below(f"{of}: objective missed", max(run.gap for run in runs), 1e-2, exact=0.0),
         below(f"{of}: TV to π*", max(run.distance for run in runs), 0.02, exact=0.0),
@@ -83,18 +111,21 @@ def _ends(trainer: str, quick: bool) -> list[Row]:
 
 
 @lru_cache
-def train(trainer: str, *, seed: int, charged: float = 1.0) -> Run:
+def train(trainer: str, *, seed: int, charged: float = 1.0, precision: Precision = "fp32") -> Run:
     """Run a trainer from the reference to its end.
 
     Args:
         trainer: `train_reinforce` or `train_ppo`.
         seed: of the model's weights and of the sequences.
         charged: share of β that is charged; 1 but for the negative control.
+        precision: of products; `fp32` leaves the Llama's float64.
     """
     config = CONFIGS[trainer]
     model = reference_llama(seed=seed)
     critic = ValueHead(WIDTH, dtype=torch.float64) if isinstance(config, PPOConfig) else None
-    actor = LanguageActor(LanguagePolicy(model, word_tokenizer()), row_tokens=512, value_head=critic)
+    policy = LanguagePolicy(model, word_tokenizer())
+    policy.compute(precision=precision)
+    actor = LanguageActor(policy, row_tokens=512, value_head=critic)
     reference, rewards = oracle.transformer_logits(WORLD, model), WORLD.rewards(seed=7)
     problem = Problem(world=WORLD, reference=reference, rewards=rewards, beta=charged * BETA)
     collector = EnumeratedCollector(actor, problem, num_samples=128, seed=seed)
@@ -106,11 +137,61 @@ def train(trainer: str, *, seed: int, charged: float = 1.0) -> Run:
             else:
                 train_reinforce(actor, collector, config, run)
             distances = [row["distance"] for row in run.metrics]
-    end = oracle.transformer_logits(WORLD, model)
-    best, normalisers = optimum.optimal_probabilities(WORLD, reference, rewards, beta=BETA)
-    reached = optimum.regularised_reward(WORLD, end, reference, rewards, beta=BETA)
+    return _ended(WORLD, model, reference, rewards, distances)
+
+
+@lru_cache
+def compare(*, seed: int, precision: Precision = "fp32", turned: bool = False) -> Run:
+    """Run `train_dpo` from the reference to its end, on comparisons of every pair of sequences.
+
+    Args:
+        seed: of the model's weights.
+        precision: of products.
+        turned: whether the rejected answer is taken for the chosen one; only for the negative control.
+    """
+    model = reference_llama(seed=seed)
+    policy = LanguagePolicy(model, word_tokenizer())
+    policy.compute(precision=precision)
+    reference = oracle.transformer_logits(COMPARED, model)
+    wins = won(COMPARED.rewards(seed=7))
+    groups = [
+        AnswerGroup(prompt, (COMPARED.sequences[loser], COMPARED.sequences[winner]))
+        if turned
+        else AnswerGroup(prompt, (COMPARED.sequences[winner], COMPARED.sequences[loser]))
+        for prompt, counts in zip(COMPARED.prompts, wins, strict=True)
+        for winner, row in enumerate(counts.tolist())
+        for loser, count in enumerate(row)
+        for _ in range(int(count))
+    ]
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        contextlib.redirect_stderr(io.StringIO()),
+        RunDirectory.begin(Path(directory) / "run", {"identity": DPO.identity()}) as run,
+    ):
+        train_dpo(policy, groups, DPO, run)
+    strengths = torch.stack([fit_strengths(counts).strengths for counts in wins])
+    return _ended(COMPARED, model, reference, strengths, [])
+
+
+def won(rewards: torch.Tensor) -> torch.Tensor:
+    """`[P, S, S]` how often each sequence beats each other: as often as Bradley and Terry expect, about.
+
+    Every pair has at least one win each way, so that the most likely strengths are finite.
+    """
+    chances = (rewards[:, :, None] - rewards[:, None, :]).sigmoid()
+    above = (COMPARISONS * chances).round().clamp(1, COMPARISONS - 1).triu(1)
+    below_diagonal = (COMPARISONS - above).triu(1).transpose(1, 2)
+    return above + below_diagonal
+
+
+def _ended(
+    world: World, model: Any, reference: torch.Tensor, rewards: torch.Tensor, distances: Sequence[float]
+) -> Run:
+    end = oracle.transformer_logits(world, model)
+    best, normalisers = optimum.optimal_probabilities(world, reference, rewards, beta=BETA)
+    reached = optimum.regularised_reward(world, end, reference, rewards, beta=BETA)
     return Run(
-        distance=optimum.total_variation(oracle.sequence_probabilities(WORLD, end), best),
+        distance=optimum.total_variation(oracle.sequence_probabilities(world, end), best),
         gap=BETA * sum(normalisers) / len(normalisers) - reached,
         distances=distances,
     )
@@ -132,4 +213,5 @@ def reference_llama(*, seed: int) -> Any:
 CHECKS = (
     Check(name="T1", title="REINFORCE takes a Llama to the exact optimum", run=t1),
     Check(name="T2", title="PPO takes a Llama to the exact optimum", run=t2),
+    Check(name="T3", title="DPO takes a Llama to the exact optimum of its comparisons", run=t3),
 )
