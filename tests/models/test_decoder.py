@@ -24,6 +24,8 @@ from logratio.models.precision import Copies
 from logratio.models.prefixes import Compacted
 from logratio.models.products import gradients_in_place
 from logratio.policies.language import LanguagePolicy
+from logratio.training.optimisation import build_optimizer
+from logratio.training.settings import TrainingConfig
 from tiny import exact_llama, random_groups, tiny_llama
 
 VOCABULARY = 50
@@ -262,6 +264,16 @@ def test_copies_follow_the_weights():
         weight.add_(1.0)
     assert torch.equal(copies.of(weight), weight.to(torch.bfloat16))
     assert Copies("fp32").of(weight).data_ptr() == weight.data_ptr()
+
+
+def test_copies_follow_the_optimiser():
+    """Its fused kernel writes past what counts a tensor's changes."""
+    layer, copies = torch.nn.Linear(4, 3), Copies("bf16")
+    copies.of(layer.weight)
+    optimizer = build_optimizer(layer, TrainingConfig(learning_rate=0.1))
+    layer(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    assert torch.equal(copies.of(layer.weight), layer.weight.to(torch.bfloat16))
 
 
 # --- models that are not known -----------------------------------------------------------------------

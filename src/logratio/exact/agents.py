@@ -92,6 +92,7 @@ class EnumeratedCollector:
                 "distance": float(self.problem.distance(logits)),
                 "objective": float(self.problem.objective(logits).mean()),
             },
+            precision=self.actor.policy.precision,
             group_size=self.num_samples,
         )
 

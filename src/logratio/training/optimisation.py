@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from logratio.training.settings import TrainingConfig
 
@@ -75,6 +76,8 @@ class PlainAdamW(torch.optim.AdamW):
             amsgrad=False,
             maximize=False,
         )
+        # The fused kernel does not say that it wrote; copies in fewer bits are made anew by this count.
+        increment_version(trained)
 
     def _begin(self, parameters: Sequence[Tensor]) -> None:
         """The state before the first step, in PyTorch's form; the counts are parts of one tensor."""

@@ -41,7 +41,7 @@ WORLD = World(vocabulary=3, horizon=3, prompts=((END, 1), (END, 2, 1)))
 WIDTH = 32
 COMPARED = World(vocabulary=3, horizon=2, prompts=((END, 1), (END, 2, 1)))
 """What DPO learns: every pair of its sequences is compared `COMPARISONS` times."""
-COMPARISONS = 4
+COMPARISONS = 3
 SEEDS = (0, 1, 2, 3, 4)
 BETA = 1.0
 STEPS: dict[str, Any] = {
@@ -58,7 +58,7 @@ CONFIGS: dict[str, ReinforceConfig | PPOConfig] = {
 
 DPO = DPOConfig(
     beta=BETA,
-    epochs=150,
+    epochs=60,
     **(STEPS | {"batch_size": len(COMPARED.prompts) * 21 * COMPARISONS}),
 )
 
