@@ -36,7 +36,7 @@ class TrainingConfig:
     """Added to the square root of the second moment after its bias correction."""
     max_gradient_norm: float = 1.0
     """The gradient's norm is cut to this; 0 turns clipping off."""
-    row_tokens: int = 512
+    row_tokens: int = 1024
     """Tokens computed at a time: more takes more memory, and is faster up to a point; same result."""
     shuffle: bool = True
     """Draw a new order each epoch, a function of seed and epoch alone; otherwise the file's order."""
