@@ -71,6 +71,8 @@ class TrainingConfig:
 class PolicyGradientConfig(TrainingConfig):
     """What the policy-gradient trainers have in common."""
 
+    row_tokens: int = 512
+    """Tokens computed at a time, of answers to learn from and of those to be judged; same result."""
     checkpoint_every: int = 10
     """Updates between checkpoints; 0 saves none but the last. The best so far is kept beside the newest."""
     critic_learning_rate: float = 0.0
