@@ -13,7 +13,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,8 @@ def compare(*, seed: int, precision: Precision = "fp32", turned: bool = False) -
         precision: of products.
         turned: whether the rejected answer is taken for the chosen one; only for the negative control.
     """
+    # A third of the way is far enough to see that it is the wrong one.
+    config = replace(DPO, epochs=DPO.epochs // 3) if turned else DPO
     model = reference_llama(seed=seed)
     policy = LanguagePolicy(model, word_tokenizer())
     policy.compute(precision=precision)
@@ -166,9 +168,9 @@ def compare(*, seed: int, precision: Precision = "fp32", turned: bool = False) -
     with (
         tempfile.TemporaryDirectory() as directory,
         contextlib.redirect_stderr(io.StringIO()),
-        RunDirectory.begin(Path(directory) / "run", {"identity": DPO.identity()}) as run,
+        RunDirectory.begin(Path(directory) / "run", {"identity": config.identity()}) as run,
     ):
-        train_dpo(policy, groups, DPO, run)
+        train_dpo(policy, groups, config, run)
     strengths = torch.stack([fit_strengths(counts).strengths for counts in wins])
     return _ended(COMPARED, model, reference, strengths, [])
 
