@@ -19,7 +19,7 @@ ROOT = HERE.parent
 TRL, OLD_TRL, CONTROL = ".venv-conformance-trl", ".venv-bench-ppo", ".venv-bench-control"
 """Environments that the Makefile makes, each with one peer."""
 PAIRS, FEW_PAIRS, PROMPTS, FEW_PROMPTS = 32, 8, 64, 16
-"""Few where the peer takes minutes a batch, as it does in bfloat16 on a processor that has none."""
+"""Few where the peer takes minutes a batch, as it does in bfloat16 on a processor without it."""
 
 
 @dataclass(frozen=True, kw_only=True)

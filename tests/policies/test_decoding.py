@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 
 from logratio import errors
 from logratio.models.decoder import Decoder
-from logratio.policies import kv_cache
+from logratio.policies import batching, kv_cache
 from logratio.policies.decoding import sample_tokens, stream_tokens
 from logratio.policies.grid import Grid
 from logratio.policies.sampling_config import SamplingConfig
@@ -52,6 +52,26 @@ def along(model, answers, prompts=PROMPTS):
                 logits_along(model, prompt, decoded.token_ids),
                 torch.tensor(decoded.token_ids)[:, None],
             )
+
+
+def test_memory_bounds_how_many_are_decoded_at_a_time(monkeypatch):
+    """Two layers of two key heads of eight numbers, twice, in four bytes: 256 bytes for each token."""
+    places, begin = [], Grid.__init__
+
+    def record(self, *arguments, **settings):
+        begin(self, *arguments, **settings)
+        places.append(self.num_places)
+
+    monkeypatch.setattr(Grid, "__init__", record)
+    model = tiny_llama(VOCABULARY)
+    expected = tokens_of(run(model))
+    longest = max(map(len, PROMPTS))
+    for bound, wanted in ((2, 2), (1, 1), (0, 1)):
+        a_place = 256 * (longest + 5 * CONFIG.max_new_tokens)
+        monkeypatch.setattr(batching, "MOST_BYTES", bound * a_place + a_place - 1)
+        assert tokens_of(run(model)) == expected
+        assert places[-1] == wanted
+    assert places[0] == min(len(PROMPTS), CONFIG.batch_size // 5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

@@ -53,7 +53,7 @@ class PPOAnswers(CollectorConfig):
 
     max_new_tokens: tyro.conf.Suppress[int] = 40
     """That of the whole run."""
-    decode_batch: tyro.conf.Suppress[int] = 64
+    decode_batch: tyro.conf.Suppress[int] = 256
     """That of the whole run."""
 
 
@@ -147,7 +147,7 @@ class Arguments:
     """Answers to each of these."""
     seed: int = 0
     """Seed of prompts, answers and labels; --sft.seed, --dpo.seed and so on order the training data."""
-    batch_size: int = 64
+    batch_size: int = 256
     """How many answers are decoded at a time, four times as many where best-of-n draws its candidates: less
     takes less memory, and gives the same answers."""
     device: str = "cpu"

@@ -57,8 +57,9 @@ class Arguments:
     """Then from the fewest that have this much probability together; 1 draws from all."""
     seed: int = 0
     """Seed of the answers."""
-    batch_size: int = 64
-    """How many answers are decoded at a time: less takes less memory, and gives the same answers."""
+    batch_size: int = 256
+    """How many answers are decoded at a time, fewer where they would take more than a gigabyte: less takes
+    less memory, and gives the same answers."""
     limit: int = 0
     """Answer only the first so many prompts; 0 answers all."""
     device: str = "cpu"

@@ -17,6 +17,8 @@ from logratio.batches import Precision
 
 FEW = 160
 """Rows of states up to which `times_few` turns the product round."""
+ALIGNMENT = 16
+"""Rows that processors multiply at a time: products of other widths are slower than of the next multiple."""
 
 
 @cache
@@ -38,11 +40,17 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
 
 
 def times_few(weight: Tensor, states: Tensor) -> Tensor:
-    """`states @ weightᵀ`, in the order in which a processor multiplies the states of a few tokens faster.
+    """`states @ weightᵀ`, in the form in which a processor multiplies the states of a few tokens faster.
 
-    Up to some hundred rows the large matrix on the left is up to twice as fast.
+    Up to some hundred rows the large matrix on the left is up to twice as fast, and 31 rows take half as long
+    again as 32.
     """
-    return (weight @ states.T).T if len(states) <= FEW else states @ weight.T
+    count = len(states)
+    if count > FEW:
+        return states @ weight.T
+    if extra := -count % ALIGNMENT:
+        states = torch.nn.functional.pad(states, (0, 0, 0, extra))
+    return (weight @ states.T).T[:count]
 
 
 class Copies:

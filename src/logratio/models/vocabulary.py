@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logratio.models.precision import Copies, multiply
+from logratio.models.precision import ALIGNMENT, Copies, multiply
 from logratio.models.products import RowsGradient, add_product
 
 CHUNK = 8192
 """Words of the vocabulary at a time: a tile of some hundred tokens stays in a processor's cache."""
-ALIGNMENT = 16
-"""Tokens come in multiples of it, empty ones added: a matrix of other widths is multiplied a fifth slower."""
 
 
 class TokenLogprobs(torch.autograd.Function):

@@ -17,12 +17,16 @@ from torch import Tensor
 from logratio.models.decoder import Decoder
 from logratio.models.precision import Copies
 from logratio.policies.drawing import Drawn, draw, uniforms
-from logratio.policies.grid import Grid
+from logratio.policies.grid import Grid, PlaceSize
 from logratio.policies.kv_cache import DecodingState
 from logratio.policies.sampling_config import SamplingConfig
 
 ADMIT_AT = 1 / 8
 """The share of places that are free before prompts are read into them: a few at a time are read faster."""
+MOST_BYTES = 1 << 30
+"""What keys and values may take: with longer prompts and answers fewer are decoded at a time."""
+MOST_ROWS = 64
+"""Answers at a time of a model whose cache is transformers' affair, and its size unknown."""
 SHRINK_AT = 1 / 8
 """The share that is not needed at which a cache is made smaller: copying the rest costs about one token."""
 
@@ -144,22 +148,19 @@ def _engine(
 ) -> Engine:
     """What computes this model, with room for as many of the `wanted` prompts as a batch has answers."""
     siblings = max(count for _, count in wanted)
-    places = min(max(1, config.batch_size // siblings), len(wanted))
     decoder = Decoder.of(model.base_model, Copies(config.precision))
     head = model.get_output_embeddings()
     if decoder is None or type(head) is not torch.nn.Linear or head.bias is not None:
+        rows = min(config.batch_size, MOST_ROWS)
+        places = min(max(1, rows // siblings), len(wanted))
         return OneBatch(model, places=places, pad_id=pad_id, room=config.max_new_tokens)
-    longest = max(len(prompt) for prompt, _ in wanted)
-    return GridEngine(
-        Grid(
-            decoder,
-            head.weight,
-            places=places,
-            siblings=siblings,
-            prompt_room=longest,
-            room=config.max_new_tokens,
-        )
+    size = PlaceSize(
+        siblings=siblings,
+        prompt_room=max(len(prompt) for prompt, _ in wanted),
+        room=config.max_new_tokens,
     )
+    places = min(config.batch_size // siblings, MOST_BYTES // size.num_bytes(decoder), len(wanted))
+    return GridEngine(Grid(decoder, head.weight, places=max(1, places), size=size))
 
 
 class GridEngine:

@@ -9,6 +9,7 @@ no padding; attention for whole places.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +24,24 @@ PREFILL_TOKENS = 2048
 """Tokens of prompts that are read at a time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceSize:
+    """What a place has room for."""
+
+    siblings: int
+    """Answers to a prompt at a time."""
+    prompt_room: int
+    """Tokens of the longest prompt."""
+    room: int
+    """Tokens of the longest answer."""
+
+    def num_bytes(self, decoder: Decoder) -> int:
+        """Of its keys and values."""
+        projection = decoder.layers[0].self_attn.k_proj
+        a_token = 2 * len(decoder.layers) * projection.out_features * projection.weight.element_size()
+        return int(a_token * (self.prompt_room + self.siblings * self.room))
+
+
 class Grid:
     """What a decoder remembers of prompts and answers.
 
@@ -30,14 +49,11 @@ class Grid:
         decoder: the body.
         head: `[V, H]` the output embeddings.
         places: prompts at a time.
-        siblings: answers to a prompt at a time.
-        prompt_room: tokens of the longest prompt.
-        room: tokens of the longest answer.
+        size: of each place.
     """
 
-    def __init__(
-        self, decoder: Decoder, head: Tensor, *, places: int, siblings: int, prompt_room: int, room: int
-    ) -> None:
+    def __init__(self, decoder: Decoder, head: Tensor, *, places: int, size: PlaceSize) -> None:
+        siblings, prompt_room, room = size.siblings, size.prompt_room, size.room
         self._decoder, self._head = decoder, decoder.copies.widened(head)
         self._layers = [JointLayer.of(layer, decoder.copies) for layer in decoder.layers]
         first = self._layers[0]

@@ -24,8 +24,9 @@ class SamplingConfig:
     """Draw from the k most probable tokens only; 0 draws from all."""
     top_p: float = 1.0
     """Then from the fewest that have this much probability together; 1 draws from all."""
-    batch_size: int = 64
-    """How many answers are decoded at a time; the answers do not depend on it."""
+    batch_size: int = 256
+    """How many answers are decoded at a time, fewer where they would take more than a gigabyte. Answers do
+    not depend on it."""
 
     precision: Precision = "fp32"
     """Of matrix products: fp32, or bf16 for processors that have it, which is faster and coarser."""

@@ -26,7 +26,7 @@ class CollectorConfig:
     """Answers to each prompt."""
     max_new_tokens: int = 64
     """An answer that has not ended after so many tokens is cut off."""
-    decode_batch: int = 64
+    decode_batch: int = 256
     """How many answers are decoded at a time."""
     discount: float = 1.0
     """γ; below 1 early tokens count less for the reward at the end."""
