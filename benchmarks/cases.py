@@ -132,7 +132,7 @@ def sampling(
             **{"precision": precision, "threads": 0, "out": ""},
         },
         num_prompts=prompts,
-        ours={"side": "logratio", "batch_size": 64},
+        ours={"side": "logratio", "batch_size": 256},
         theirs={f"{count} rows at a time": {"side": "transformers", "batch_size": count} for count in rows},
         **bars,
     )
