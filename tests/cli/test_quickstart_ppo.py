@@ -149,7 +149,7 @@ def check_training(report, out):
     assert settings["reference"].endswith("tiny")
     assert report["training"]["reward"]["settings"]["model"].endswith("sft/model")
     assert settings["settings"]["max_new_tokens"] == 6
-    assert settings["settings"]["decode_batch"] == 64
+    assert settings["settings"]["decode_batch"] == 256
     laws = {law["name"] for law in report["training"]["ppo"]["laws"]}
     assert {"ratio_is_one", "update_kl_is_zero", "sampled_equals_recomputed"} <= laws
 
