@@ -10,9 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 
 from logratio import errors
 from logratio.models.decoder import Decoder
+from logratio.models.precision import Copies
 from logratio.policies import batching, kv_cache
 from logratio.policies.decoding import sample_tokens, stream_tokens
-from logratio.policies.grid import Grid
+from logratio.policies.grid import Grid, PlaceSize
 from logratio.policies.sampling_config import SamplingConfig
 from tiny import exact_llama, tiny_llama
 
@@ -72,6 +73,16 @@ def test_memory_bounds_how_many_are_decoded_at_a_time(monkeypatch):
         assert tokens_of(run(model)) == expected
         assert places[-1] == wanted
     assert places[0] == min(len(PROMPTS), CONFIG.batch_size // 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_place_takes_the_bytes_that_are_said(dtype, precision):
+    model = tiny_llama(VOCABULARY).to(dtype)
+    decoder = Decoder.of(model.base_model, Copies(precision))
+    size = PlaceSize(siblings=3, prompt_room=7, room=5)
+    grid = Grid(decoder, model.get_output_embeddings().weight, places=2, size=size)
+    assert grid._prompt.nbytes + grid._own.nbytes == 2 * size.num_bytes(decoder)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

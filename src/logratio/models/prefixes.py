@@ -21,9 +21,10 @@ LEAST = 4
 
 
 def common_prefix(groups: Sequence[AnswerGroup]) -> int:
-    """How many tokens all prompts begin with alike."""
+    """How many tokens all prompts begin with alike; 0 where they are too few to be shared."""
     columns = zip(*(group.prompt for group in groups), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    prefix = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return prefix if prefix >= LEAST else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,10 @@ class PlaceSize:
     """Tokens of the longest answer."""
 
     def num_bytes(self, decoder: Decoder) -> int:
-        """Of its keys and values."""
-        projection = decoder.layers[0].self_attn.k_proj
-        a_token = 2 * len(decoder.layers) * projection.out_features * projection.weight.element_size()
-        return int(a_token * (self.prompt_room + self.siblings * self.room))
+        """Of its keys and values, in what they are computed in."""
+        weight = decoder.copies.widened(decoder.layers[0].self_attn.k_proj.weight)
+        a_token = 2 * len(decoder.layers) * len(weight) * weight.element_size()
+        return a_token * (self.prompt_room + self.siblings * self.room)
 
 
 class Grid:

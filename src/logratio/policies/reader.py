@@ -14,7 +14,7 @@ from logratio.models.attention import attend_by_block
 from logratio.models.decoder import Decoder
 from logratio.models.packing import Layout, assign_rows
 from logratio.models.precision import Copies
-from logratio.models.prefixes import LEAST, common_prefix
+from logratio.models.prefixes import common_prefix
 
 PROBED = 24
 """Tokens of a prompt and of an answer, and answers to a prompt, that a probe has."""
@@ -68,8 +68,6 @@ class Reader:
             max_tokens: of a row; what all prompts begin with counts once.
         """
         prefix = common_prefix(groups) if self.layout == "shared" and self.decoder is not None else 0
-        if prefix < LEAST:
-            prefix = 0
         return assign_rows([length - prefix for length in lengths], capacity=max_tokens - prefix)
 
     def probe(self, groups: Sequence[AnswerGroup], *, lengths: Sequence[int]) -> list[AnswerGroup]:
