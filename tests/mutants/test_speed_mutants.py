@@ -94,8 +94,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "behind a shared prefix a group's first tokens see what the prefix's saw",
         SEGMENTS,
-        "mask[left_out:], self.scale",
-        "mask[: len(asking)], self.scale",
+        "mask[left_out:].to",
+        "mask[: len(asking)].to",
         (PREFIX,),
     ),
     (
@@ -143,8 +143,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "tokens of a group see all of it",
         SEGMENTS,
-        "    scores.view(key.shape[1], shared, len(query), -1).add_(mask)\n",
-        "",
+        "attn_mask=mask[left_out:].to(query.dtype)",
+        "attn_mask=None",
         (EQUAL,),
     ),
     (
@@ -157,8 +157,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "queries of other heads meet the keys",
         SEGMENTS,
-        "by_key = states.view(length, heads // shared, shared, width).permute(1, 2, 0, 3)",
-        "by_key = states.view(length, shared, heads // shared, width).permute(2, 1, 0, 3)",
+        "for states in (query, key, value)),\n            scale",
+        "for states in (query.flip(1), key, value)),\n            scale",
         (EQUAL,),
     ),
     (

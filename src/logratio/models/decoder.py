@@ -82,18 +82,25 @@ class Decoder:
         hidden, angles = self.begin(compact.tokens, compact.positions)
         scale = self.layers[0].self_attn.scaling
         attend = SegmentAttention(row.spans, scale=scale, like=hidden, prefix=compact.prefix)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             if self.recompute and torch.is_grad_enabled():
                 hidden = checkpoint(
                     self._layer, layer, hidden, angles, attend, use_reentrant=False, preserve_rng_state=False
                 )
             else:
                 hidden = self._layer(layer, hidden, angles, attend)
-        return self.body.norm(hidden[compact.found(places)])
+        return self.body.norm(self._layer(last, hidden, angles, attend, wanted=compact.found(places)))
 
     def _layer(
-        self, layer: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: SegmentAttention
+        self,
+        layer: Any,
+        hidden: Tensor,
+        angles: tuple[Tensor, Tensor],
+        attend: SegmentAttention,
+        wanted: Tensor | None = None,
     ) -> Tensor:
+        """States `[t, H]` behind a layer, or `[N, H]` of the `wanted` tokens, which others only are seen by."""
         attention, unit = layer.self_attn, layer.mlp
         width = attention.head_dim
         query, key, value = (
@@ -103,6 +110,8 @@ class Decoder:
             )
         )
         seen = attend(applied(Rotation, query, *angles), applied(Rotation, key, *angles), value)
+        if wanted is not None:
+            hidden, seen = hidden[wanted], seen[wanted]
         output = attention.o_proj.weight
         hidden = applied(AddedProduct, hidden, seen, self.copies.of(output), output)
         norm = layer.post_attention_layernorm

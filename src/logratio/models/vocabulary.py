@@ -4,10 +4,14 @@
 that one `[chunk, tokens]` tile stands at a time; the gradient is formed in that tile's own memory:
 `∂ log p / ∂ logits = onehot(y) − softmax`. The words lie along a tile's first axis, because processors
 multiply the large weight by the few states faster that way round, up to twice for a hundred tokens.
+
+Tiles are computed a second time for the gradient, but for the first of them, which are kept as far as a fixed
+number of bytes goes: what stands does not grow with the vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,34 +22,70 @@ from logratio.models.products import RowsGradient, add_product
 
 CHUNK = 8192
 """Words of the vocabulary at a time: a tile of some hundred tokens stays in a processor's cache."""
+KEPT_BYTES = 64 << 20
+"""Of tiles that are kept for the gradient rather than computed again."""
+
+
+class Tiles:
+    """Logits `[words, N]` chunk by chunk of the vocabulary; the first are kept for the second walk.
+
+    Args:
+        copy: `[V, H]` what is multiplied with.
+        states: `[N, H]` in the same precision.
+        dtype: in which the logits are given.
+        chunk: words at a time.
+        kept_bytes: of tiles that are kept.
+    """
+
+    def __init__(
+        self, copy: Tensor, states: Tensor, *, dtype: torch.dtype, chunk: int, kept_bytes: int
+    ) -> None:
+        self.copy, self.states, self.dtype, self.chunk = copy, states, dtype, chunk
+        self._room = kept_bytes
+        self._kept: dict[int, Tensor] = {}
+
+    def first(self) -> Iterator[tuple[int, Tensor]]:
+        """Where each chunk begins, with its logits, which must stay as they are."""
+        for start in range(0, len(self.copy), self.chunk):
+            tile = self._at(start)
+            if tile.nbytes <= self._room:
+                self._room -= tile.nbytes
+                self._kept[start] = tile
+            yield start, tile
+
+    def again(self) -> Iterator[tuple[int, Tensor]]:
+        """The same logits, in tiles that may be written over."""
+        for start in range(0, len(self.copy), self.chunk):
+            # A tile that has been written over is computed anew by whoever comes a third time.
+            kept = self._kept.pop(start, None)
+            yield start, self._at(start) if kept is None else kept
+
+    def _at(self, start: int) -> Tensor:
+        return multiply(self.copy[start : start + self.chunk], self.states.T).to(self.dtype)
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """`log_softmax(hidden @ weightᵀ)[targets]`, with the tile recomputed in the backward pass."""
+    """`log_softmax(hidden @ weightᵀ)[targets]`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, copy: Tensor, targets: Tensor, chunk: int
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, tiles: Tiles, targets: Tensor) -> Tensor:
         """`[N, H]`, `[V, H]`, `[N]` to `[N]`, in float32 at least."""
-        dtype, narrow = torch.promote_types(hidden.dtype, torch.float32), hidden.to(copy.dtype)
         rows = torch.arange(len(targets), device=targets.device)
-        chosen = torch.empty(len(targets), dtype=dtype, device=hidden.device)
+        chosen = torch.empty(len(targets), dtype=tiles.dtype, device=hidden.device)
         total = torch.full_like(chosen, -torch.inf)
-        for start in range(0, len(weight), chunk):
-            tile = multiply(copy[start : start + chunk], narrow.T).to(dtype)
+        for start, tile in tiles.first():
             total = torch.logaddexp(total, tile.logsumexp(dim=0))
             inside = (targets >= start) & (targets < start + len(tile))
             chosen[inside] = tile[targets[inside] - start, rows[inside]]
-        ctx.save_for_backward(hidden, weight, targets, total)
-        ctx.chunk, ctx.copy = chunk, copy
+        ctx.save_for_backward(weight, targets, total)
+        ctx.tiles = tiles
         return chosen - total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients for `hidden` and `weight`; what is not asked for is not computed."""
-        hidden, weight, targets, total = ctx.saved_tensors
-        return (*head_gradients(ctx, hidden, weight, targets, total, of_logprob=outer[0]), None, None, None)
+        weight, targets, total = ctx.saved_tensors
+        return (*head_gradients(ctx, weight, targets, total, of_logprob=outer[0]), None, None)
 
 
 class TokenLogprobsAndEntropy(torch.autograd.Function):
@@ -53,15 +93,13 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, copy: Tensor, targets: Tensor, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, tiles: Tiles, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """`[N, H]`, `[V, H]`, `[N]` to two of `[N]`, in float32 at least."""
-        dtype, narrow = torch.promote_types(hidden.dtype, torch.float32), hidden.to(copy.dtype)
         rows = torch.arange(len(targets), device=targets.device)
-        chosen = torch.empty(len(targets), dtype=dtype, device=hidden.device)
+        chosen = torch.empty(len(targets), dtype=tiles.dtype, device=hidden.device)
         total, mean = torch.full_like(chosen, -torch.inf), torch.zeros_like(chosen)
-        for start in range(0, len(weight), chunk):
-            tile = multiply(copy[start : start + chunk], narrow.T).to(dtype)
+        for start, tile in tiles.first():
             inside = (targets >= start) & (targets < start + len(tile))
             chosen[inside] = tile[targets[inside] - start, rows[inside]]
             part = tile.logsumexp(dim=0)
@@ -70,8 +108,8 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
             # The mean logit so far, weighed by the shares of what was walked through and of this tile.
             mean = mean * (total - larger).exp() + part_mean * (part - larger).exp()
             total = larger
-        ctx.save_for_backward(hidden, weight, targets, total, mean)
-        ctx.chunk, ctx.copy = chunk, copy
+        ctx.save_for_backward(weight, targets, total, mean)
+        ctx.tiles = tiles
         # An entropy that is only looked at has no gradient, rather than one of zeros to be computed with.
         ctx.set_materialize_grads(False)
         return chosen - total, total - mean
@@ -79,18 +117,17 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
         """`∂ log p/∂x = onehot − p` and `∂H/∂x = −p (x − Σ p x)`."""
-        hidden, weight, targets, total, mean = ctx.saved_tensors
+        weight, targets, total, mean = ctx.saved_tensors
         of_logprob, of_entropy = outer
         if of_logprob is None:
             of_logprob = torch.zeros_like(total)
         bend = None if of_entropy is None else (of_entropy, mean)
-        found = head_gradients(ctx, hidden, weight, targets, total, of_logprob=of_logprob, bend=bend)
-        return (*found, None, None, None)
+        found = head_gradients(ctx, weight, targets, total, of_logprob=of_logprob, bend=bend)
+        return (*found, None, None)
 
 
 def head_gradients(
     ctx: Any,
-    hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
     total: Tensor,
@@ -101,8 +138,7 @@ def head_gradients(
     """Gradients for `hidden` and `weight`, chunk by chunk of the vocabulary.
 
     Args:
-        ctx: says which are wanted, and the chunk.
-        hidden: `[N, H]`.
+        ctx: says which are wanted, and has the logits.
         weight: `[V, H]`.
         targets: `[N]`.
         total: `[N]` logsumexp of the logits.
@@ -110,13 +146,12 @@ def head_gradients(
         bend: `[N]` gradient of each entropy, and the mean logit; `None`: no entropy has a gradient.
     """
     to_hidden, to_weight = ctx.needs_input_grad[:2]
-    narrow = hidden.to(ctx.copy.dtype)
-    hidden_gradient = hidden.new_zeros(hidden.shape[::-1]) if to_hidden else None
+    copy, narrow = ctx.tiles.copy, ctx.tiles.states
+    hidden_gradient = total.new_zeros(narrow.shape[::-1]) if to_hidden else None
     weight_gradient = RowsGradient(weight) if to_weight else None
     rows = torch.arange(len(targets), device=targets.device)
-    for start in range(0, len(weight), ctx.chunk):
-        words = ctx.copy[start : start + ctx.chunk]
-        tile = multiply(words, narrow.T).to(total.dtype)
+    for start, tile in ctx.tiles.again():
+        words = copy[start : start + len(tile)]
         slope = of_logprob if bend is None else of_logprob + bend[0] * (tile - bend[1])
         tile.sub_(total).exp_().mul_(-slope)
         inside = (targets >= start) & (targets < start + len(words))
@@ -138,7 +173,7 @@ def token_logprobs_and_entropy(
     """`token_logprobs` with the entropy of each distribution, `[N]` nats each, both differentiable."""
     states, words = aligned(hidden, targets)
     logprobs, entropy = TokenLogprobsAndEntropy.apply(  # type: ignore[no-untyped-call]
-        states, weight, (copies or Copies()).of(weight), words, chunk
+        states, weight, tiles_of(states, weight, chunk, copies), words
     )
     return logprobs[: len(targets)], entropy[: len(targets)]
 
@@ -160,9 +195,21 @@ def token_logprobs(
     """
     states, words = aligned(hidden, targets)
     logprobs: Tensor = TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        states, weight, (copies or Copies()).of(weight), words, chunk
+        states, weight, tiles_of(states, weight, chunk, copies), words
     )
     return logprobs[: len(targets)]
+
+
+def tiles_of(hidden: Tensor, weight: Tensor, chunk: int, copies: Copies | None) -> Tiles:
+    """The logits of `[N, H]` states under a head `[V, H]`; some are kept where a gradient may be asked for."""
+    copy = (copies or Copies()).of(weight)
+    return Tiles(
+        copy,
+        hidden.detach().to(copy.dtype),
+        dtype=torch.promote_types(hidden.dtype, torch.float32),
+        chunk=chunk,
+        kept_bytes=KEPT_BYTES if torch.is_grad_enabled() else 0,
+    )
 
 
 def aligned(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from logratio.models.packing import Layout, assign_rows
 from logratio.models.precision import Copies
 from logratio.models.prefixes import common_prefix
 
-PROBED = 24
+PROBED = 12
 """Tokens of a prompt and of an answer, and answers to a prompt, that a probe has."""
 
 

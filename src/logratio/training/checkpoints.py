@@ -39,7 +39,7 @@ def save_checkpoint(
     directory: Path,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     *,
     keep: int,
     best: int | None = None,
@@ -48,12 +48,15 @@ def save_checkpoint(
     """Save the state after `step` updates and delete the oldest checkpoints past `keep`, but not the `best`.
 
     `numbers` is what else stands, by name and as JSON takes it: Python writes and reads a float without loss.
+    After the last update no `optimizer` is given: two thirds of a checkpoint, of which nothing would go on.
 
     The checkpoint's directory appears under its name only when everything in it is on the disk.
     """
     path = checkpoint_path(directory, step)
     with atomic_directory(path) as temporary:
-        contents = {WEIGHTS: trainable_weights(model), OPTIMIZER: optimizer_tensors(optimizer)}
+        contents = {WEIGHTS: trainable_weights(model)}
+        if optimizer is not None:
+            contents[OPTIMIZER] = optimizer_tensors(optimizer)
         # Hashing and writing both leave Python's lock: the two files take two cores.
         with ThreadPoolExecutor(len(contents)) as pool:
             files = [temporary / name for name in contents]
@@ -119,7 +122,8 @@ def restore(
         if not file.is_file() or hash_file(file) != expected:
             raise CheckpointCorrupt(f"{name} does not have the checksum it was saved with", where=str(path))
     restore_weights(model, load_file(path / WEIGHTS))
-    restore_optimizer(optimizer, load_file(path / OPTIMIZER))
+    if OPTIMIZER in state["sha256"]:
+        restore_optimizer(optimizer, load_file(path / OPTIMIZER))
     return int(state["step"]), state.get("numbers", {})
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway
 from logratio.models.products import gradients_in_place
+from logratio.models.resident import move_out_of_file
 from logratio.progress import Progress
 from logratio.runs import RunDirectory, ensure_space, write_json
 from logratio.training import laws
@@ -115,6 +116,7 @@ class Session:
         self.model.eval()
         self._open = ExitStack()
         self._open.enter_context(gradients_in_place())
+        move_out_of_file(self.model)
         restored = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
         self.step, self._restored = restored.step, restored.numbers
         self.optimizer.begin()
@@ -262,7 +264,7 @@ class Session:
             self.run.checkpoints_path,
             self.step,
             self.model,
-            self.optimizer,
+            self.optimizer if self.step < self.num_steps else None,
             keep=self.config.keep_checkpoints,
             best=int(self.best.step) or None,
             numbers={
