@@ -81,12 +81,13 @@ def measure(
     case: Case, inputs: Mapping[str, str], repeats: int, work: Path, console: Console
 ) -> dict[str, Any]:
     """The result of one benchmark."""
-    runs: dict[str, list[dict[str, Any]]] = {OURS: [], **{way: [] for way in case.theirs}}
+    theirs = {**case.theirs, **case.also}
+    runs: dict[str, list[dict[str, Any]]] = {OURS: [], **{way: [] for way in theirs}}
     inputs = {**inputs, "prompts": str(prompts_path(work, case.num_prompts))}
     for repeat in range(repeats):
-        ways = case.theirs if repeat == 0 else [fastest(case, runs)]
+        ways = theirs if repeat == 0 else [fastest(case, runs)]
         for way in (OURS, *ways):
-            job = {**case.job, **(case.ours if way == OURS else case.theirs[way]), **inputs, "seed": repeat}
+            job = {**case.job, **(case.ours if way == OURS else theirs[way]), **inputs, "seed": repeat}
             found = run_job(HERE / case.script, job, work, python=case.python)
             runs[way].append(found)
             console.print(
@@ -149,15 +150,23 @@ def summarise(
         "bars": {"ratio": case.least_ratio, "memory": case.most_memory, "matmul_share": case.least_share},
         "holds": ratio >= case.least_ratio and memory <= case.most_memory and share >= case.least_share,
         "our_rates": [rate(run) for run in ours],
-        "their_rates": {
-            other: [rate(run) for run in found] for other, found in runs.items() if other != OURS
-        },
+        "their_rates": {other: [rate(run) for run in runs[other]] for other in case.theirs},
+        "also": {other: _beside(rates[0], peaks[0], runs[other][0]) for other in case.also},
         "our_peak_memory_bytes": peaks[0],
         "their_peak_memory_bytes": peaks[1],
         "matmul_flops_per_second": products,
         "settings": case.job,
         "machine": describe_machine(),
         "versions": ours[0]["versions"],
+    }
+
+
+def _beside(our_rate: float, our_peak: float, run: Mapping[str, Any]) -> dict[str, float]:
+    """Our rate and peak over those of one run of the peer."""
+    return {
+        "rate": rate(run),
+        "ratio": our_rate / rate(run),
+        "peak_memory_ratio": our_peak / run["peak_memory_bytes"],
     }
 
 

@@ -38,13 +38,22 @@ def write_page(
     """Write what was measured beside peers, how cost grows, and the machines it was run on."""
     beside = [result for result in results if result["name"] in CASES]
     lines = [HEAD, COLUMNS, RULE, *(row_of(result) for result in beside), "\n"]
-    lines += [f"- `{result['name']}`: {CASES[result['name']].about}.\n" for result in beside]
+    lines += [f"- `{result['name']}`: {CASES[result['name']].about}{also_of(result)}.\n" for result in beside]
     if growth:
         lines += [GROWTH, *(bar_of(result) for result in results if result["name"] not in CASES)]
         lines += [line for name, points in growth.items() for line in series_of(name, points)]
     machines = sorted({machine_of(result) for result in results})
     lines += ["\n## The machine\n\n", *(f"- {machine}\n" for machine in machines)]
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def also_of(result: Mapping[str, Any]) -> str:
+    """Ways to run the peer that are not its defaults."""
+    return "".join(
+        f"; beside the peer with {way}: {found['ratio']:.2f} times its rate, "
+        f"{found['peak_memory_ratio']:.2f} of its memory"
+        for way, found in result.get("also", {}).items()
+    )
 
 
 def bar_of(result: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from logratio.models.pretrained import load, save
-from logratio.models.resident import clean_file_ranges, release
+from logratio.models.resident import clean_file_ranges, move_out_of_file, release
 from tiny import tiny_llama, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are Linux's")
@@ -48,3 +48,35 @@ def test_weights_that_come_from_no_file_are_kept():
 def test_ranges_of_files_hold_no_page_of_our_own(model):
     address = model.get_input_embeddings().weight.data_ptr()
     assert any(start <= address < end for start, end in clean_file_ranges())
+
+
+def in_file(weight):
+    return any(start <= weight.data_ptr() < end for start, end in clean_file_ranges())
+
+
+def test_trained_weights_move_out_of_their_file_as_they_are(model):
+    """All of them and nothing else, tied ones together, and what a module computes is the same to the bit."""
+    frozen, *trained = model.parameters()
+    for weight in trained:
+        weight.requires_grad_(True)
+    before, tokens = weights(model), torch.arange(5)[None]
+    logits = model(input_ids=tokens).logits
+    assert all(map(in_file, model.parameters()))
+    assert move_out_of_file(model) == sum(weight.nbytes for weight in trained)
+    assert in_file(frozen)
+    assert not any(map(in_file, trained))
+    assert all(map(torch.equal, before, model.parameters()))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert torch.equal(model(input_ids=tokens).logits, logits)
+    assert move_out_of_file(model) == 0
+
+
+def test_parts_of_one_tensor_stay_that(model):
+    """Wherever it lies: an optimiser that moves all parts in one call must find them in one tensor."""
+    first, second = list(model.parameters())[1:3]
+    joint = first.data.view(-1)
+    second.data = joint[: second.numel()].view_as(second)
+    assert in_file(first.requires_grad_(True))
+    second.requires_grad_(True)
+    assert move_out_of_file(model) == 0
+    assert second.data_ptr() == first.data_ptr()

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from logratio.models.vocabulary import token_logprobs, token_logprobs_and_entropy
+from logratio.models import vocabulary
+from logratio.models.vocabulary import (
+    KEPT_BYTES,
+    Tiles,
+    tiles_of,
+    token_logprobs,
+    token_logprobs_and_entropy,
+)
 
 VOCABULARY, WIDTH, TOKENS = 37, 6, 11
 
@@ -34,6 +41,39 @@ def test_every_chunk_size_gives_the_whole_softmax_and_its_gradient(inputs, chunk
         strict=True,
     ):
         assert torch.allclose(left, right, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 3 * 10 * 16 * 8, 1 << 20])
+@pytest.mark.parametrize("entropy", [False, True])
+def test_tiles_that_are_kept_are_those_computed_again(inputs, kept_bytes, entropy, monkeypatch):
+    """None, some and all kept; and a second pass backward finds none that the first has written over."""
+    monkeypatch.setattr(vocabulary, "KEPT_BYTES", kept_bytes)
+    hidden, weight, targets = inputs
+    ours = (
+        token_logprobs_and_entropy(hidden, weight, targets, chunk=10)[0]
+        if entropy
+        else token_logprobs(hidden, weight, targets, chunk=10)
+    )
+    expected = torch.autograd.grad(whole(hidden, weight, targets).sum(), (hidden, weight))
+    for _ in range(2):
+        found = torch.autograd.grad(ours.sum(), (hidden, weight), retain_graph=True)
+        for left, right in zip(found, expected, strict=True):
+            assert torch.allclose(left, right, rtol=0, atol=1e-12)
+
+
+def test_no_more_bytes_of_tiles_are_kept_than_given(inputs):
+    hidden, weight, _ = (value.detach() for value in inputs)
+    for given, kept in ((0, []), (879, [30]), (880, [0]), (1760, [0, 10]), (10**9, [0, 10, 20, 30])):
+        tiles = Tiles(weight, hidden, dtype=torch.float64, chunk=10, kept_bytes=given)
+        assert [start for start, _ in tiles.first()] == [0, 10, 20, 30]
+        assert sorted(tiles._kept) == kept
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked_for(inputs):
+    hidden, weight, _ = inputs
+    with torch.no_grad():
+        assert tiles_of(hidden, weight, 10, None)._room == 0
+    assert tiles_of(hidden, weight, 10, None)._room == KEPT_BYTES
 
 
 def test_gradcheck(inputs):

@@ -20,6 +20,10 @@ ROOM = (
 PREFIX = "models/test_decoder.py::test_what_all_prompts_begin_with_is_read_once"
 POSITIONS = "models/test_decoder.py::test_what_stands_in_other_positions_is_not_the_same"
 ROOM_OF_ROWS = "models/test_decoder.py::test_a_row_has_room_for_what_a_prefix_saves"
+TWICE = "models/test_vocabulary.py::test_tiles_that_are_kept_are_those_computed_again"
+CHUNKS = "models/test_vocabulary.py::test_every_chunk_size_gives_the_whole_softmax_and_its_gradient"
+MOVED = "models/test_resident.py::test_trained_weights_move_out_of_their_file_as_they_are"
+MOVED_PARTS = "models/test_resident.py::test_parts_of_one_tensor_stay_that"
 PREFIXES, READER = "logratio.models.prefixes", "logratio.policies.reader"
 PRODUCTS, DECODER, SEGMENTS = (
     "logratio.models.products",
@@ -143,8 +147,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "tokens of a group see all of it",
         SEGMENTS,
-        "attn_mask=mask[left_out:].to(query.dtype)",
-        "attn_mask=None",
+        "            attn_mask=mask,\n            is_causal=mask is None,\n",
+        "",
         (EQUAL,),
     ),
     (
@@ -157,9 +161,51 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "queries of other heads meet the keys",
         SEGMENTS,
-        "for states in (query, key, value)),\n            scale",
-        "for states in (query.flip(1), key, value)),\n            scale",
+        "(states.transpose(0, 1)[None] for states in (query, key, value))",
+        "(states.transpose(0, 1)[None] for states in (query.flip(1), key, value))",
         (EQUAL,),
+    ),
+    (
+        "a tile that has been written over is used a second time",
+        "logratio.models.vocabulary",
+        "self._kept.pop(start, None)",
+        "self._kept.get(start)",
+        (TWICE,),
+    ),
+    (
+        "the next chunk's logits are kept for the gradient",
+        "logratio.models.vocabulary",
+        "self._kept[start] = tile",
+        "self._kept[start - self.chunk] = tile",
+        (CHUNKS,),
+    ),
+    (
+        "the last layer adds what was attended to at other tokens",
+        DECODER,
+        "hidden, seen = hidden[wanted], seen[wanted]",
+        "hidden, seen = hidden[wanted], seen[: len(wanted)]",
+        (EQUAL,),
+    ),
+    (
+        "weights change a little when they move out of their file",
+        "logratio.models.resident",
+        "weight.data = weight.data.clone()",
+        "weight.data = weight.data.clone().mul_(1.001)",
+        (MOVED,),
+    ),
+    (
+        "parts of one tensor become tensors of their own",
+        "logratio.models.resident",
+        " and sharing[weight.untyped_storage().data_ptr()] == 1",
+        "",
+        (MOVED_PARTS,),
+    ),
+    (
+        "an update's checkpoint has no optimiser",
+        "logratio.training.session",
+        "self.optimizer if self.step < self.num_steps else None",
+        "None",
+        ("training/test_checkpoints.py::test_a_resumed_run_is_the_run_never_stopped",),
     ),
     (
         "copies stay what they were when the weights move",

@@ -100,7 +100,7 @@ class Decoder:
         attend: SegmentAttention,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """States `[t, H]` behind a layer, or `[N, H]` of the `wanted` tokens, which others only are seen by."""
+        """States `[t, H]` behind a layer, or `[N, H]` behind its `wanted` tokens alone."""
         attention, unit = layer.self_attn, layer.mlp
         width = attention.head_dim
         query, key, value = (

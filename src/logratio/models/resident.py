@@ -3,8 +3,8 @@
 safetensors maps a model's file into memory, so that weights which are never written are still the file's own
 pages. What is frozen (a reference, a reward model) is read once an update and then lies idle while gradients
 and activations take their room. Its pages can be given back: the next reader finds them in the operating
-system's cache of files, or on the disk. What is trained is copied once, before its first update: written to where it
-lies in the file, every page of it would be copied for itself, which takes five times as long.
+system's cache of files, or on the disk. What is trained is copied once, before its first update: written to
+where it lies in the file, every page would be copied by itself, which takes five times as long.
 """
 
 from __future__ import annotations

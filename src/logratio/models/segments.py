@@ -11,7 +11,6 @@ answer, so that no mask grows with the square of the group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,28 +60,35 @@ class SegmentAttention:
                 found.append(self._long(span, *joined)[left_out:])
             else:
                 asking = part[0] if left_out else joined[0]
-                found.append(self._attend(asking, *joined[1:], attn_mask=mask[left_out:].to(query.dtype)))
+                found.append(self._attend(asking, *joined[1:], mask[left_out:].to(query.dtype)))
         return torch.cat(found).flatten(1).to(narrow)
 
     def _long(self, span: Span, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         sizes = [end - start for start, end in span.segments()]
         queries, keys, values = (states.split(sizes) for states in (query, key, value))
-        found = [self._attend(queries[0], keys[0], values[0], is_causal=True)]
+        found = [self._attend(queries[0], keys[0], values[0], None)]
         for one, own_keys, own_values in zip(queries[1:], keys[1:], values[1:], strict=True):
             if not (length := len(one)):
                 continue
             sees = torch.ones(length, sizes[0] + length, dtype=torch.bool, device=one.device).tril(sizes[0])
-            joined = torch.cat((keys[0], own_keys)), torch.cat((values[0], own_values))
-            found.append(self._attend(one, *joined, attn_mask=sees))
+            met, given = torch.cat((keys[0], own_keys)), torch.cat((values[0], own_values))
+            found.append(self._attend(one, met, given, sees))
         return torch.cat(found)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, **which: Any) -> Tensor:
-        """`softmax(s·Q Kᵀ + M) V`: `[t, heads, D]`, twice `[s, key heads, D]`, to `[t, heads, D]`."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """`softmax(s·Q Kᵀ + M) V`: `[t, heads, D]`, twice `[s, key heads, D]`, to `[t, heads, D]`.
+
+        Without a mask each token sees those before it and itself.
+        """
+        queries, keys, values = (states.transpose(0, 1)[None] for states in (query, key, value))
         found = torch.nn.functional.scaled_dot_product_attention(
-            *(states.transpose(0, 1)[None] for states in (query, key, value)),
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None,
             scale=self.scale,
             enable_gqa=True,
-            **which,
         )
         return found[0].transpose(0, 1)
 

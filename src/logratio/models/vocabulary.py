@@ -201,7 +201,7 @@ def token_logprobs(
 
 
 def tiles_of(hidden: Tensor, weight: Tensor, chunk: int, copies: Copies | None) -> Tiles:
-    """The logits of `[N, H]` states under a head `[V, H]`; some are kept where a gradient may be asked for."""
+    """The logits of `[N, H]` states under a head `[V, H]`, kept where a gradient may be asked for."""
     copy = (copies or Copies()).of(weight)
     return Tiles(
         copy,
