@@ -39,7 +39,7 @@ class Case:
     job: dict[str, Any]
     """What both sides are given."""
     theirs: dict[str, dict[str, Any]]
-    """The ways in which the peer is run, and what each adds to the job; the fastest is what we are held to."""
+    """The ways in which the peer is run, and what each adds to the job; we are held to the fastest."""
     also: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Ways that are no default of the peer's, run once and shown beside."""
     ours: dict[str, Any] = field(default_factory=lambda: {"side": "logratio"})

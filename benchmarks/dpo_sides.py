@@ -1,8 +1,8 @@
 """One run of one side of `dpo_vs_trl.py`: a job on standard input, its result in a file.
 
 Both sides start their clock with the model in memory and the rows as text, and stop it when the trained model
-and its optimiser are on disk: tokenising, the reference's log-probabilities, training and the checkpoint that
-each writes by default are all inside.
+is on disk: tokenising, the reference's log-probabilities, training and the checkpoint that each writes by
+default are all inside.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One run of one side of `ppo_vs_trl.py`: a job on standard input, its result in a file.
 
-`seconds` is the call that trains: answers are drawn, rewarded and learned from, and the trained policy and
-its optimiser are on disk at the end. `update_seconds` is the same without that checkpoint, and
+`seconds` is the call that trains: answers are drawn, rewarded and learned from, and the trained policy is
+on disk at the end. `update_seconds` is the same without that checkpoint, and
 `whole_seconds` has loading the models and building the trainer as well.
 """
 

@@ -1,8 +1,7 @@
 """One run of DPO, SFT or a reward model, here or in TRL: a job on standard input, its result in a file.
 
 Both sides start their clock with the model in memory and the rows as text, and stop it when the trained model
-and its optimiser are on disk, as in `dpo_sides`, whose DPO this is. Tokens are held to be the same on both
-sides.
+is on disk, as in `dpo_sides`, whose DPO this is. Tokens are held to be the same on both sides.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "a long group gives the prefix's states for its own last ones",
         SEGMENTS,
-        "self._long(span, *joined)[left_out:]",
-        "self._long(span, *joined)[: len(joined[0]) - left_out]",
+        "self._long(span, asked, met, given)[left_out:]",
+        "self._long(span, asked, met, given)[: len(asked) - left_out]",
         (PREFIX,),
     ),
     (

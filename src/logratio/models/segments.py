@@ -51,16 +51,16 @@ class SegmentAttention:
         )
         found = []
         for number, (part, mask, span) in enumerate(zip(parts, self.masks, self.spans, strict=True)):
-            joined = tuple(map(_behind, first, part))
+            asked, met, given = map(_behind, first, part)
             # The prefix's own queries are answered in the first group.
             left_out = self.prefix if number else 0
             if span.num_tokens == left_out:
                 continue
             if mask is None:
-                found.append(self._long(span, *joined)[left_out:])
+                found.append(self._long(span, asked, met, given)[left_out:])
             else:
-                asking = part[0] if left_out else joined[0]
-                found.append(self._attend(asking, *joined[1:], mask[left_out:].to(query.dtype)))
+                asking = part[0] if left_out else asked
+                found.append(self._attend(asking, met, given, mask[left_out:].to(query.dtype)))
         return torch.cat(found).flatten(1).to(narrow)
 
     def _long(self, span: Span, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
