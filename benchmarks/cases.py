@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,10 +50,20 @@ class Case:
     """Whether both sides start from the same weights, so that their losses can be compared."""
     least_ratio: float = 0.0
     """Times the peer's rate that are wanted."""
-    most_memory: float = float("inf")
-    """Share of the peer's peak memory that is allowed."""
+    most_memory: float | None = None
+    """Share of the peer's peak memory that is allowed; `None`: memory is shown and held to nothing."""
     least_share: float = 0.0
     """Share of the rate of matrix products that is wanted."""
+
+    def only(self, ways: Sequence[str]) -> Case:
+        """The same with those ways of the peer alone whose names have one of these in them."""
+        if not ways:
+            return self
+
+        def among(those: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+            return {way: job for way, job in those.items() if any(part in way for part in ways)}
+
+        return replace(self, theirs=among(self.theirs) or self.theirs, also=among(self.also))
 
     @property
     def python(self) -> str:

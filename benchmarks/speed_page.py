@@ -92,7 +92,7 @@ def row_of(result: Mapping[str, Any]) -> str:
         f"{result['ratio']:.2f}",
         f"at least {bars['ratio']:g}",
         f"{result['our_peak_memory_bytes'] / 1e9:.2f} GB, {result['peak_memory_ratio']:.2f} of the peer's",
-        "" if bars["memory"] == float("inf") else f"at most {bars['memory']:g}",
+        "" if bars["memory"] is None else f"at most {bars['memory']:g}",
         f"{share:.0%}" if share else "",
         f"at least {bars['matmul_share']:.0%}" if bars["matmul_share"] else "",
         "held" if result["holds"] else "**missed**",

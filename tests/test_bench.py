@@ -160,6 +160,33 @@ def test_results_of_other_benchmarks_stay_in_the_file_and_on_the_page(scripts, t
     )
 
 
+@pytest.mark.parametrize("name", ["sample-fp32", "control-hopper", "reward-fp32", "ppo-fp32-separate"])
+def test_every_result_is_written_and_shown_also_without_a_bar(scripts, tmp_path, monkeypatch, name):
+    """The file is JSON that any tool reads: what is held to nothing is null, and not infinite."""
+    bench, ran = scripts["bench"], []
+
+    def record(script, job, work, *, python):
+        ran.append(job["side"])
+        return run(1.0, tokens_sha256="a", losses=[1.0])
+
+    monkeypatch.setattr(bench, "run_job", record)
+    monkeypatch.setattr(bench, "write_inputs", lambda *_: {})
+    paths = {"out": tmp_path / "results.json", "page": tmp_path / "speed.md"}
+    bench.main(bench.Arguments(only=(name,), repeats=1, **paths))
+    [result] = json.loads(paths["out"].read_text())
+    assert result["name"] == name
+    assert f"| `{name}` | 10 " in paths["page"].read_text()
+    assert len(ran) == 1 + len(bench.CASES[name].theirs) + len(bench.CASES[name].also)
+
+
+def test_some_ways_of_the_peer_are_run_alone(scripts):
+    case = scripts["cases"].CASES["sample-fp32"].only(("256",))
+    assert list(case.theirs) == ["256 rows at a time"]
+    dpo = scripts["cases"].CASES["dpo-fp32"]
+    assert (list(dpo.only(("comes",)).theirs), dpo.only(("comes",)).also) == (["as it comes"], {})
+    assert dpo.only(()) == dpo
+
+
 def test_a_name_that_is_no_benchmark_is_said(scripts, capsys):
     arguments = scripts["bench"].Arguments(only=("dpo-fp64",))
     assert scripts["bench"].main(arguments) == 2
