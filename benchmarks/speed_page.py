@@ -87,8 +87,8 @@ def row_of(result: Mapping[str, Any]) -> str:
     bars, share = result["bars"], result["matmul_share"]
     cells = [
         f"`{result['name']}`",
-        f"{result['ours']:.3g} {result['unit']}",
-        f"{result['theirs']:.3g}, {result['peer']}",
+        f"{figure(result['ours'])} {result['unit']}",
+        f"{figure(result['theirs'])}, {result['peer']}",
         f"{result['ratio']:.2f}",
         f"at least {bars['ratio']:g}",
         f"{result['our_peak_memory_bytes'] / 1e9:.2f} GB, {result['peak_memory_ratio']:.2f} of the peer's",
@@ -98,6 +98,11 @@ def row_of(result: Mapping[str, Any]) -> str:
         "held" if result["holds"] else "**missed**",
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def figure(value: float) -> str:
+    """Three digits, and thousands as people write them."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def machine_of(result: Mapping[str, Any]) -> str:

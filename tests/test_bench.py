@@ -154,6 +154,7 @@ def test_results_of_other_benchmarks_stay_in_the_file_and_on_the_page(scripts, t
     load_script("speed_page").write_page(found, {}, tmp_path / "speed.md")
     page = (tmp_path / "speed.md").read_text()
     assert "| `dpo-fp32` | 10 pairs/s | 1.11, trl 9, as it comes | 9.00 | at least 4 |" in page
+    assert [load_script("speed_page").figure(value) for value in (4625.6, 0.10249)] == ["4,626", "0.102"]
     assert (
         "- `sft-fp32`: SFT on 32 answers, float32; beside the peer with activations kept: 5.00 times "
         "its rate, 0.50 of its memory." in page

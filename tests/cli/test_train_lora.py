@@ -73,10 +73,11 @@ def test_sft_trains_an_adapter_and_saves_a_plain_model_beside_it(sft, start):
 
 
 def test_a_checkpoint_holds_the_adapter_alone(sft):
-    (_, newest) = list_checkpoints(sft / "checkpoints")
+    (before, newest) = list_checkpoints(sft / "checkpoints")
     whole = (sft / "model" / "model.safetensors").stat().st_size
     assert (newest / "weights.safetensors").stat().st_size < whole / 4
-    assert (newest / "optimizer.safetensors").stat().st_size < whole / 2
+    assert (before / "optimizer.safetensors").stat().st_size < whole / 2
+    assert not (newest / "optimizer.safetensors").exists()
 
 
 @pytest.mark.parametrize("source", ["model", "adapter"])
