@@ -56,13 +56,16 @@ def test_the_oldest_go_and_the_newest_stay(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000004", "step-000005"]
 
 
-def test_nothing_goes_on_from_the_last_update(tmp_path):
-    """Its checkpoint is weights alone, a third of the others; resumed, the run is over and the same."""
+def test_nothing_goes_on_from_the_last_update(tmp_path, monkeypatch):
+    """Its checkpoint is weights alone, a third of the others; resumed, the run is over, and it cannot be made longer."""
     first = run_dpo(tmp_path)
     before, last = list_checkpoints(tmp_path / "checkpoints")
     assert (before / checkpoints.OPTIMIZER).is_file()
     assert not (last / checkpoints.OPTIMIZER).exists()
     assert run_dpo(tmp_path, resume=True) == first
+    monkeypatch.setattr(session, "num_updates", lambda *_, **__: 8)
+    with pytest.raises(ResumeMismatch, match="ended with update 6"):
+        run_dpo(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "state"])

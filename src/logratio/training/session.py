@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway
+from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway, ResumeMismatch
 from logratio.models.products import gradients_in_place
 from logratio.models.resident import move_out_of_file
 from logratio.progress import Progress
@@ -119,6 +119,12 @@ class Session:
         move_out_of_file(self.model)
         restored = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
         self.step, self._restored = restored.step, restored.numbers
+        if 0 < self.step < self.num_steps and not self.optimizer.state:
+            raise ResumeMismatch(
+                f"the run ended with update {self.step}, after which its optimiser was not kept",
+                where=str(self.run.checkpoints_path),
+                action=f"{self.num_steps} updates are another run: begin in another --out",
+            )
         self.optimizer.begin()
         for note in restored.notes:
             print(note, file=sys.stderr)
