@@ -57,7 +57,7 @@ def test_the_oldest_go_and_the_newest_stay(tmp_path):
 
 
 def test_nothing_goes_on_from_the_last_update(tmp_path, monkeypatch):
-    """Its checkpoint is weights alone, a third of the others; resumed, the run is over, and it cannot be made longer."""
+    """Its checkpoint is weights alone; resumed, the run is over, and a longer one is refused."""
     first = run_dpo(tmp_path)
     before, last = list_checkpoints(tmp_path / "checkpoints")
     assert (before / checkpoints.OPTIMIZER).is_file()
