@@ -15,7 +15,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from logratio.batches import AnswerGroup
+from logratio.batches import AnswerGroup, Span
 from logratio.errors import BadConfig
 from logratio.models import decoder as decoder_module
 from logratio.models import segments
@@ -163,6 +163,29 @@ def test_what_all_prompts_begin_with_is_read_once(case, long, recompute, monkeyp
     torch.testing.assert_close(packed[0], alone[0], rtol=0, atol=1e-10)
     for mine, theirs in zip(packed[1], alone[1], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("long", [0, 10_000])
+@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("apart", [False, True])
+def test_attention_by_graph_is_that_of_the_kernel(prefix, long, apart, monkeypatch):
+    """What other devices are given, held against the CPU's kernel and its own backward pass."""
+    monkeypatch.setattr(segments, "LONG", long)
+    spans = (Span(0, 4, (6, 7)), Span(7, 9, (12,)), Span(12, 15, (15, 19)))
+    length = 19 - 2 * prefix
+    generator = torch.Generator().manual_seed(3)
+    states = [torch.randn(length, heads, 8, generator=generator, dtype=torch.float64) for heads in (6, 2, 2)]
+    if apart:
+        # A head's numbers do not stand side by side.
+        states = [one.permute(2, 1, 0).contiguous().permute(2, 1, 0) for one in states]
+    for one in states:
+        one.requires_grad_()
+    attend = segments.SegmentAttention(spans, scale=0.3, like=states[0], prefix=prefix)
+    outer = torch.randn(length, 48, generator=generator, dtype=torch.float64)
+    found, expected = attend(*states), attend.by_graph(*states).flatten(1)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    mine, theirs = (torch.autograd.grad((one * outer).sum(), states) for one in (found, expected))
+    torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
 def test_what_stands_in_other_positions_is_not_the_same():
@@ -348,6 +371,6 @@ def test_a_padding_token_that_is_not_trained_stays_so():
 def test_rotation_turns_back():
     angle = torch.rand(7, 1, 6, dtype=torch.float64).repeat(1, 1, 2)
     states = torch.randn(7, 3, 12, dtype=torch.float64)
-    turned = decoder_module.rotate(states, angle.cos(), angle.sin())
-    torch.testing.assert_close(decoder_module.rotate(turned, angle.cos(), -angle.sin()), states)
+    turned = decoder_module.rotate(states.clone(), angle.cos(), angle.sin())
+    torch.testing.assert_close(decoder_module.rotate(turned.clone(), angle.cos(), -angle.sin()), states)
     torch.testing.assert_close(turned.norm(dim=-1), states.norm(dim=-1))

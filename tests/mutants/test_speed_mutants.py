@@ -18,6 +18,9 @@ ROOM = (
     "test_each_prompt_is_read_once_for_all_its_answers_and_the_next_as_soon_as_there_is_room"
 )
 PREFIX = "models/test_decoder.py::test_what_all_prompts_begin_with_is_read_once"
+BY_GRAPH = "models/test_decoder.py::test_attention_by_graph_is_that_of_the_kernel"
+UNTOUCHED = "training/test_optimisation.py::test_rows_that_nobody_read_take_no_memory"
+ROWS = "training/test_optimisation.py::test_a_table_is_clipped_as_all_other_weights"
 POSITIONS = "models/test_decoder.py::test_what_stands_in_other_positions_is_not_the_same"
 ROOM_OF_ROWS = "models/test_decoder.py::test_a_row_has_room_for_what_a_prefix_saves"
 TWICE = "models/test_vocabulary.py::test_tiles_that_are_kept_are_those_computed_again"
@@ -63,15 +66,15 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the gate's derivative is that of the sigmoid",
         PRODUCTS,
-        "to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate)",
+        "to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate, grad_input=other)",
         "to_gate = to_hidden.mul_(up) * gate.sigmoid()",
         (EQUAL,),
     ),
     (
         "the residual is left out of the backward pass",
         PRODUCTS,
-        "return (outer + to_states, to_scale, None, None, *found, to_down)",
-        "return (to_states, to_scale, None, None, *found, to_down)",
+        "return (outer + to_states, to_scale, None, None, None, *found, to_down)",
+        "return (to_states, to_scale, None, None, None, *found, to_down)",
         (EQUAL,),
     ),
     (
@@ -98,16 +101,66 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "behind a shared prefix a group's first tokens see what the prefix's saw",
         SEGMENTS,
-        "mask[left_out:].to",
-        "mask[: len(asking)].to",
+        "mask = added(seen(span), like)[first - edge :]",
+        "mask = added(seen(span), like)[: edge - first]",
         (PREFIX,),
     ),
     (
-        "a long group gives the prefix's states for its own last ones",
+        "an answer of a long group does not see the prefix that another group holds",
         SEGMENTS,
-        "self._long(span, asked, met, given)[left_out:]",
-        "self._long(span, asked, met, given)[: len(asked) - left_out]",
+        "yield Piece(own, joined(common, prompt, own))",
+        "yield Piece(own, joined(prompt, own))",
         (PREFIX,),
+    ),
+    (
+        "a prompt that several answers see has the gradient of the last of them",
+        SEGMENTS,
+        "            total[part] += one",
+        "            total[part] = one",
+        (EQUAL,),
+    ),
+    (
+        "states whose numbers stand apart are read as if they stood side by side",
+        SEGMENTS,
+        "return states if states.stride(-1) == 1 else states.contiguous()",
+        "return states",
+        (BY_GRAPH,),
+    ),
+    (
+        "zeros that nobody writes take memory when they are scaled",
+        "logratio.training.optimisation",
+        "if len(rows) < len(table) // 2:",
+        "if not len(table):",
+        (UNTOUCHED,),
+    ),
+    (
+        "zeros that nobody writes take memory when they are read",
+        PRODUCTS,
+        "access=mmap.ACCESS_COPY",
+        "access=mmap.ACCESS_WRITE",
+        (UNTOUCHED,),
+    ),
+    (
+        "rows of a table that somebody read are not scaled",
+        "logratio.training.optimisation",
+        "        table[rows] = table[rows].mul_(factor)",
+        "        table[rows[:-1]] = table[rows[:-1]].mul_(factor)",
+        (ROWS,),
+    ),
+    (
+        "the backward pass of attention is given the softmax's sums of other tokens",
+        SEGMENTS,
+        "saved[4][own].T[None]",
+        "saved[4][: own.stop - own.start].T[None]",
+        (EQUAL,),
+    ),
+    (
+        "states that are kept stand in memory that the next layer writes over",
+        PRODUCTS,
+        "        gate, up = multiply(normed, gate_copy.T), multiply(normed, up_copy.T)",
+        "        gate, up = multiply(normed, gate_copy.T), multiply(normed, up_copy.T)\n"
+        "        gate = scratch.like(gate).copy_(gate)",
+        (EQUAL,),
     ),
     (
         "a shared prefix takes room for every group",
@@ -126,8 +179,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "a gradient is not turned back to its position",
         DECODER,
-        "return rotate(outer, cosine, -sine), None, None",
-        "return rotate(outer, cosine, sine), None, None",
+        "rotate(turned.view(len(turned), -1, cosine.shape[-1]), cosine, -sine)",
+        "rotate(turned.view(len(turned), -1, cosine.shape[-1]), cosine, sine)",
         (EQUAL,),
     ),
     (
@@ -147,22 +200,22 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "tokens of a group see all of it",
         SEGMENTS,
-        "            attn_mask=mask,\n            is_causal=mask is None,\n",
-        "",
+        '{"attn_mask": self.mask.to(like.dtype), "is_causal": False}',
+        '{"attn_mask": None, "is_causal": False}',
         (EQUAL,),
     ),
     (
         "in a long group an answer sees one token ahead",
         SEGMENTS,
-        ".tril(sizes[0])",
-        ".tril(sizes[0] + 1)",
+        ".tril_(seen - asking)",
+        ".tril_(seen - asking + 1)",
         (EQUAL,),
     ),
     (
         "queries of other heads meet the keys",
         SEGMENTS,
-        "(states.transpose(0, 1)[None] for states in (query, key, value))",
-        "(states.transpose(0, 1)[None] for states in (query.flip(1), key, value))",
+        "(asked[piece.asking], piece.gathered(met), piece.gathered(given))\n            one",
+        "(asked.flip(1)[piece.asking], piece.gathered(met), piece.gathered(given))\n            one",
         (EQUAL,),
     ),
     (

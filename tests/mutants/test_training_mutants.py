@@ -123,6 +123,13 @@ MUTANTS = (
         checks=("training/test_checkpoints.py::test_a_resumed_run_is_the_run_never_stopped",),
     ),
     Mutant(
+        name="a run that ended is made longer with an optimiser that was not kept",
+        module="logratio.training.session",
+        old="if 0 < self.step < self.num_steps and not self.optimizer.state:",
+        new="if 0 < self.step < self.num_steps and not self.optimizer:",
+        checks=("training/test_checkpoints.py::test_nothing_goes_on_from_the_last_update",),
+    ),
+    Mutant(
         name="checksums are not looked at",
         module="logratio.training.checkpoints",
         old="if not file.is_file() or hash_file(file) != expected:",

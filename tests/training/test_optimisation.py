@@ -4,12 +4,14 @@ import copy
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from logratio.errors import BadConfig
-from logratio.training.optimisation import build_optimizer, clip_gradient, learning_rate_at
+from logratio.models.products import Lookup, applied, gradients_in_place
+from logratio.training.optimisation import TABLE, build_optimizer, clip_gradient, learning_rate_at
 from logratio.training.settings import TrainingConfig
 from tiny import tiny_llama
 
@@ -76,6 +78,47 @@ def test_clipping_is_what_pytorch_does():
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one.grad, other.grad)
     assert clip_gradient([torch.nn.Parameter(torch.zeros(3))], max_norm=1.0) == 0.0
+
+
+@pytest.mark.parametrize("read", [0, 1, 3, 4000, TABLE])
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_table_is_clipped_as_all_other_weights(read, others):
+    """A vocabulary's, of which some rows were read; PyTorch scales every number."""
+    ours = [torch.nn.Parameter(torch.zeros(TABLE, 3)), *(torch.nn.Parameter(torch.zeros(5, 2)),) * others]
+    theirs = copy.deepcopy(ours)
+    filled(ours, 2)
+    unread = torch.randperm(TABLE, generator=torch.Generator().manual_seed(0))[read:]
+    ours[0].grad[unread] = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        other.grad = one.grad.clone()
+    norm = torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+    assert clip_gradient(ours, max_norm=0.5) == pytest.approx(float(norm), rel=1e-6)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=0.0)
+
+
+def test_a_table_with_a_row_that_is_no_number_has_no_norm():
+    table = torch.nn.Parameter(torch.zeros(TABLE, 3))
+    table.grad = torch.zeros_like(table)
+    table.grad[7, 1] = math.nan
+    assert math.isnan(clip_gradient([table], max_norm=1.0))
+
+
+def resident_megabytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))) / 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_rows_that_nobody_read_take_no_memory():
+    """Of a gradient of 256 million bytes, from its making to its clipping."""
+    table = torch.nn.Parameter(torch.zeros(250_000, 256))
+    with gradients_in_place():
+        before = resident_megabytes()
+        applied(Lookup, table, torch.tensor([5, 70_000, 5])).sum().backward()
+        # Two rows, of which one is met twice.
+        assert clip_gradient([table], max_norm=1.0) == pytest.approx((256 * (4 + 1)) ** 0.5)
+        assert resident_megabytes() - before < 60.0
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

@@ -28,6 +28,7 @@ from logratio.models.products import (
     GatedUnit,
     Lookup,
     NormedProducts,
+    Scratch,
     applied,
     inverse_norm,
     normalise,
@@ -82,15 +83,16 @@ class Decoder:
         hidden, angles = self.begin(compact.tokens, compact.positions)
         scale = self.layers[0].self_attn.scaling
         attend = SegmentAttention(row.spans, scale=scale, like=hidden, prefix=compact.prefix)
+        common = (angles, attend, Scratch())
         *layers, last = self.layers
         for layer in layers:
             if self.recompute and torch.is_grad_enabled():
                 hidden = checkpoint(
-                    self._layer, layer, hidden, angles, attend, use_reentrant=False, preserve_rng_state=False
+                    self._layer, layer, hidden, *common, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                hidden = self._layer(layer, hidden, angles, attend)
-        return self.body.norm(self._layer(last, hidden, angles, attend, wanted=compact.found(places)))
+                hidden = self._layer(layer, hidden, *common)
+        return self.body.norm(self._layer(last, hidden, *common, wanted=compact.found(places)))
 
     def _layer(
         self,
@@ -98,18 +100,16 @@ class Decoder:
         hidden: Tensor,
         angles: tuple[Tensor, Tensor],
         attend: SegmentAttention,
+        scratch: Scratch,
         wanted: Tensor | None = None,
     ) -> Tensor:
         """States `[t, H]` behind a layer, or `[N, H]` behind its `wanted` tokens alone."""
         attention, unit = layer.self_attn, layer.mlp
-        width = attention.head_dim
-        query, key, value = (
-            states.view(len(states), -1, width)
-            for states in self._normed_products(
-                hidden, layer.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj
-            )
+        products = self._normed_products(
+            hidden, layer.input_layernorm, scratch, attention.q_proj, attention.k_proj, attention.v_proj
         )
-        seen = attend(applied(Rotation, query, *angles), applied(Rotation, key, *angles), value)
+        turned = (applied(Rotation, products[0], *angles), applied(Rotation, products[1], *angles))
+        seen = attend(*(states.unflatten(-1, (-1, attention.head_dim)) for states in (*turned, products[2])))
         if wanted is not None:
             hidden, seen = hidden[wanted], seen[wanted]
         output = attention.o_proj.weight
@@ -117,13 +117,15 @@ class Decoder:
         norm = layer.post_attention_layernorm
         weights = [unit.gate_proj.weight, unit.up_proj.weight, unit.down_proj.weight]
         copies = [self.copies.of(weight) for weight in weights]
-        return applied(GatedUnit, hidden, norm.weight, epsilon(norm), copies, *weights)
+        return applied(GatedUnit, hidden, norm.weight, epsilon(norm), scratch, copies, *weights)
 
-    def _normed_products(self, hidden: Tensor, norm: Any, *linear: nn.Linear) -> tuple[Tensor, ...]:
+    def _normed_products(
+        self, hidden: Tensor, norm: Any, scratch: Scratch, *linear: nn.Linear
+    ) -> tuple[Tensor, ...]:
         weights = [one.weight for one in linear]
         copies = [self.copies.of(weight) for weight in weights]
         biases = [one.bias for one in linear]
-        return applied(NormedProducts, hidden, norm.weight, epsilon(norm), copies, *weights, *biases)
+        return applied(NormedProducts, hidden, norm.weight, epsilon(norm), scratch, copies, *weights, *biases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,28 +197,35 @@ class JointLayer:
 
 
 class Rotation(torch.autograd.Function):
-    """Rotary position embedding, `x cos θ + rotate(x) sin θ` (arXiv:2104.09864, equation 34)."""
+    """Rotary position embedding, `x cos θ + rotate(x) sin θ` (arXiv:2104.09864, equation 34), in place."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """`[T, heads, D]`, twice `[T, 1, D]`, to `[T, heads, D]`."""
+        """`[T, heads · D]`, twice `[T, 1, D]`, to the same tensor."""
         ctx.angles = cosine, sine
-        return rotate(states, cosine, sine)
+        ctx.mark_dirty(states)
+        rotate(states.view(len(states), -1, cosine.shape[-1]), cosine, sine)
+        return states
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
         """Rotated back."""
         cosine, sine = ctx.angles
-        return rotate(outer, cosine, -sine), None, None
+        turned = outer.clone(memory_format=torch.contiguous_format)
+        rotate(turned.view(len(turned), -1, cosine.shape[-1]), cosine, -sine)
+        return turned, None, None
 
 
 def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """The first half of a head's numbers and the second are the two axes of its planes."""
+    """Turn `[T, heads, D]` in place; the first half of a head's numbers and the second are axes of planes."""
     half = states.shape[-1] // 2
-    turned = states * cosine
-    turned[..., :half].sub_(states[..., half:] * sine[..., :half])
-    turned[..., half:].add_(states[..., :half] * sine[..., half:])
-    return turned.to(states.dtype)
+    wide = states.to(torch.promote_types(states.dtype, cosine.dtype))
+    first, second = wide.split(half, dim=-1)
+    cosine, sine = cosine[..., :half], sine[..., :half]
+    moved = first * sine
+    first.mul_(cosine).sub_(second * sine)
+    second.mul_(cosine).add_(moved)
+    return states if wide is states else states.copy_(wide)
 
 
 def epsilon(norm: Any) -> float:

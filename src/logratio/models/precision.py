@@ -28,15 +28,16 @@ def multiplies_bf16(kind: str = "cpu") -> bool:
     return kind != "cpu" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right`, in their precision; summed in float32.
+def multiply(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`left @ right`, in their precision; summed in float32. Written to `out` where that is given.
 
     PyTorch multiplies bfloat16 without the processor's help at a fifth of float32's rate. There, both are
     widened first, which changes nothing but the time: a product of two bfloat16 numbers is exact in float32.
     """
     if left.dtype == torch.bfloat16 and not multiplies_bf16(left.device.type):
-        return (left.float() @ right.float()).to(left.dtype)
-    return left @ right
+        product = (left.float() @ right.float()).to(left.dtype)
+        return product if out is None else out.copy_(product)
+    return torch.matmul(left, right, out=out)
 
 
 def times_few(weight: Tensor, states: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Weights come with the copies that are computed with: the weights themselves, or 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,6 +89,31 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(multiply(left, right))
 
 
+def plus_product(states: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """`states + left right`, in the precision of the states; the product by itself takes no memory."""
+    if states.dtype == left.dtype:
+        return torch.addmm(states, left, right)
+    return states + multiply(left, right)
+
+
+class Scratch:
+    """Memory for what a step of a layer needs until it is done, taken once for all layers of a row.
+
+    What is freed between tensors that are kept for the backward pass would leave holes that nothing fits.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def like(self, states: Tensor, place: int = 0) -> Tensor:
+        """A tensor of the form of `states`, with no numbers yet; what was given from this place is gone."""
+        key = (place, states.dtype)
+        held = self._held.get(key)
+        if held is None or held.numel() < states.numel():
+            held = self._held[key] = states.new_empty(states.numel())
+        return held[: states.numel()].view(states.shape)
+
+
 class NormedProducts(torch.autograd.Function):
     """`[x̂ W₁ᵀ + b₁, x̂ W₂ᵀ + b₂, …]` of `x̂ = x / √(mean x² + ε) · scale` (RMSNorm, arXiv:1910.07467)."""
 
@@ -97,14 +123,15 @@ class NormedProducts(torch.autograd.Function):
         states: Tensor,
         scale: Tensor,
         epsilon: float,
+        scratch: Scratch,
         copies: Sequence[Tensor],
         *weights: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """`[T, H]` to as many `[T, out]` as there are copies; `weights` are as many weights, then biases."""
         inverse = inverse_norm(states, epsilon)
-        normed = normalise(states, scale, inverse).to(copies[0].dtype)
+        normed = normalise(states, scale, inverse, out=scratch.like(states)).to(copies[0].dtype)
         ctx.save_for_backward(states, scale, inverse, *weights)
-        ctx.copies = copies
+        ctx.copies, ctx.scratch = copies, scratch
         biases = weights[len(copies) :]
         return tuple(
             multiply(normed, copy.T) if bias is None else multiply(normed, copy.T).add_(bias)
@@ -115,20 +142,20 @@ class NormedProducts(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
         """Gradients of states and scale, and of every weight and bias that is trained."""
         states, scale, inverse, *weights = ctx.saved_tensors
-        normed = normalise(states, scale, inverse).to(ctx.copies[0].dtype)
+        normed = normalise(states, scale, inverse, out=ctx.scratch.like(states)).to(ctx.copies[0].dtype)
         count = len(ctx.copies)
         found = [
             weight_gradient(weight, one, normed) if wanted else None
-            for weight, one, wanted in zip(weights[:count], outer, ctx.needs_input_grad[4:], strict=False)
+            for weight, one, wanted in zip(weights[:count], outer, ctx.needs_input_grad[5:], strict=False)
         ]
         found += [
             one.sum(0).to(bias.dtype) if wanted else None
             for bias, one, wanted in zip(
-                weights[count:], outer, ctx.needs_input_grad[4 + count :], strict=True
+                weights[count:], outer, ctx.needs_input_grad[5 + count :], strict=True
             )
         ]
         to_states, to_scale = normed_gradient(ctx, outer, states, scale, inverse)
-        return (to_states, to_scale, None, None, *found)
+        return (to_states, to_scale, None, None, None, *found)
 
 
 class GatedUnit(torch.autograd.Function):
@@ -136,36 +163,45 @@ class GatedUnit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, scale: Tensor, epsilon: float, copies: Sequence[Tensor], *weights: Tensor
+        ctx: Any,
+        states: Tensor,
+        scale: Tensor,
+        epsilon: float,
+        scratch: Scratch,
+        copies: Sequence[Tensor],
+        *weights: Tensor,
     ) -> Tensor:
         """`[T, H]` to `[T, H]`; copies and weights are of gate, up and down."""
         gate_copy, up_copy, down_copy = copies
         inverse = inverse_norm(states, epsilon)
-        normed = normalise(states, scale, inverse).to(gate_copy.dtype)
+        normed = normalise(states, scale, inverse, out=scratch.like(states)).to(gate_copy.dtype)
         gate, up = multiply(normed, gate_copy.T), multiply(normed, up_copy.T)
         ctx.save_for_backward(states, scale, inverse, gate, up, *weights)
-        ctx.copies = copies
-        return states + multiply(torch.nn.functional.silu(gate).mul_(up), down_copy.T)
+        ctx.copies, ctx.scratch = copies, scratch
+        active = torch.ops.aten.silu(gate, out=scratch.like(gate))
+        return plus_product(states, active.mul_(up), down_copy.T)
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
         """Gradients of states and scale, and of every weight that is trained."""
         states, scale, inverse, gate, up, *weights = ctx.saved_tensors
         down_copy = ctx.copies[2]
-        wanted = ctx.needs_input_grad[4:]
+        wanted = ctx.needs_input_grad[5:]
         inner = outer.to(down_copy.dtype)
-        active = torch.nn.functional.silu(gate)
-        to_hidden = multiply(inner, down_copy)
-        to_down = weight_gradient(weights[2], inner, active * up) if wanted[2] else None
+        scratch = ctx.scratch
+        active = torch.ops.aten.silu(gate, out=scratch.like(gate))
+        other = scratch.like(up, 1)
+        to_down = weight_gradient(weights[2], inner, torch.mul(active, up, out=other)) if wanted[2] else None
+        to_hidden = multiply(inner, down_copy, out=other)
         to_up = active.mul_(to_hidden)
-        to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate)
-        normed = normalise(states, scale, inverse).to(down_copy.dtype)
+        to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate, grad_input=other)
+        normed = normalise(states, scale, inverse, out=scratch.like(states, 2)).to(down_copy.dtype)
         found = [
             weight_gradient(weight, one, normed) if trained else None
             for weight, one, trained in zip(weights[:2], (to_gate, to_up), wanted[:2], strict=True)
         ]
         to_states, to_scale = normed_gradient(ctx, (to_gate, to_up), states, scale, inverse)
-        return (outer + to_states, to_scale, None, None, *found, to_down)
+        return (outer + to_states, to_scale, None, None, None, *found, to_down)
 
 
 class AddedProduct(torch.autograd.Function):
@@ -176,7 +212,7 @@ class AddedProduct(torch.autograd.Function):
         """`[T, H]` and `[T, in]` to `[T, H]`."""
         ctx.save_for_backward(inner, weight)
         ctx.copy = copy
-        return states + multiply(inner, copy.T)
+        return plus_product(states, inner, copy.T)
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
@@ -203,9 +239,22 @@ class Lookup(torch.autograd.Function):
         if not (_in_place and table.is_leaf):
             return torch.zeros_like(table).index_add_(0, places, outer), None
         if table.grad is None:
-            table.grad = torch.zeros_like(table)
+            table.grad = untouched_zeros(table)
         table.grad.index_add_(0, places, outer)
         return None, None
+
+
+def untouched_zeros(like: Tensor) -> Tensor:
+    """Zeros in the form of `like`, of which on a CPU only pages that are written to take memory.
+
+    A batch reads few of a vocabulary's rows, and what it does not read has no gradient.
+    """
+    if like.device.type != "cpu" or not like.nbytes:
+        return torch.zeros_like(like)
+    # Private: of a mapping that could be shared, pages that are only read take memory too.
+    pages = mmap.mmap(-1, like.nbytes, access=mmap.ACCESS_COPY)
+    # A tensor of its own rather than a view, which could be taken for a part of a larger one.
+    return torch.frombuffer(pages, dtype=like.dtype).view(like.shape).detach()
 
 
 # --- norms --------------------------------------------------------------------------------------------
@@ -217,9 +266,9 @@ def inverse_norm(states: Tensor, epsilon: float) -> Tensor:
     return norm.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
 
 
-def normalise(states: Tensor, scale: Tensor, inverse: Tensor) -> Tensor:
-    """`x · inverse · scale`: `[T, H]`."""
-    return (states * inverse).mul_(scale)
+def normalise(states: Tensor, scale: Tensor, inverse: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`x · inverse · scale`: `[T, H]`, written to `out` where that is given."""
+    return torch.mul(states, inverse, out=out).mul_(scale)
 
 
 def normed_gradient(

@@ -15,6 +15,8 @@ from torch.autograd.graph import increment_version
 from logratio.training.settings import TrainingConfig
 
 NORM_EPSILON = 1e-6
+TABLE = 4096
+"""Rows from which a gradient is looked through for rows without any: a vocabulary's, read here and there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +154,31 @@ def clip_gradient(parameters: Iterable[nn.Parameter], *, max_norm: float) -> flo
     if not gradients:
         return 0.0
     joint = _joint(gradients)
-    parts = torch.stack(torch._foreach_norm(gradients)) if joint is None else joint
-    norm = float(torch.linalg.vector_norm(parts))
+    if joint is not None:
+        norm = float(torch.linalg.vector_norm(joint))
+        if 0 < max_norm < norm:
+            joint.mul_(max_norm / (norm + NORM_EPSILON))
+        return norm
+    tables = [gradient for gradient in gradients if gradient.ndim == 2 and len(gradient) >= TABLE]
+    others = [gradient for gradient in gradients if gradient.ndim != 2 or len(gradient) < TABLE]
+    by_row = [torch.linalg.vector_norm(table, dim=1) for table in tables]
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm([*others, *by_row]))))
     if 0 < max_norm < norm:
-        torch._foreach_mul_(gradients if joint is None else [joint], max_norm / (norm + NORM_EPSILON))
+        factor = max_norm / (norm + NORM_EPSILON)
+        if others:
+            torch._foreach_mul_(others, factor)
+        for table, norms in zip(tables, by_row, strict=True):
+            _scale_rows(table, norms, factor)
     return norm
+
+
+def _scale_rows(table: Tensor, norms: Tensor, factor: float) -> None:
+    """Scale a table; where few rows hold anything, those alone: zeros never written take no memory."""
+    rows = norms.nonzero()[:, 0]
+    if len(rows) < len(table) // 2:
+        table[rows] = table[rows].mul_(factor)
+    else:
+        table.mul_(factor)
 
 
 def _joint(parts: list[Tensor]) -> Tensor | None:
