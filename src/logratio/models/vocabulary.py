@@ -22,7 +22,7 @@ from logratio.models.products import RowsGradient, add_product
 
 CHUNK = 8192
 """Words of the vocabulary at a time: a tile of some hundred tokens stays in a processor's cache."""
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 32 << 20
 """Of tiles that are kept for the gradient rather than computed again."""
 
 
