@@ -135,7 +135,7 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "zeros that nobody writes take memory when they are read",
-        PRODUCTS,
+        "logratio.models.allocator",
         "access=mmap.ACCESS_COPY",
         "access=mmap.ACCESS_WRITE",
         (UNTOUCHED,),

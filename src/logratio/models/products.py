@@ -11,7 +11,6 @@ Weights come with the copies that are computed with: the weights themselves, or 
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logratio.models.allocator import mapped_zeros
 from logratio.models.precision import multiply
 
 _in_place = False
@@ -64,7 +64,7 @@ class RowsGradient:
     def __init__(self, weight: Tensor) -> None:
         standing = weight.grad if _in_place and weight.is_leaf else None
         self._stands = standing is not None
-        self._whole = torch.empty_like(weight) if standing is None else standing
+        self._whole = mapped_zeros(weight) if standing is None else standing
         self.returned: Tensor | None = None if self._stands else self._whole
         """What the graph is given: nothing where it was added to what stood."""
         if _in_place and weight.is_leaf and not self._stands:
@@ -239,22 +239,10 @@ class Lookup(torch.autograd.Function):
         if not (_in_place and table.is_leaf):
             return torch.zeros_like(table).index_add_(0, places, outer), None
         if table.grad is None:
-            table.grad = untouched_zeros(table)
+            # A batch reads few of a vocabulary's rows, and what it does not read has no gradient.
+            table.grad = mapped_zeros(table, sparse=True)
         table.grad.index_add_(0, places, outer)
         return None, None
-
-
-def untouched_zeros(like: Tensor) -> Tensor:
-    """Zeros in the form of `like`, of which on a CPU only pages that are written to take memory.
-
-    A batch reads few of a vocabulary's rows, and what it does not read has no gradient.
-    """
-    if like.device.type != "cpu" or not like.nbytes:
-        return torch.zeros_like(like)
-    # Private: of a mapping that could be shared, pages that are only read take memory too.
-    pages = mmap.mmap(-1, like.nbytes, access=mmap.ACCESS_COPY)
-    # A tensor of its own rather than a view, which could be taken for a part of a larger one.
-    return torch.frombuffer(pages, dtype=like.dtype).view(like.shape).detach()
 
 
 # --- norms --------------------------------------------------------------------------------------------

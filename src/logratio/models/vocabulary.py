@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logratio.models.allocator import mapped_zeros
 from logratio.models.precision import ALIGNMENT, Copies, multiply
 from logratio.models.products import RowsGradient, add_product
 
-CHUNK = 8192
+CHUNK = 4096
 """Words of the vocabulary at a time: a tile of some hundred tokens stays in a processor's cache."""
-KEPT_BYTES = 32 << 20
+KEPT_BYTES = 64 << 20
 """Of tiles that are kept for the gradient rather than computed again."""
 
 
@@ -47,10 +48,11 @@ class Tiles:
     def first(self) -> Iterator[tuple[int, Tensor]]:
         """Where each chunk begins, with its logits, which must stay as they are."""
         for start in range(0, len(self.copy), self.chunk):
-            tile = self._at(start)
-            if tile.nbytes <= self._room:
-                self._room -= tile.nbytes
-                self._kept[start] = tile
+            if size := self._room_for(start):
+                self._room -= size
+                self._kept[start] = tile = self._at(start, kept=True)
+            else:
+                tile = self._at(start)
             yield start, tile
 
     def again(self) -> Iterator[tuple[int, Tensor]]:
@@ -60,8 +62,18 @@ class Tiles:
             kept = self._kept.pop(start, None)
             yield start, self._at(start) if kept is None else kept
 
-    def _at(self, start: int) -> Tensor:
-        return multiply(self.copy[start : start + self.chunk], self.states.T).to(self.dtype)
+    def _room_for(self, start: int) -> int:
+        """Bytes of a tile, or 0 where there is no room to keep it."""
+        words = min(self.chunk, len(self.copy) - start)
+        size = words * len(self.states) * self.dtype.itemsize
+        return size if size <= self._room else 0
+
+    def _at(self, start: int, *, kept: bool = False) -> Tensor:
+        words = self.copy[start : start + self.chunk]
+        if kept and self.dtype == words.dtype:
+            # Freed one by one as the gradient of as many words takes their place, and not into the heap.
+            return multiply(words, self.states.T, out=mapped_zeros(words, (len(words), len(self.states))))
+        return multiply(words, self.states.T).to(self.dtype)
 
 
 class TokenLogprobs(torch.autograd.Function):
