@@ -262,7 +262,8 @@ def test_frozen_weights_have_no_gradient_and_change_no_other():
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_is_the_same_but_for_rounding_with_gradients_in_float32(native, monkeypatch):
-    monkeypatch.setattr("logratio.models.precision.multiplies_bf16", lambda kind="cpu": native)
+    for module in ("precision", "segments"):
+        monkeypatch.setattr(f"logratio.models.{module}.multiplies_bf16", lambda kind="cpu": native)
     model, groups = tiny_llama(VOCABULARY, spread=0.1), random_groups(6, vocab_size=VOCABULARY)
     policy = LanguagePolicy(model, None)
     values, gradients = values_and_gradients(policy, groups)

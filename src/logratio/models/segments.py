@@ -105,7 +105,7 @@ class Attended(torch.autograd.Function):
         found = torch.empty_like(query, memory_format=torch.contiguous_format)
         asked, met, given = map(_readable, (query, key, value))
         # As the kernel lays them, `[T, heads]`: left where it puts them, they would stand between holes.
-        totals = found.new_empty(found.shape[:2], dtype=asked.dtype)
+        totals = found.new_empty(found.shape[:2], dtype=torch.promote_types(asked.dtype, torch.float32))
         for piece in pieces:
             states = (asked[piece.asking], piece.gathered(met), piece.gathered(given))
             one, total = flash(*map(_heads_first, states), scale=scale, **piece.scores(asked))
