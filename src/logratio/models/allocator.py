@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import platform
@@ -56,6 +57,8 @@ def mapped_zeros(like: Tensor, shape: tuple[int, ...] | None = None, *, sparse: 
     # Private: of a mapping that could be shared, pages that are only read take memory too.
     pages = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
     if not sparse and hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
+        # Advice: a kernel built without large pages refuses it, and small ones do.
+        with contextlib.suppress(OSError):
+            pages.madvise(mmap.MADV_HUGEPAGE)
     # A tensor of its own rather than a view, which could be taken for a part of a larger one.
     return torch.frombuffer(pages, dtype=like.dtype).view(shape).detach()
