@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from logratio.objectives import dpo
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.runs import RunDirectory
 from logratio.training import laws
+from logratio.training.parts import concatenate, detached
 from logratio.training.reference import hash_tensor, reference_logprobs
 from logratio.training.session import Session, memory_fault
 from logratio.training.settings import TrainingConfig, check_not_negative, check_positive, check_range
@@ -132,8 +133,10 @@ def train_dpo(
                     share = pair_losses(pair, config).sum() / len(batch)
                     share.backward()
                     order += numbers
-                    pairs.append(pair)
+                    pairs.append(detached(pair))
                     shares.append(float(share.detach()))
+                    # Or their graph, with memory of its own, stands until the next one has been made.
+                    del logprobs, pair, share
             whole = concatenate(pairs)
             losses = pair_losses(whole, config)
             limits = laws.TOLERANCES[policy.precision]
@@ -155,13 +158,6 @@ def gather_pairs(logprobs: Tensor, reference: Tensor, rows: Sequence[PackedRow])
     before = reference.to(policy)
     lengths = answer_lengths(rows).reshape(-1, 2)
     return PairLogprobs(policy[:, 0], policy[:, 1], before[:, 0], before[:, 1], lengths[:, 0], lengths[:, 1])
-
-
-def concatenate(pairs: Sequence[PairLogprobs]) -> PairLogprobs:
-    """The parts of a batch as one, without their graphs."""
-    return PairLogprobs(
-        *(torch.cat([getattr(pair, field.name).detach() for pair in pairs]) for field in fields(PairLogprobs))
-    )
 
 
 def pair_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:  # noqa: C901 - a table of losses

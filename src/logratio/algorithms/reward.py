@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from logratio.batches import AnswerGroup
@@ -20,6 +19,7 @@ from logratio.objectives.bradley_terry import comparison_loss
 from logratio.policies.scorer import SCORE_TOLERANCE, Scorer, gather_answers, num_tokens_read
 from logratio.runs import RunDirectory
 from logratio.training import laws
+from logratio.training.parts import concatenate, detached
 from logratio.training.session import Session, memory_fault
 from logratio.training.settings import TrainingConfig, bad_setting, check_not_negative
 
@@ -123,8 +123,10 @@ def train_reward(
                     share = pair_losses(pair, config).sum() / num_pairs
                     share.backward()
                     owners += [examples[place] for place in part for _ in batch[place].labels]
-                    pairs.append(pair)
+                    pairs.append(detached(pair))
                     shares.append(float(share.detach()))
+                    # Or their graph, with memory of its own, stands until the next one has been made.
+                    del pair, share
             whole = concatenate(pairs)
             losses = pair_losses(whole, config)
             laws.loss_is_finite(losses, owners, step=step)
@@ -151,13 +153,6 @@ def gather_pairs(scores: Tensor, groups: Sequence[LabelledGroup]) -> PairScores:
     preference = scores.new_tensor([label.preference for label in labels])
     margin = scores.new_tensor([label.margin for label in labels])
     return PairScores(scores[chosen], scores[rejected], preference, margin)
-
-
-def concatenate(pairs: Sequence[PairScores]) -> PairScores:
-    """The parts of a batch as one, without their graphs."""
-    return PairScores(
-        *(torch.cat([getattr(pair, field.name).detach() for pair in pairs]) for field in fields(PairScores))
-    )
 
 
 def pair_losses(pair: PairScores, config: RewardConfig) -> Tensor:

@@ -64,6 +64,8 @@ def train_sft(
                     share.backward()
                     losses[part] = negative.detach().double().cpu()
                     shares.append(float(share.detach()))
+                    # Or their graph, with memory of its own, stands until the next one has been made.
+                    del negative, share
             laws.loss_is_finite(losses, examples, step=step)
             # An example's part in the mean over tokens, as many times as there are examples.
             parts = losses * (len(batch) / num_tokens)

@@ -82,8 +82,9 @@ class Decoder:
         compact = Compacted.of(row.input_ids[0], row.position_ids[0], row.spans)
         hidden, angles = self.begin(compact.tokens, compact.positions)
         scale = self.layers[0].self_attn.scaling
-        attend = SegmentAttention(row.spans, scale=scale, like=hidden, prefix=compact.prefix)
-        common = (angles, attend, Scratch())
+        scratch = Scratch()
+        attend = SegmentAttention(row.spans, scale=scale, like=hidden, prefix=compact.prefix, scratch=scratch)
+        common = (angles, attend, scratch)
         *layers, last = self.layers
         for layer in layers:
             if self.recompute and torch.is_grad_enabled():

@@ -21,6 +21,8 @@ from torch import Tensor
 from logratio.models.allocator import mapped_zeros
 from logratio.models.precision import multiply
 
+BLOCK = 1 << 18
+"""Numbers of the memory that small tensors are cut from."""
 _in_place = False
 
 
@@ -104,14 +106,31 @@ class Scratch:
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, torch.dtype], Tensor] = {}
+        self._block: Tensor | None = None
 
     def like(self, states: Tensor, place: int = 0) -> Tensor:
         """A tensor of the form of `states`, with no numbers yet; what was given from this place is gone."""
-        key = (place, states.dtype)
-        held = self._held.get(key)
-        if held is None or held.numel() < states.numel():
-            held = self._held[key] = states.new_empty(states.numel())
-        return held[: states.numel()].view(states.shape)
+        return self.shaped(states.shape, states, place)
+
+    def shaped(self, shape: Sequence[int], like: Tensor, place: int = 0) -> Tensor:
+        """The same of a form of its own."""
+        size = torch.Size(shape).numel()
+        held = self._held.get((place, like.dtype))
+        if held is None or held.numel() < size:
+            held = self._held[place, like.dtype] = like.new_empty(size)
+        return held[:size].view(torch.Size(shape))
+
+    def small(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """A tensor of some thousand numbers that is kept, cut from memory of its own.
+
+        Between the large ones each would take the end of a hole, and what needed all of it another hole.
+        """
+        size = torch.Size(shape).numel()
+        if self._block is None or self._block.dtype != like.dtype or len(self._block) < size:
+            self._block = like.new_empty(max(size, BLOCK))
+        kept, self._block = self._block[:size].view(torch.Size(shape)), self._block[size:]
+        # Autograd counts what is written to a tensor: to this one, and not to the others of the block.
+        return kept.data
 
 
 class NormedProducts(torch.autograd.Function):
@@ -128,7 +147,7 @@ class NormedProducts(torch.autograd.Function):
         *weights: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """`[T, H]` to as many `[T, out]` as there are copies; `weights` are as many weights, then biases."""
-        inverse = inverse_norm(states, epsilon)
+        inverse = inverse_norm(states, epsilon, out=scratch.small((len(states), 1), states))
         normed = normalise(states, scale, inverse, out=scratch.like(states)).to(copies[0].dtype)
         ctx.save_for_backward(states, scale, inverse, *weights)
         ctx.copies, ctx.scratch = copies, scratch
@@ -173,7 +192,7 @@ class GatedUnit(torch.autograd.Function):
     ) -> Tensor:
         """`[T, H]` to `[T, H]`; copies and weights are of gate, up and down."""
         gate_copy, up_copy, down_copy = copies
-        inverse = inverse_norm(states, epsilon)
+        inverse = inverse_norm(states, epsilon, out=scratch.small((len(states), 1), states))
         normed = normalise(states, scale, inverse, out=scratch.like(states)).to(gate_copy.dtype)
         gate, up = multiply(normed, gate_copy.T), multiply(normed, up_copy.T)
         ctx.save_for_backward(states, scale, inverse, gate, up, *weights)
@@ -201,7 +220,7 @@ class GatedUnit(torch.autograd.Function):
             for weight, one, trained in zip(weights[:2], (to_gate, to_up), wanted[:2], strict=True)
         ]
         to_states, to_scale = normed_gradient(ctx, (to_gate, to_up), states, scale, inverse)
-        return (outer + to_states, to_scale, None, None, None, *found, to_down)
+        return (to_states.add_(outer), to_scale, None, None, None, *found, to_down)
 
 
 class AddedProduct(torch.autograd.Function):
@@ -248,9 +267,9 @@ class Lookup(torch.autograd.Function):
 # --- norms --------------------------------------------------------------------------------------------
 
 
-def inverse_norm(states: Tensor, epsilon: float) -> Tensor:
-    """`1 / √(mean x² + ε)`: `[T, 1]`."""
-    norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+def inverse_norm(states: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
+    """`1 / √(mean x² + ε)`: `[T, 1]`, written to `out` where that is given."""
+    norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True, out=out)
     return norm.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
 
 
@@ -269,8 +288,9 @@ def normed_gradient(
     gradient = multiply(outer[0], ctx.copies[0]).to(states.dtype)
     for one, copy in zip(outer[1:], ctx.copies[1:], strict=False):
         add_product(gradient, one, copy)
-    unit = states * inverse
-    to_scale = (gradient * unit).sum(0) if ctx.needs_input_grad[1] else None
+    unit = torch.mul(states, inverse, out=ctx.scratch.like(states, 2))
+    other = ctx.scratch.like(states, 3)
+    to_scale = torch.mul(gradient, unit, out=other).sum(0) if ctx.needs_input_grad[1] else None
     gradient.mul_(scale)
-    mean = (gradient * unit).mean(-1, keepdim=True)
+    mean = torch.mul(gradient, unit, out=other).mean(-1, keepdim=True)
     return gradient.sub_(unit.mul_(mean)).mul_(inverse), to_scale

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from logratio.batches import Span
 from logratio.models.precision import multiplies_bf16
-from logratio.models.products import applied
+from logratio.models.products import Scratch, applied
 
 LONG = 768
 """Tokens of a group above which no mask `[T, T]` is formed."""
@@ -69,16 +69,25 @@ class SegmentAttention:
         scale: what a query's product with a key is multiplied by.
         like: a tensor of the dtype and on the device in which scores are computed.
         prefix: tokens that all groups begin with, and that the row holds in the first group alone.
+        scratch: memory of the row's layers.
     """
 
-    def __init__(self, spans: Sequence[Span], *, scale: float, like: Tensor, prefix: int = 0) -> None:
-        self.scale = scale
+    def __init__(
+        self,
+        spans: Sequence[Span],
+        *,
+        scale: float,
+        like: Tensor,
+        prefix: int = 0,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self.scale, self.scratch = scale, scratch or Scratch()
         self.pieces = list(pieces_of(spans, prefix, like))
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """`softmax(s·Q Kᵀ + M) V`: `[T, heads, D]`, twice `[T, key heads, D]`, to `[T, heads · D]`."""
         if query.device.type == "cpu":
-            return applied(Attended, query, key, value, self.pieces, self.scale).flatten(1)
+            return applied(Attended, query, key, value, self.pieces, self.scale, self.scratch).flatten(1)
         return self.by_graph(query, key, value).flatten(1)
 
     def by_graph(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -99,13 +108,20 @@ class Attended(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        pieces: Sequence[Piece],
+        scale: float,
+        scratch: Scratch,
     ) -> Tensor:
         """`[T, heads, D]`, twice `[T, key heads, D]`, to `[T, heads, D]`."""
         found = torch.empty_like(query, memory_format=torch.contiguous_format)
         asked, met, given = map(_readable, (query, key, value))
         # As the kernel lays them, `[T, heads]`: left where it puts them, they would stand between holes.
-        totals = found.new_empty(found.shape[:2], dtype=torch.promote_types(asked.dtype, torch.float32))
+        wide = asked.new_empty(0, dtype=torch.promote_types(asked.dtype, torch.float32))
+        totals = scratch.small(found.shape[:2], wide)
         for piece in pieces:
             states = (asked[piece.asking], piece.gathered(met), piece.gathered(given))
             one, total = flash(*map(_heads_first, states), scale=scale, **piece.scores(asked))
@@ -130,7 +146,7 @@ class Attended(torch.autograd.Function):
             piece.scatter(of_seen[0], to_key)
             piece.scatter(of_seen[1], to_value)
         narrow = saved[0].dtype
-        return to_query.to(narrow), to_key.to(narrow), to_value.to(narrow), None, None
+        return to_query.to(narrow), to_key.to(narrow), to_value.to(narrow), None, None, None
 
 
 def pieces_of(spans: Sequence[Span], prefix: int, like: Tensor) -> Iterator[Piece]:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from logratio.models.allocator import mapped_zeros
 from logratio.models.precision import ALIGNMENT, Copies, multiply
-from logratio.models.products import RowsGradient, add_product
+from logratio.models.products import RowsGradient, Scratch, add_product
 
-CHUNK = 4096
+CHUNK = 2048
 """Words of the vocabulary at a time: a tile of some hundred tokens stays in a processor's cache."""
 KEPT_BYTES = 64 << 20
 """Of tiles that are kept for the gradient rather than computed again."""
@@ -42,7 +42,7 @@ class Tiles:
         self, copy: Tensor, states: Tensor, *, dtype: torch.dtype, chunk: int, kept_bytes: int
     ) -> None:
         self.copy, self.states, self.dtype, self.chunk = copy, states, dtype, chunk
-        self._room = kept_bytes
+        self._room, self._scratch = kept_bytes, Scratch()
         self._kept: dict[int, Tensor] = {}
 
     def first(self) -> Iterator[tuple[int, Tensor]]:
@@ -61,6 +61,17 @@ class Tiles:
             # A tile that has been written over is computed anew by whoever comes a third time.
             kept = self._kept.pop(start, None)
             yield start, self._at(start) if kept is None else kept
+        # The graph, which holds this, lasts until the layers below have their gradients.
+        self._scratch = Scratch()
+
+    def less(self, tile: Tensor, number: Tensor) -> Tensor:
+        """`tile − number`, in memory that the next tile takes."""
+        return torch.sub(tile, number, out=self._scratch.like(tile))
+
+    def logsumexp(self, tile: Tensor) -> Tensor:
+        """`[N]` of a tile's words."""
+        largest = tile.amax(dim=0)
+        return self.less(tile, largest).exp_().sum(dim=0).log_().add_(largest)
 
     def _room_for(self, start: int) -> int:
         """Bytes of a tile, or 0 where there is no room to keep it."""
@@ -70,10 +81,12 @@ class Tiles:
 
     def _at(self, start: int, *, kept: bool = False) -> Tensor:
         words = self.copy[start : start + self.chunk]
-        if kept and self.dtype == words.dtype:
-            # Freed one by one as the gradient of as many words takes their place, and not into the heap.
-            return multiply(words, self.states.T, out=mapped_zeros(words, (len(words), len(self.states))))
-        return multiply(words, self.states.T).to(self.dtype)
+        if self.dtype != words.dtype:
+            return multiply(words, self.states.T).to(self.dtype)
+        shape = (len(words), len(self.states))
+        # Kept ones are freed one by one as the gradient of as many words takes their place, not to the heap.
+        place = mapped_zeros(words, shape) if kept else self._scratch.shaped(shape, words, 1)
+        return multiply(words, self.states.T, out=place)
 
 
 class TokenLogprobs(torch.autograd.Function):
@@ -86,7 +99,7 @@ class TokenLogprobs(torch.autograd.Function):
         chosen = torch.empty(len(targets), dtype=tiles.dtype, device=hidden.device)
         total = torch.full_like(chosen, -torch.inf)
         for start, tile in tiles.first():
-            total = torch.logaddexp(total, tile.logsumexp(dim=0))
+            total = torch.logaddexp(total, tiles.logsumexp(tile))
             inside = (targets >= start) & (targets < start + len(tile))
             chosen[inside] = tile[targets[inside] - start, rows[inside]]
         ctx.save_for_backward(weight, targets, total)
@@ -114,8 +127,8 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
         for start, tile in tiles.first():
             inside = (targets >= start) & (targets < start + len(tile))
             chosen[inside] = tile[targets[inside] - start, rows[inside]]
-            part = tile.logsumexp(dim=0)
-            part_mean = (tile - part).exp_().mul_(tile).sum(dim=0)
+            part = tiles.logsumexp(tile)
+            part_mean = tiles.less(tile, part).exp_().mul_(tile).sum(dim=0)
             larger = torch.logaddexp(total, part)
             # The mean logit so far, weighed by the shares of what was walked through and of this tile.
             mean = mean * (total - larger).exp() + part_mean * (part - larger).exp()
@@ -164,7 +177,7 @@ def head_gradients(
     rows = torch.arange(len(targets), device=targets.device)
     for start, tile in ctx.tiles.again():
         words = copy[start : start + len(tile)]
-        slope = of_logprob if bend is None else of_logprob + bend[0] * (tile - bend[1])
+        slope = of_logprob if bend is None else ctx.tiles.less(tile, bend[1]).mul_(bend[0]).add_(of_logprob)
         tile.sub_(total).exp_().mul_(-slope)
         inside = (targets >= start) & (targets < start + len(words))
         tile[targets[inside] - start, rows[inside]] += of_logprob[inside]

@@ -88,14 +88,18 @@ class LanguageActor:
         """Log-probability, entropy and value of every answer token, in packed rows; see `Actor`."""
         time = rollout.trajectories.mask.shape[1]
         for places, rows in self.parts(items, numbers, time=time, group_size=rollout.group_size):
-            read = [self.read(row) for row in rows]
-            values = [parts[2] for parts in read if parts[2] is not None]
-            yield Evaluation(
-                rows=places,
-                logprobs=torch.cat([parts[0] for parts in read]),
-                entropy=torch.cat([parts[1] for parts in read]),
-                values=torch.cat(values) if values else None,
-            )
+            # Nothing of it is held here, where it would stand until the next part has been read.
+            yield self._evaluation(places, rows)
+
+    def _evaluation(self, places: Tensor, rows: Sequence[PackedRow]) -> Evaluation:
+        read = [self.read(row) for row in rows]
+        values = [parts[2] for parts in read if parts[2] is not None]
+        return Evaluation(
+            rows=places,
+            logprobs=torch.cat([parts[0] for parts in read]),
+            entropy=torch.cat([parts[1] for parts in read]),
+            values=torch.cat(values) if values else None,
+        )
 
     @torch.no_grad()
     def compare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class RowLosses:
         return torch.cat([columns.sum(dim=1, dtype=torch.float64), farthest[None]])
 
 
+Columns = TypeVar("Columns")
+"""A dataclass whose fields are all tensors."""
 Losses = partial[RowLosses]
 """A trainer's loss of the rows of an `Evaluation`, with all else that it takes bound by name."""
 
@@ -82,6 +84,8 @@ def compute(
         said = losses(now)
         loss = (said.loss * weights[now.rows].to(now.logprobs)).sum()
         yield Part(now.rows, loss.detach(), said.measure(), tuple(said.parts), loss.backward)
+        # Or their graph, with memory of its own, stands until the next one has been made.
+        del now, said, loss
 
 
 def replay(
@@ -170,3 +174,13 @@ def tensors_of(holder: Any) -> list[Tensor]:
     """The tensors that a dataclass holds itself, in the order of its fields."""
     values = (getattr(holder, part.name) for part in fields(holder))
     return [value for value in values if isinstance(value, Tensor)]
+
+
+def detached(columns: Columns) -> Columns:
+    """A dataclass of tensors without their graphs, which then can end."""
+    return type(columns)(*(tensor.detach() for tensor in tensors_of(columns)))
+
+
+def concatenate(parts: Sequence[Columns]) -> Columns:
+    """Dataclasses of tensors, the parts of a batch, as one."""
+    return type(parts[0])(*map(torch.cat, zip(*map(tensors_of, parts), strict=True)))

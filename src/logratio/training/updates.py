@@ -139,6 +139,8 @@ def backpropagate(
         tally.add(len(part.rows), part.names, part.measured)
         if signal is not None:
             signal.add(float(weights[part.rows].sum()))
+        # With what it holds of a graph.
+        del part
     laws.every_row_is_counted(tally.rows, weights, step=step)
     return tally
 
