@@ -27,7 +27,7 @@ BENCH_CONTROL := .venv-bench-control
 BENCH_CONTROL_INSTALLED := $(BENCH_CONTROL)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test mutants conformance bench bench-growth bench-dpo bench-ppo bench-control bench-returns
+.PHONY: help setup quickstart check test mutants conformance bench bench-growth bench-startup bench-dpo bench-ppo bench-control bench-returns
 .PHONY: picture browser
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo "make conformance  the same numbers as other libraries, each installed apart"
 	@echo "make bench        all benchmarks beside their peers; hours. ONLY='dpo-fp32 sft-fp32' runs some, REPEATS=1 once"
 	@echo "make bench-growth what a step costs by vocabulary, prompt, answers and pairs"
+	@echo "make bench-startup  seconds before a command does what it was called for"
 	@echo "make bench-dpo    DPO here and in TRL, with the losses of twenty updates side by side"
 	@echo "make bench-ppo    PPO here and in the last TRL that has it, on the same prompts"
 	@echo "make bench-control  PPO in environments here, in Stable-Baselines3 and in one file: steps a second"
@@ -71,6 +72,9 @@ bench: $(INSTALLED) .venv-conformance-trl/.installed $(BENCH_PPO_INSTALLED) $(BE
 
 bench-growth: $(INSTALLED)
 	$(BIN)/python benchmarks/growth.py
+
+bench-startup: $(INSTALLED)
+	$(BIN)/python benchmarks/startup.py
 
 bench-dpo: .venv-conformance-trl/.installed
 	.venv-conformance-trl/bin/python benchmarks/dpo_vs_trl.py

@@ -30,7 +30,7 @@ from speed_page import write_page
 from logratio.runs import describe_machine, write_json
 
 HERE = Path(__file__).parent
-GROWTH = HERE / "growth.json"
+BESIDE = (HERE / "growth.json", HERE / "startup.json")
 OURS = "logratio"
 
 
@@ -74,7 +74,8 @@ def main(arguments: Arguments) -> int:
             measured.append(measure(case, inputs, arguments.repeats, work, console))
             results = merged(measured, arguments.out)
             write_json(arguments.out, results)
-            write_page(results, json.loads(GROWTH.read_text()) if GROWTH.exists() else {}, arguments.page)
+            growth, startup = (json.loads(path.read_text()) if path.exists() else {} for path in BESIDE)
+            write_page(results, growth, arguments.page, startup=startup)
     console.print(tabulate(measured))
     return 0 if all(result["holds"] for result in measured) else 1
 

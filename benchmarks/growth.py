@@ -29,6 +29,7 @@ from speed_page import write_page
 from logratio.runs import describe_machine, write_json
 
 HERE = Path(__file__).parent
+STARTUP = HERE / "startup.json"
 POINT = {
     **{"side": "logratio", "vocabulary": 49152, "prompt": 77, "answer": 46, "answers": 2, "groups": 4},
     **{"row_tokens": 1024, "prompt_once": True, "threads": 0, "out": ""},
@@ -109,7 +110,8 @@ def main(arguments: Arguments) -> int:
     names = {result["name"] for result in barred}
     results = [*(result for result in before if result["name"] not in names), *barred]
     write_json(arguments.results, results)
-    write_page(results, found, arguments.page)
+    startup = json.loads(STARTUP.read_text()) if STARTUP.exists() else {}
+    write_page(results, found, arguments.page, startup=startup)
     for result in barred:
         bar = f"{result['about']}: {result['measured']:.2f}, {result['wanted']}"
         console.print(f"{bar}: {'held' if result['holds'] else 'MISSED'}", highlight=False)

@@ -32,13 +32,27 @@ SERIES_HEAD = (
 RULE = "|---|---|---|---|---|---|---|---|---|---|\n"
 
 
+STARTUP = """
+## Before the first step
+
+Written by `make bench-startup`: medians of calls on a quiet machine.
+
+"""
+
+
 def write_page(
-    results: Sequence[Mapping[str, Any]], growth: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
+    results: Sequence[Mapping[str, Any]],
+    growth: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+    *,
+    startup: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what was measured beside peers, how cost grows, and the machines it was run on."""
+    """Write what was measured beside peers, before a first step, how cost grows, and on which machines."""
     beside = [result for result in results if result["name"] in CASES]
     lines = [HEAD, COLUMNS, RULE, *(row_of(result) for result in beside), "\n"]
     lines += [f"- `{result['name']}`: {CASES[result['name']].about}{also_of(result)}.\n" for result in beside]
+    if startup:
+        lines += [STARTUP, *(wait_of(row) for row in startup["rows"])]
     if growth:
         lines += [GROWTH, *(bar_of(result) for result in results if result["name"] not in CASES)]
         lines += [line for name, points in growth.items() for line in series_of(name, points)]
@@ -60,6 +74,12 @@ def bar_of(result: Mapping[str, Any]) -> str:
     """A series that is held to something."""
     held = "held" if result["holds"] else "**missed**"
     return f"- `{result['name']}`: {result['about']}: {result['measured']:.2f}, {result['wanted']}: {held}.\n"
+
+
+def wait_of(row: Mapping[str, Any]) -> str:
+    """What a command takes before it begins."""
+    held = "held" if row["holds"] else "**missed**"
+    return f"- {row['about']}: {row['seconds']:.2f} s, at most {row['most']:g}: {held}.\n"
 
 
 def series_of(name: str, points: Sequence[Mapping[str, Any]]) -> list[str]:

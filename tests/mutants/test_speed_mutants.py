@@ -27,6 +27,7 @@ TWICE = "models/test_vocabulary.py::test_tiles_that_are_kept_are_those_computed_
 CHUNKS = "models/test_vocabulary.py::test_every_chunk_size_gives_the_whole_softmax_and_its_gradient"
 MOVED = "models/test_resident.py::test_trained_weights_move_out_of_their_file_as_they_are"
 MOVED_PARTS = "models/test_resident.py::test_parts_of_one_tensor_stay_that"
+GRAPHS = "training/test_graphs.py::test_no_graph_stands_when_the_next_part_is_computed"
 PREFIXES, READER = "logratio.models.prefixes", "logratio.policies.reader"
 PRODUCTS, DECODER, SEGMENTS = (
     "logratio.models.products",
@@ -73,7 +74,7 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the residual is left out of the backward pass",
         PRODUCTS,
-        "return (outer + to_states, to_scale, None, None, None, *found, to_down)",
+        "return (to_states.add_(outer), to_scale, None, None, None, *found, to_down)",
         "return (to_states, to_scale, None, None, None, *found, to_down)",
         (EQUAL,),
     ),
@@ -238,6 +239,27 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "hidden, seen = hidden[wanted], seen[wanted]",
         "hidden, seen = hidden[wanted], seen[: len(wanted)]",
         (EQUAL,),
+    ),
+    (
+        "a pair's graph stands until the next row has been computed",
+        "logratio.algorithms.dpo",
+        "                    del logprobs, pair, share",
+        "                    del logprobs, pair",
+        (GRAPHS,),
+    ),
+    (
+        "an answer's graph stands until the next row of a policy gradient has been computed",
+        "logratio.training.updates",
+        "        del part",
+        "        pass",
+        (GRAPHS,),
+    ),
+    (
+        "the sum over the vocabulary is of the largest logit alone",
+        "logratio.models.vocabulary",
+        "return self.less(tile, largest).exp_().sum(dim=0).log_().add_(largest)",
+        "return largest",
+        (CHUNKS,),
     ),
     (
         "weights change a little when they move out of their file",
