@@ -5,13 +5,13 @@ Each run is its own process, forked from one that has done the imports, so that 
 
 import json
 import multiprocessing
-import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from kill.moments import Moments, has_checkpoint, wait_for_checkpoint
 from kill.ppo_run import train
 from logratio.models.pretrained import save
 from logratio.runs import hash_file, read_json_lines
@@ -67,31 +67,32 @@ def timeless(run):
 @pytest.mark.slow
 def test_killed_twenty_times_and_resumed(tmp_path, begin):
     finish(begin(tmp_path / "warm-up"))
+    process = begin(tmp_path / "whole")
+    before = wait_for_checkpoint(tmp_path / "whole", process.is_alive)
     began = time.monotonic()
-    finish(begin(tmp_path / "whole"))
-    duration = time.monotonic() - began
+    finish(process)
+    moments = Moments(before, after=time.monotonic() - began)
     expected, metrics = hash_file(tmp_path / "whole" / WEIGHTS), timeless(tmp_path / "whole")
     assert len(metrics) == NUM_UPDATES
     assert len({row["kl_coefficient"] for row in metrics}) > NUM_UPDATES // 2
     assert len({row["penalty"] for row in metrics}) > 1
 
-    generator = random.Random(1)
     kills, runs, resumed = 0, 0, 0
     while kills < NUM_KILLS:
         run = tmp_path / f"killed-{runs}"
         while kills < NUM_KILLS:
             process = begin(run)
-            process.join(timeout=generator.uniform(0.0, 0.9 * duration))
+            moments.wait(run, process.is_alive)
             process.kill()
             process.join()
             if process.exitcode == 0:
                 break
             assert process.exitcode == -signal.SIGKILL
             kills += 1
-            resumed += any(run.glob("checkpoints/step-*"))
+            resumed += has_checkpoint(run)
         finish(begin(run))
         assert hash_file(run / WEIGHTS) == expected
         assert timeless(run) == metrics
         assert not list(run.rglob(".*.tmp"))
         runs += 1
-    assert resumed > NUM_KILLS // 4, "most kills came before the first checkpoint: nothing was resumed"
+    assert resumed > NUM_KILLS // 2, "most kills came before the first checkpoint: nothing was resumed"
