@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logratio.models.recording import NotRecordable
+from logratio.models.recording import NotRecordable, Recorder
 from logratio.models.tape import Tape, Tapes
 
 
@@ -100,6 +100,46 @@ def test_a_copy_that_somebody_may_change_is_made(compute: Callable[..., list[Ten
     rows, given = torch.arange(4), numbers(4)
     with pytest.raises(NotRecordable, match="copy"):
         Tape(lambda: compute(rows, given), [rows, given], in_order=rows)
+
+
+def test_what_is_done_in_vain_is_not_done() -> None:
+    given, mask = numbers(3, 2), numbers(3, 2, seed=1) > 0
+
+    def compute() -> list[Tensor]:
+        twice = given.neg().neg()
+        return [torch.where(mask, twice, twice).exp() + given.exp(), given.t().t() @ given.t()]
+
+    with Recorder([given, mask]) as recorder:
+        results = compute()
+    calls, _ = recorder.finished(results)
+    assert [call.operation.name() for call in calls] == [
+        "aten::exp",
+        "aten::add.Tensor",
+        "aten::t",
+        "aten::mm",
+    ]
+    tape, other = Tape(compute, [given, mask]), numbers(3, 2, seed=3)
+    first, second = tape([other, ~mask])
+    assert torch.equal(first, other.exp() + other.exp())
+    assert torch.equal(second, other @ other.t())
+
+
+def test_what_seems_in_vain_is_done_where_it_is_given_changed_or_of_another_form() -> None:
+    given, mask = numbers(4), numbers(3, 1, seed=1) > 0
+
+    def compute() -> list[Tensor]:
+        doubled = given * 2.0
+        before = doubled.neg().neg()
+        doubled.add_(1.0)
+        return [given.neg().neg(), before - doubled, torch.where(mask, given, given) + 0.0]
+
+    tape, other = Tape(compute, [given, mask]), numbers(4, seed=3)
+    kept = other.clone()
+    same, difference, spread = tape([other, mask])
+    assert torch.equal(difference, kept * 2.0 - (kept * 2.0 + 1.0))
+    assert torch.equal(spread, kept.expand(3, 4))
+    same.add_(5.0)
+    assert torch.equal(other, kept)
 
 
 def test_constants_are_made_once_but_for_those_that_are_given_or_changed() -> None:

@@ -244,6 +244,13 @@ MUTANTS = (
         new="betas=(config.adam_beta2, config.adam_beta1),",
         checks=("training/test_optimisation.py::test_the_optimiser_is_pytorch_s_adamw_bit_for_bit[0.0]",),
     ),
+    Mutant(
+        name="a space says at once that the number after its last is one of its elements",
+        module="logratio.rollouts.in_turn",
+        old="return low <= element < high if",
+        new="return low <= element <= high if",
+        checks=("rollouts/test_in_turn.py::test_what_a_space_says_at_once_is_what_it_said[space0]",),
+    ),
     # --- environments in turn --------------------------------------------------------------------------
     Mutant(
         name="episodes under way begin anew with those that are over",
@@ -339,6 +346,20 @@ MUTANTS = (
         old="            if not changes:\n",
         new="            if True:\n",
         checks=(TAPE + "what_is_done_twice_and_changed_once_is_done_twice",),
+    ),
+    Mutant(
+        name="a negative's negative is read where what it was taken of has changed since",
+        module="logratio.models.recording",
+        old="not self._is_changed(same) and ",
+        new="",
+        checks=(TAPE + "what_seems_in_vain_is_done_where_it_is_given_changed_or_of_another_form",),
+    ),
+    Mutant(
+        name="a negative's negative that is given is the tensor that it was taken of",
+        module="logratio.models.recording",
+        old=" and _memory(other) not in given",
+        new="",
+        checks=(TAPE + "what_seems_in_vain_is_done_where_it_is_given_changed_or_of_another_form",),
     ),
     Mutant(
         name="a constant is given away and stays a constant",

@@ -1,5 +1,7 @@
 """Environments in turn show what Gymnasium's vector of them shows, and say which one raised."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from logratio.exact.environments import Identity, Narrow
 from logratio.rollouts.environments import Environments
-from logratio.rollouts.in_turn import InTurn, Raised
+from logratio.rollouts.in_turn import InTurn, Raised, tell_choices_at_once
 
 
 class Parts(gymnasium.Env[Any, int]):
@@ -127,3 +129,43 @@ def test_what_has_another_form_is_named_with_environment_and_step(given: Any, sa
     with pytest.raises(Raised, match=said) as caught:
         vector.step([0, 0])
     assert caught.value.place == "environment 1, step 2 of its episode"
+
+
+ELEMENTS = (
+    -2,
+    -1,
+    0,
+    1,
+    3,
+    4,
+    2**70,
+    True,
+    1.0,
+    "a",
+    np.int64(1),
+    np.int32(4),
+    np.uint8(2),
+    np.array(1),
+    None,
+)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Discrete(3, start=-1)])
+def test_what_a_space_says_at_once_is_what_it_said(space: spaces.Discrete) -> None:
+    quick = copy.deepcopy(space)
+    tell_choices_at_once(quick)
+    tell_choices_at_once(quick)
+    for same in (quick, copy.deepcopy(quick), pickle.loads(pickle.dumps(quick))):
+        assert same == space
+        for element in ELEMENTS:
+            assert same.contains(element) == (element in same) == space.contains(element), element
+
+
+def test_a_space_of_another_kind_answers_for_itself() -> None:
+    class Even(spaces.Discrete):
+        def contains(self, x: Any) -> bool:
+            return super().contains(x) and x % 2 == 0
+
+    space = Even(4)
+    tell_choices_at_once(space)
+    assert [element in space for element in range(5)] == [True, False, True, False, False]

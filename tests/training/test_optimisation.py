@@ -162,6 +162,23 @@ def test_weights_of_two_number_formats_are_moved_as_pytorch_moves_them():
         assert torch.equal(one, other)
 
 
+def test_a_state_that_is_loaded_is_the_one_that_goes_on():
+    config = TrainingConfig(learning_rate=1e-2)
+    model = torch.nn.Linear(3, 4)
+    ours = build_optimizer(model, config)
+    filled(model.parameters(), 0)
+    ours.step()
+    saved, weights = copy.deepcopy(ours.state_dict()), copy.deepcopy(model.state_dict())
+    after = []
+    for _ in range(2):
+        filled(model.parameters(), 1)
+        ours.step()
+        after.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        ours.load_state_dict(saved)
+        model.load_state_dict(weights)
+    assert torch.equal(*after)
+
+
 def test_an_update_does_not_import_pytorch_s_compiler():
     """It takes seconds, of which nothing comes: nothing here is compiled."""
     script = """

@@ -19,6 +19,8 @@ OF_A_FORM = (aten.zeros_like.default, aten.ones_like.default, aten.new_zeros.def
 """What they give depends on the form of what they take, which stays."""
 VIEWS = (aten.t.default, aten.transpose.int, aten.select.int, aten.view.default, aten.unsqueeze.default)
 """What they give is the memory of what they take, in another form."""
+UNDONE_BY_THEMSELVES = (aten.neg.default, aten.t.default)
+"""What they give of what they gave is what they took."""
 
 
 class NotRecordable(Exception):
@@ -125,6 +127,7 @@ class Recorder(TorchDispatchMode):
             )
         renamed: dict[Slot, Slot] = {}
         known: dict[str, Call] = {}
+        made_by: dict[Slot, Call] = {}
         different = []
         for recorded in self.calls:
             changes = any(self._is_changed(slot) for slot in (*recorded.read, *recorded.made))
@@ -133,7 +136,11 @@ class Recorder(TorchDispatchMode):
             if not changes and name in known:
                 renamed |= dict(zip(call.made, known[name].made, strict=True))
                 continue
+            if (same := _in_vain(call, made_by)) and self._stands_for(same, call, given):
+                renamed[call.made[0]] = same
+                continue
             different.append(call)
+            made_by |= dict.fromkeys(call.made, call)
             if not changes:
                 # What one that is changed gave is not what another would give.
                 known[name] = call
@@ -161,6 +168,12 @@ class Recorder(TorchDispatchMode):
             return False
         tensor, places = args
         return len(places) == 1 and places[0] is self._in_order and len(tensor) == len(self._in_order)
+
+    def _stands_for(self, same: Slot, call: Call, given: set[int]) -> bool:
+        """Whether a tensor can be read where a call's result was, whose numbers it has."""
+        one, other = self._kept[same.number], self._kept[call.made[0].number]
+        alike = one.shape == other.shape and one.stride() == other.stride()
+        return alike and not call.changes and not self._is_changed(same) and _memory(other) not in given
 
     def _is_changed(self, slot: Slot) -> bool:
         return _memory(self._kept[slot.number]) in self._changed
@@ -223,6 +236,16 @@ def _is_by_one(operation: Any, arguments: tuple[Any, ...]) -> bool:
     if operation not in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.pow.Tensor_Scalar):
         return False
     return arguments[0].is_floating_point() and isinstance(arguments[1], float) and arguments[1] == 1.0
+
+
+def _in_vain(call: Call, made_by: Mapping[Slot, Call]) -> Slot | None:
+    """Whose numbers a call gives again: those of which it takes the negative's negative, say."""
+    if call.operation in UNDONE_BY_THEMSELVES:
+        before = made_by.get(call.arguments[0])
+        return before.arguments[0] if before and before.operation is call.operation else None
+    if call.operation is aten.where.self and call.arguments[1] == call.arguments[2]:
+        return call.arguments[1]
+    return None
 
 
 def _needed(calls: Sequence[Call], wanted: Sequence[Slot]) -> list[Call]:

@@ -192,9 +192,11 @@ class ControlPolicy(nn.Module):
     def _draw(self, observations: Tensor, noise: Tensor, allowed: Tensor | None) -> Sequence[Tensor]:
         """Actions and their log-probabilities, recorded: it is done for a few rows at a time, very often."""
 
-        @torch.no_grad()
         def compute() -> tuple[Sequence[Tensor], None]:
-            return self.head.sample(self._policy_features(observations), noise=noise, allowed=allowed), None
+            # Not as a decorator, which is made anew with every call.
+            with torch.no_grad():
+                features = self._policy_features(observations)
+                return self.head.sample(features, noise=noise, allowed=allowed), None
 
         key = (observations.shape, noise.shape, allowed is None)
         inputs = [*self._weights, observations, noise, *([] if allowed is None else [allowed])]

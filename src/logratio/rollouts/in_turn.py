@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ class InTurn:
         from gymnasium.vector import AutoresetMode
 
         self.envs, self.num_envs = list(environments), len(environments)
+        for environment in environments:
+            tell_choices_at_once(environment.action_space)
         self.metadata: Mapping[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
@@ -162,6 +165,23 @@ def _masks(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for number in np.flatnonzero(said).tolist():
         masks[number] = infos[number]["action_mask"]
     return {"action_mask": masks, "_action_mask": said}
+
+
+def tell_choices_at_once(space: Any) -> None:
+    """Let a Discrete space say of a Python integer by two comparisons whether it is one of its elements.
+
+    Gymnasium looks up the limits of NumPy's integers for it; where a step asks, as most of the small ones
+    do, that is a third of the step.
+    """
+    from gymnasium.spaces import Discrete
+
+    if type(space) is Discrete and "contains" not in vars(space):
+        low = int(space.start)
+        space.contains = partial(_is_choice, space.contains, low, low + int(space.n))  # type: ignore[method-assign]
+
+
+def _is_choice(otherwise: Callable[[Any], bool], low: int, high: int, element: Any) -> bool:
+    return low <= element < high if type(element) is int else otherwise(element)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import unwrap
 from typing import Any
@@ -29,47 +29,29 @@ class OwnRate:
     """Their learning rate, as a multiple of that of the rest."""
 
 
-class PlainAdamW(torch.optim.AdamW):
-    """PyTorch's AdamW without the hooks of its compiler, which take seconds to import and do nothing here."""
+@dataclass(frozen=True, slots=True)
+class _Lot:
+    """Weights of one kind that are moved by one call, with what AdamW keeps of each."""
 
-    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
-    state_dict = unwrap(torch.optim.Optimizer.state_dict)
-    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+    weights: list[Tensor]
+    steps: list[Tensor]
+    averages: list[Tensor]
+    squares: list[Tensor]
+    counts: Tensor | None
+    """The one tensor that the steps are the parts of, if there is one."""
 
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Move the weights along their gradients, in one call for all of a group that are of one kind."""
-        for group in self.param_groups:
-            kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
-            for trained in kinds.values():
-                self._move(trained, group)
-
-    def begin(self) -> None:
-        """Take the memory of all states now, in one piece, rather than between what a first step computes."""
-        for group in self.param_groups:
-            if new := [parameter for parameter in group["params"] if not self.state[parameter]]:
-                self._begin(new)
-
-    def _move(self, trained: list[Tensor], group: dict[str, Any]) -> None:
-        if new := [parameter for parameter in trained if not self.state[parameter]]:
-            self._begin(new)
-        states = [self.state[parameter] for parameter in trained]
-        steps = [state["step"] for state in states]
-        counts = _joint(steps)
-        if counts is None:
-            torch._foreach_add_(steps, 1.0)
+    def move(self, group: Mapping[str, Any]) -> None:
+        if self.counts is None:
+            torch._foreach_add_(self.steps, 1.0)
         else:
-            counts.add_(1.0)
+            self.counts.add_(1.0)
         torch._fused_adamw_(
-            trained,
-            [parameter.grad for parameter in trained if parameter.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            self.weights,
+            [weight.grad for weight in self.weights if weight.grad is not None],
+            self.averages,
+            self.squares,
             [],
-            steps,
+            self.steps,
             lr=group["lr"],
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -79,7 +61,58 @@ class PlainAdamW(torch.optim.AdamW):
             maximize=False,
         )
         # The fused kernel does not say that it wrote; copies in fewer bits are made anew by this count.
-        increment_version(trained)
+        increment_version(self.weights)
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """PyTorch's AdamW without the hooks of its compiler, which take seconds to import and do nothing here."""
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        self._lots_of: dict[int, tuple[list[int], list[_Lot]]] = {}
+        super().__init__(*arguments, **settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state."""
+        self._lots_of.clear()
+        unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Move the weights along their gradients, in one call for all of a group that are of one kind."""
+        for number, group in enumerate(self.param_groups):
+            for lot in self._lots(number, group):
+                lot.move(group)
+
+    def begin(self) -> None:
+        """Take the memory of all states now, in one piece, rather than between what a first step computes."""
+        for group in self.param_groups:
+            if new := [parameter for parameter in group["params"] if not self.state[parameter]]:
+                self._begin(new)
+
+    def _lots(self, number: int, group: dict[str, Any]) -> list[_Lot]:
+        """What is moved of a group: the same as in the last step, where the same weights have gradients."""
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        identities = list(map(id, trained))
+        known, lots = self._lots_of.get(number, (None, []))
+        if identities != known:
+            kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+            for parameter in trained:
+                kinds.setdefault((parameter.device, parameter.dtype), []).append(parameter)
+            lots = list(map(self._lot, kinds.values()))
+            self._lots_of[number] = identities, lots
+        return lots
+
+    def _lot(self, trained: list[Tensor]) -> _Lot:
+        if new := [parameter for parameter in trained if not self.state[parameter]]:
+            self._begin(new)
+        states = [self.state[parameter] for parameter in trained]
+        steps, averages, squares = (
+            [state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq")
+        )
+        return _Lot(trained, steps, averages, squares, _joint(steps))
 
     def _begin(self, parameters: Sequence[Tensor]) -> None:
         """The state before the first step, in PyTorch's form; the counts are parts of one tensor."""
