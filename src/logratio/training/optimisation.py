@@ -35,12 +35,16 @@ class _Lot:
 
     weights: list[Tensor]
     steps: list[Tensor]
+    """How often each was moved, `[]`."""
     averages: list[Tensor]
+    """The moving averages of their gradients."""
     squares: list[Tensor]
+    """The moving averages of their gradients' squares."""
     counts: Tensor | None
     """The one tensor that the steps are the parts of, if there is one."""
 
     def move(self, group: Mapping[str, Any]) -> None:
+        """Move the weights along their gradients, as the settings of their group say."""
         if self.counts is None:
             torch._foreach_add_(self.steps, 1.0)
         else:
