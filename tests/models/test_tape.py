@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from logratio.models.recording import NotRecordable, Recorder
+from logratio.models.shortening import shortened
 from logratio.models.tape import Tape, Tapes
 
 
@@ -54,6 +55,19 @@ def test_what_is_changed_in_place_is_changed_again() -> None:
         assert torch.equal(one, two)
     assert torch.equal(first[0], wanted)
     assert torch.equal(first[1], wanted + 1)
+
+
+def test_what_is_changed_last_and_read_by_another_name_is_changed() -> None:
+    given, other = numbers(4), numbers(4, seed=3)
+
+    def compute() -> list[Tensor]:
+        total = given.exp()
+        seen = total.view(2, 2)
+        total.add_(given)
+        return [seen]
+
+    (found,) = Tape(compute, [given])([other])
+    assert torch.equal(found, (other.exp() + other).view(2, 2))
 
 
 def test_what_is_done_twice_and_changed_once_is_done_twice() -> None:
@@ -111,7 +125,7 @@ def test_what_is_done_in_vain_is_not_done() -> None:
 
     with Recorder([given, mask]) as recorder:
         results = compute()
-    calls, _ = recorder.finished(results)
+    calls, _ = shortened(recorder, results)
     assert [call.operation.name() for call in calls] == [
         "aten::exp",
         "aten::add.Tensor",
@@ -122,6 +136,84 @@ def test_what_is_done_in_vain_is_not_done() -> None:
     first, second = tape([other, ~mask])
     assert torch.equal(first, other.exp() + other.exp())
     assert torch.equal(second, other @ other.t())
+
+
+def operations(compute: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> list[str]:
+    with Recorder(inputs) as recorder:
+        results = compute()
+    return [call.operation.name() for call in shortened(recorder, results)[0]]
+
+
+def test_a_product_with_ones_and_a_view_of_the_same_form_are_left_out() -> None:
+    given, other = numbers(3, 2), numbers(3, 2, seed=3)
+
+    def compute() -> list[Tensor]:
+        product = torch.ones_like(given) * given
+        return [product.view(3, 2).expand(3, 2).exp(), given * torch.full_like(product, 2.0)]
+
+    assert operations(compute, [given]) == ["aten::exp", "aten::full_like", "aten::mul.Tensor"]
+    first, second = Tape(compute, [given])([other])
+    assert torch.equal(first, other.exp())
+    assert torch.equal(second, other * 2.0)
+
+    def doubled() -> list[Tensor]:
+        return [(given * (torch.ones_like(given) + torch.ones_like(given))).exp()]
+
+    assert torch.equal(Tape(doubled, [given])([other])[0], (other * 2.0).exp())
+
+
+def test_a_product_with_ones_of_another_precision_is_made() -> None:
+    given, other = numbers(4), numbers(4, seed=3)
+
+    def compute() -> list[Tensor]:
+        return [(given * torch.ones_like(given, dtype=torch.float64)).exp()]
+
+    (found,) = Tape(compute, [given])([other])
+    assert torch.equal(found, other.double().exp())
+
+
+def test_a_view_of_what_was_changed_before_is_left_out_and_of_what_is_changed_after_is_not() -> None:
+    given, other = numbers(4), numbers(4, seed=3)
+
+    def compute() -> list[Tensor]:
+        changed = given.exp().add_(1.0)
+        return [changed.view(4).log(), changed.view(4) * 3.0, torch.exp(changed.view(4).neg_())]
+
+    tape = Tape(compute, [given])
+    wanted = other.exp() + 1.0
+    for found, expected in zip(tape([other]), [wanted.log(), wanted * 3.0, (-wanted).exp()], strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_numbers_are_made_tensors_once_in_the_precision_of_what_they_meet() -> None:
+    """0.1 is another number in float32 than in float64, and none among whole numbers."""
+
+    def compute(given: Tensor) -> list[Tensor]:
+        return [
+            *(given > 0.1, given < 0.1, given * 0.1, given / 0.1, given + 0.1, given - 0.1),
+            *(given.sub(0.1, alpha=3), given.add(0.1, alpha=3), given * 1.0 / 3),
+        ]
+
+    at = torch.tensor([0.1, -1.0, 7.0, 0.1 + 1e-8])
+    for given in (at, at.double(), torch.tensor([0, 1, -2, 3])):
+        tape = Tape(lambda given=given: compute(given), [given])  # type: ignore[misc]
+        other = given.flip(0)
+        for played, computed in zip(tape([other]), compute(other), strict=True):
+            assert played.dtype == computed.dtype
+            assert torch.equal(played, computed)
+    recorded = operations(lambda: compute(at), [at])
+    assert not [name for name in recorded if name.endswith("Scalar")]
+
+
+def test_nothing_is_noted_for_autograd() -> None:
+    weight, given = numbers(3, 2).requires_grad_(), numbers(4, 3)
+    tape = Tape(lambda: [(given @ weight.detach()).exp(), given.exp()], [weight, given])
+    first, second = tape([weight, given])
+    assert not first.requires_grad
+    assert not second.requires_grad
+    assert torch.is_grad_enabled()
+    # Guards end with the play.
+    assert (weight * 2.0).requires_grad
 
 
 def test_what_seems_in_vain_is_done_where_it_is_given_changed_or_of_another_form() -> None:

@@ -209,7 +209,7 @@ def row_losses(now: Evaluation, *, targets: Targets, config: PPOConfig, beta: fl
         active = torch.zeros_like(log_ratio)
     added, parts = side_losses(now, targets, log_ratio, config)
     parts |= {"policy_loss": policy_loss, "update_kl": update_kl, "clip_fraction": active}
-    loss = policy_loss + added
+    loss = sum(added, start=policy_loss)
     if now.values is not None:
         returns = targets.returns[at].to(now.values)
         old = targets.values[at].to(now.values) if config.value_clip else None

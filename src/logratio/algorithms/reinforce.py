@@ -200,7 +200,7 @@ def row_losses(now: Evaluation, *, targets: Targets, config: ReinforceConfig, ti
     policy_loss = reinforce_loss(now.logprobs, advantages, log_weights=log_weights)
     added, parts = side_losses(now, targets, log_ratio, config)
     parts["policy_loss"] = policy_loss
-    loss = policy_loss + added
+    loss = sum(added, start=policy_loss)
     if config.baseline == "critic":
         if now.values is None:
             raise BadConfig(

@@ -59,8 +59,8 @@ class _TanhOfProduct(torch.autograd.Function):
 
 
 def _tanh_of_half(doubled: Tensor) -> Tensor:
-    """`2 σ(y) − 1`, with one rounding: −1 − (−2) σ(y)."""
-    return torch.rsub(doubled.sigmoid_(), -1.0, alpha=-2)
+    """`2 σ(y) − 1` in the place of y, with one rounding: −1 − (−2) σ(y)."""
+    return torch.sub(torch.tensor(-1.0), doubled.sigmoid_(), alpha=-2, out=doubled)
 
 
 Activation = Literal["tanh", "relu", "elu"]
@@ -123,9 +123,16 @@ class TwinPerceptron(nn.Module):
 
     def first(self, inputs: Tensor) -> Tensor:
         """Features of the first alone, `[..., width]` of `[..., inputs]`."""
+        return self._alone(0, inputs)
+
+    def second(self, inputs: Tensor) -> Tensor:
+        """Features of the second alone."""
+        return self._alone(1, inputs)
+
+    def _alone(self, number: int, inputs: Tensor) -> Tensor:
         features = inputs.flatten(0, -2)
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            features = self._first_layer(bias[0], features, weight[0])
+            features = self._layer_alone(bias[number], features, weight[number])
         return features if inputs.ndim == 2 else features.unflatten(0, inputs.shape[:-1])
 
     def _layer(self, bias: Tensor, features: Tensor, weight: Tensor) -> Tensor:
@@ -133,7 +140,7 @@ class TwinPerceptron(nn.Module):
             return _TanhOfProduct.apply(bias, features, weight)  # type: ignore[no-untyped-call]
         return self.activation(torch.baddbmm(bias, features, weight))
 
-    def _first_layer(self, bias: Tensor, features: Tensor, weight: Tensor) -> Tensor:
+    def _layer_alone(self, bias: Tensor, features: Tensor, weight: Tensor) -> Tensor:
         if isinstance(self.activation, Tanh) and not torch.is_grad_enabled():
             return _tanh_of_half(torch.addmm(bias, features, weight, beta=2, alpha=2))
         return self.activation(torch.addmm(bias, features, weight))

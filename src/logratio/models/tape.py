@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logratio.models.recording import NotRecordable, Recorder, do, views_ahead
+from logratio.models.recording import NotRecordable, Recorder, do
+from logratio.models.shortening import shortened, views_ahead
 
 MOST = 64
 """So many computations are recorded at most; what comes after them is computed anew every time."""
@@ -48,7 +49,7 @@ class Tape:
     ) -> None:
         with Recorder(inputs, in_order) as recorder:
             results = compute()
-        calls, wanted = recorder.finished(results)
+        calls, wanted = shortened(recorder, results)
         self._ahead, calls = views_ahead(calls, lasting)
         self._lasting, self._views, self._made_of = lasting, list[Tensor](), list[int]()
         held, places = recorder.literals, [slot.number for call in self._ahead for slot in call.made]
@@ -67,15 +68,14 @@ class Tape:
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The results for these inputs, which are as many and of the same shapes as the first ones."""
-        gradients, optimised = torch.is_grad_enabled(), torch._C._get_graph_executor_optimize()
+        optimised = torch._C._get_graph_executor_optimize()
         # What it would make better it would make otherwise: a product and a sum of one operation, say.
         torch._C._set_graph_executor_optimize(False)
-        # As torch.no_grad() does, in a tenth of its time.
-        torch._C._set_grad_enabled(False)
         try:
-            return self._play(*inputs, *self._views_of(inputs))
+            # Nothing is said to autograd, which would ask of every operation whether it should note it.
+            with torch._C._AutoDispatchBelowADInplaceOrView():
+                return self._play(*inputs, *self._views_of(inputs))
         finally:
-            torch._C._set_grad_enabled(gradients)
             torch._C._set_graph_executor_optimize(optimised)
 
     def _views_of(self, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -52,16 +52,15 @@ class CategoricalHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Actions `[..., choices]` that `noise` makes, and their log-probability `[...]`.
 
-        The largest of `log p + G`, G from Gumbel's distribution, is a draw from p; −G is the logarithm of a
-        waiting time.
+        The largest of `log p + G`, G from Gumbel's distribution, is a draw from p.
         """
         logprobs = self.log_probabilities(features, allowed)
-        drawn = self._largest(logprobs - noise.log())
+        drawn = self._largest(logprobs + noise)
         return drawn, self._logprob(logprobs, drawn)
 
     def noise(self, number: int, *, generator: torch.Generator) -> Tensor:
-        """`[number, Σ sizes]` waiting times of mean 1, which actions are made of."""
-        return torch.empty(number, sum(self.sizes)).exponential_(generator=generator)
+        """`[number, Σ sizes]` draws from Gumbel's distribution: −log of waiting times of mean 1."""
+        return torch.empty(number, sum(self.sizes)).exponential_(generator=generator).log_().neg_()
 
     def greedy(self, features: Tensor, *, allowed: Tensor | None = None) -> Tensor:
         """The most probable action of every choice, `[..., choices]`."""

@@ -220,7 +220,7 @@ class ControlPolicy(nn.Module):
         """What the critic expects of observations `[R, ...]` or sequences `[S, T, ...]`; 0 without one."""
         if self.value_layer is None:
             return torch.zeros(begins.shape)
-        value = self._value(self._features(observations, remembered, begins)[1])
+        value = self._value(self._critic_features(observations, remembered, begins))
         assert value is not None
         return value
 
@@ -239,6 +239,11 @@ class ControlPolicy(nn.Module):
         if self.memory is not None:
             features, _ = self.memory(features, remembered, begins)
         return features, features if self.critic_body is None else self.critic_body(encoded)
+
+    def _critic_features(self, observations: Tensor, remembered: Tensor, begins: Tensor) -> Tensor:
+        if isinstance(self.body, TwinPerceptron):
+            return self.body.second(self._encode(observations))
+        return self._features(observations, remembered, begins)[1]
 
     def _policy_features(self, encoded: Tensor) -> Tensor:
         return self.body.first(encoded) if isinstance(self.body, TwinPerceptron) else self.body(encoded)

@@ -147,10 +147,7 @@ class Environments:
         real = ~self._over if self._next_step else self._everywhere
         rewards = np.asarray(rewards, dtype=np.float64)
         self._check_numbers(rewards[:, None], "a reward")
-        terminated = np.asarray(terminated, dtype=bool) & real
-        # What ended did not go on, whatever a time limit says of the same step.
-        truncated = np.asarray(truncated, dtype=bool) & real & ~terminated
-        over = terminated | truncated
+        terminated, truncated, over = self._ends(terminated, truncated, real)
         after = now = self._flat(raw)
         self.history.add(actions)
         self._count(rewards, real, over)
@@ -262,6 +259,15 @@ class Environments:
 
     def _look(self, now: np.ndarray, infos: Mapping[str, Any], begins: np.ndarray) -> None:
         self._view = View(observations=now, begins=begins, allowed=self._mask(infos))
+
+    def _ends(self, terminated: Any, truncated: Any, real: np.ndarray) -> tuple[np.ndarray, ...]:
+        """`[n]` each: which episodes came to their end, which were cut off, and which are over."""
+        if True not in terminated and True not in truncated:
+            return (self._nowhere,) * 3
+        terminated = np.asarray(terminated, dtype=bool) & real
+        # What ended did not go on, whatever a time limit says of the same step.
+        truncated = np.asarray(truncated, dtype=bool) & real & ~terminated
+        return terminated, truncated, terminated | truncated
 
     def _mask(self, infos: Mapping[str, Any]) -> np.ndarray | None:
         """`[n, Σ sizes]` which actions are allowed; one that says nothing is taken at its last word."""

@@ -93,12 +93,11 @@ class InTurn:
         try:
             for number, (environment, action) in enumerate(zip(self.envs, actions, strict=True)):
                 steps[number] += 1
-                given = checked_step(environment.step(action), wanted)
-                seen[number] = given[0]
-                rewards.append(given[1])
-                terminated.append(given[2])
-                truncated.append(given[3])
-                infos.append(given[4])
+                seen[number], reward, ended, cut, info = checked_step(environment.step(action), wanted)
+                rewards.append(reward)
+                terminated.append(ended)
+                truncated.append(cut)
+                infos.append(info)
         except Exception as error:
             raise Raised.by(error, number, steps[number]) from error
         return self._batch(), rewards, terminated, truncated, _masks(infos)
@@ -136,7 +135,9 @@ def checked_step(given: Any, wanted: Shape | None) -> Any:
     if len(given) != 5:
         raise Odd(f"gave {len(given)} values, not 5")
     observation, reward, terminated, truncated, info = given
-    _check_shape(observation, wanted)
+    # Asked here as well, which spares most observations a call.
+    if getattr(observation, "shape", None) != wanted:
+        _check_shape(observation, wanted)
     try:
         return observation, float(reward), terminated, truncated, info
     except (TypeError, ValueError) as error:

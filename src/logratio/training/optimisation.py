@@ -83,12 +83,13 @@ class PlainAdamW(torch.optim.AdamW):
         self._lots_of.clear()
         unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
 
-    @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """Move the weights along their gradients, in one call for all of a group that are of one kind."""
-        for number, group in enumerate(self.param_groups):
-            for lot in self._lots(number, group):
-                lot.move(group)
+        # Not as a decorator, which is made anew with every step.
+        with torch.no_grad():
+            for number, group in enumerate(self.param_groups):
+                for lot in self._lots(number, group):
+                    lot.move(group)
 
     def begin(self) -> None:
         """Take the memory of all states now, in one piece, rather than between what a first step computes."""

@@ -33,7 +33,7 @@ class RowLosses:
         """Sums over the rows, as `Tally.add` takes them: one tensor, since each look at a number costs."""
         weights = self.log_weights.exp()
         columns = torch.stack([weights, weights.square(), *self.parts.values()])
-        farthest = (self.log_ratio.exp() - 1.0).abs().max()
+        farthest = self.log_ratio.expm1().abs().max()
         return torch.cat([columns.sum(dim=1, dtype=torch.float64), farthest[None]])
 
 
@@ -106,7 +106,7 @@ def replay(
         return [loss.detach(), said.measure(), joint], (used, tuple(said.parts))
 
     def backward() -> None:
-        for parameter, gradient in zip(used, read.apart(joint, used), strict=True):
+        for parameter, gradient in zip(used, read.gradients.apart(joint, used), strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     whole = torch.equal(rows, read.in_order)
@@ -116,6 +116,25 @@ def replay(
         in_order=rows if whole else None,
     )
     yield Part(rows, loss, measured, names, backward)
+
+
+class _Gradients:
+    """Gradients that are the parts of one tensor, which stays from one minibatch to the next."""
+
+    def __init__(self) -> None:
+        self._parameters: list[nn.Parameter] = []
+        self._joint = torch.empty(0)
+        self._parts: Sequence[Tensor] = []
+
+    def apart(self, joint: Tensor, parameters: list[nn.Parameter]) -> Sequence[Tensor]:
+        """The gradients of the parameters, of one tensor that holds them all."""
+        if any(parameter.grad is not None for parameter in parameters):
+            return _unflatten_dense_tensors(joint, parameters)
+        if self._parameters is not parameters:
+            self._parameters, self._joint = parameters, torch.empty_like(joint)
+            self._parts = _unflatten_dense_tensors(self._joint, parameters)
+        self._joint.copy_(joint)
+        return self._parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +150,8 @@ class _Read:
     """The parameters, and all tensors that the rollout and the losses hold."""
     key: int
     """The same number where the same is computed: shapes, and all that the losses hold beside tensors."""
-    gradients: list[Tensor]
-    """Where gradients are put that are the first of their minibatch, as parts of one tensor; or none yet."""
-
-    def apart(self, joint: Tensor, parameters: list[nn.Parameter]) -> Sequence[Tensor]:
-        """The gradients of the parameters, of one tensor that holds them all."""
-        if any(parameter.grad is not None for parameter in parameters):
-            return _unflatten_dense_tensors(joint, parameters)
-        if len(self.gradients) != len(parameters) or any(map(_are_unlike, self.gradients, parameters)):
-            self.gradients[:] = _unflatten_dense_tensors(torch.empty_like(joint), parameters)
-        base = self.gradients[0]._base
-        assert base is not None
-        base.copy_(joint)
-        return self.gradients
+    gradients: _Gradients
+    """Where they are put."""
 
 
 def _read(actor: RowActor, rollout: Rollout, losses: Losses) -> _Read:
@@ -161,13 +169,9 @@ def _read(actor: RowActor, rollout: Rollout, losses: Losses) -> _Read:
     forms = [(tensor.shape, tensor.dtype) for tensor in [*inputs, *trained]]
     number = actor.tapes.number_of((*constants, *forms))
     in_order = torch.arange(rollout.trajectories.mask.numel())
-    gradients = kept.gradients if isinstance(kept, _Read) else []
+    gradients = kept.gradients if isinstance(kept, _Read) else _Gradients()
     actor.tapes.kept = _Read(losses, trained, in_order, [*trained, *inputs], number, gradients)
     return actor.tapes.kept
-
-
-def _are_unlike(one: Tensor, other: Tensor) -> bool:
-    return one.shape != other.shape
 
 
 def tensors_of(holder: Any) -> list[Tensor]:

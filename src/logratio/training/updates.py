@@ -192,15 +192,15 @@ def _weights_of(counted: np.ndarray, rollout: Rollout, reduction: Reduction) -> 
 
 def side_losses(
     now: Evaluation, targets: Targets, log_ratio: Tensor, config: PolicyGradientConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """What both trainers add to a row's loss, `[R]`, and its parts: entropy bonus and local KL.
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What both trainers add to a row's loss, `[R]` each, and its parts: entropy bonus and local KL.
 
     Raises:
         BadConfig: a local KL is wanted where nothing is known of a reference.
     """
-    added, parts = torch.zeros_like(log_ratio), {"entropy": now.entropy}
+    added, parts = list[Tensor](), {"entropy": now.entropy}
     if config.entropy_coefficient:
-        added = added - config.entropy_coefficient * now.entropy
+        added.append(-config.entropy_coefficient * now.entropy)
     if config.local_kl:
         if targets.reference_logprobs is None:
             raise BadConfig(
@@ -210,7 +210,7 @@ def side_losses(
             )
         other = targets.reference_logprobs[now.rows].to(now.logprobs)
         parts["local_kl_loss"] = local_kl_loss(now.logprobs - other, log_weights=log_ratio)
-        added = added + config.local_kl * parts["local_kl_loss"]
+        added.append(config.local_kl * parts["local_kl_loss"])
     return added, parts
 
 
