@@ -160,6 +160,7 @@ def summarise(
         "our_peak_memory_bytes": peaks[0],
         "their_peak_memory_bytes": peaks[1],
         "matmul_flops_per_second": products,
+        "stands_in": bool(ours[0].get("stands_in")),
         "settings": case.job,
         "machine": describe_machine(),
         "versions": ours[0]["versions"],

@@ -56,14 +56,14 @@ def write_page(
     if growth:
         lines += [GROWTH, *(bar_of(result) for result in results if result["name"] not in CASES)]
         lines += [line for name, points in growth.items() for line in series_of(name, points)]
-    machines = sorted({machine_of(result) for result in results})
-    lines += ["\n## The machine\n\n", *(f"- {machine}\n" for machine in machines)]
+    lines += ["\n## The machine\n\n", *machines_of(results)]
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def also_of(result: Mapping[str, Any]) -> str:
-    """Ways to run the peer that are not its defaults."""
-    return "".join(
+    """Ways to run the peer that are not its defaults, and whether it says nothing of other processors."""
+    stands_in = "; this processor has no bfloat16, and what stands in for it is compared"
+    return (stands_in if result.get("stands_in") else "") + "".join(
         f"; beside the peer with {way}: {found['ratio']:.2f} times its rate, "
         f"{found['peak_memory_ratio']:.2f} of its memory"
         for way, found in result.get("also", {}).items()
@@ -125,11 +125,15 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def machine_of(result: Mapping[str, Any]) -> str:
-    """What a benchmark was run on."""
-    machine = result["machine"]
-    rate = result["matmul_flops_per_second"] / 1e9
-    names = ", ".join(
-        f"{key} {value}" for key, value in machine.items() if not isinstance(value, (dict, list))
-    )
-    return f"{names}; about {round(rate, -1):.0f} GFLOP/s in matrix products"
+def machines_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the benchmarks were run on, each with the lowest and highest rate of products in them."""
+    rates: dict[str, list[float]] = {}
+    for result in results:
+        machine = result["machine"].items()
+        name = ", ".join(f"{key} {value}" for key, value in machine if not isinstance(value, (dict, list)))
+        rates.setdefault(name, []).append(round(result["matmul_flops_per_second"] / 1e9, -1))
+    return [
+        f"- {name}; about {min(own):.0f}{f' to {max(own):.0f}' if max(own) > min(own) else ''} GFLOP/s "
+        "in matrix products\n"
+        for name, own in sorted(rates.items())
+    ]

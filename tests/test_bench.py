@@ -180,6 +180,23 @@ def test_every_result_is_written_and_shown_also_without_a_bar(scripts, tmp_path,
     assert len(ran) == 1 + len(bench.CASES[name].theirs) + len(bench.CASES[name].also)
 
 
+def test_a_stand_in_for_bfloat16_is_told_of_and_machines_are_named_once(scripts):
+    bench, page = scripts["bench"], load_script("speed_page")
+    chosen = case(scripts, theirs={"as it comes": {}}, also={})
+    rows = []
+    for rate, stands_in in ((8e10, False), (1.4e11, True)):
+        own = [run(1.0, matmul_2048_flops_per_second=rate, stands_in=stands_in)]
+        rows.append(bench.summarise(chosen, own, "as it comes", {"logratio": own, "as it comes": [run(4.0)]}))
+    assert [row["stands_in"] for row in rows] == [False, True]
+    assert [page.also_of(row) for row in rows] == [
+        "",
+        "; this processor has no bfloat16, and what stands in for it is compared",
+    ]
+    (machine,) = page.machines_of(rows)
+    assert machine.endswith("; about 80 to 140 GFLOP/s in matrix products\n")
+    assert page.machines_of(rows[:1])[0].endswith("; about 80 GFLOP/s in matrix products\n")
+
+
 def test_some_ways_of_the_peer_are_run_alone(scripts):
     case = scripts["cases"].CASES["sample-fp32"].only(("256",))
     assert list(case.theirs) == ["256 rows at a time"]

@@ -31,8 +31,8 @@ def multiplies_bf16(kind: str = "cpu") -> bool:
 def multiply(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
     """`left @ right`, in their precision; summed in float32. Written to `out` where that is given.
 
-    PyTorch multiplies bfloat16 without the processor's help at a fifth of float32's rate. There, both are
-    widened first, which changes nothing but the time: a product of two bfloat16 numbers is exact in float32.
+    PyTorch multiplies bfloat16 without the processor's help at an eighth of float32's rate, or less. There,
+    both are widened first, which changes nothing but the time: a product of two is exact in float32.
     """
     if left.dtype == torch.bfloat16 and not multiplies_bf16(left.device.type):
         product = (left.float() @ right.float()).to(left.dtype)
