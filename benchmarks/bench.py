@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from cases import CASES, Case, prompts_path, write_inputs
+from cases import CASES, Case, prompts_path, rows_path, write_inputs
 from driving import median, run_job
 from rich.console import Console
 from rich.table import Table
@@ -86,7 +86,11 @@ def measure(
     """The result of one benchmark."""
     theirs = {**case.theirs, **case.also}
     runs: dict[str, list[dict[str, Any]]] = {OURS: [], **{way: [] for way in theirs}}
-    inputs = {**inputs, "prompts": str(prompts_path(work, case.num_prompts))}
+    inputs = {
+        **inputs,
+        "data": str(rows_path(work, case.num_pairs)),
+        "prompts": str(prompts_path(work, case.num_prompts)),
+    }
     for repeat in range(repeats):
         ways = theirs if repeat == 0 else [fastest(case, runs)]
         for way in (OURS, *ways):

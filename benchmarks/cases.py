@@ -12,6 +12,7 @@ from dpo_vs_trl import make_comparisons, write_rows
 from driving import run_job
 
 from logratio.data.remarks import quickstart_prompts
+from logratio.records import Comparison
 from logratio.runs import write_json_lines
 
 HERE = Path(__file__).parent
@@ -66,15 +67,22 @@ class Case:
         return replace(self, theirs=among(self.theirs) or self.theirs, also=among(self.also))
 
     @property
+    def num_pairs(self) -> int:
+        """How many pairs both sides are given."""
+        return int(self.job.get("pairs", PAIRS))
+
+    @property
     def python(self) -> str:
         """The interpreter of the environment."""
         return str(ROOT / self.environment / "bin" / "python")
 
 
 def write_inputs(cases: Sequence[Case], model: str | None, work: Path) -> dict[str, str]:
-    """Write models and rows once for all runs; gives their paths by the names that jobs have for them."""
-    inputs = {"data": str(work / "rows.jsonl")}
-    write_rows(Path(inputs["data"]), make_comparisons(PAIRS))
+    """Write models, rows and prompts once for all runs; gives the models' paths by their names in jobs."""
+    inputs: dict[str, str] = {}
+    comparisons = make_comparisons(PAIRS)
+    for count in {case.num_pairs for case in cases}:
+        write_rows(rows_path(work, count), spread(comparisons, count))
     prompts = quickstart_prompts(PROMPTS, 0)
     for count in {case.num_prompts for case in cases}:
         rows = ({"prompt": prompt.to_json()} for prompt in prompts[:count])
@@ -84,6 +92,21 @@ def write_inputs(cases: Sequence[Case], model: str | None, work: Path) -> dict[s
         run_job(HERE / "ppo_sides.py", job, work)
         inputs |= {"model": str(work / "models" / "policy"), "reward": str(work / "models" / "reward")}
     return inputs
+
+
+def spread(comparisons: Sequence[Comparison], count: int) -> list[Comparison]:
+    """So many comparisons, the longest among them and the others at equal steps of length, in their order.
+
+    What a peer takes for a batch is decided by its longest row, so that few must be as widely spread as all.
+    """
+    by_length = sorted(range(len(comparisons)), key=lambda place: -len(str(comparisons[place].to_json())))
+    chosen = by_length[:: len(comparisons) // count][:count]
+    return [comparisons[place] for place in sorted(chosen)]
+
+
+def rows_path(work: Path, count: int) -> Path:
+    """Where so many pairs are written."""
+    return work / f"rows-{count}.jsonl"
 
 
 def prompts_path(work: Path, count: int) -> Path:

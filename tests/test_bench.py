@@ -197,6 +197,22 @@ def test_a_stand_in_for_bfloat16_is_told_of_and_machines_are_named_once(scripts)
     assert page.machines_of(rows[:1])[0].endswith("; about 80 GFLOP/s in matrix products\n")
 
 
+def test_few_pairs_are_as_widely_spread_as_all(scripts):
+    cases = scripts["cases"]
+    every = load_script("dpo_vs_trl").make_comparisons(cases.PAIRS)
+
+    def length(row):
+        return len(str(row.to_json()))
+
+    few = cases.spread(every, cases.FEW_PAIRS)
+    assert len(few) == cases.FEW_PAIRS
+    assert max(map(length, few)) == max(map(length, every))
+    ranks = sorted(sorted(map(length, every), reverse=True).index(length(row)) for row in few)
+    assert ranks == list(range(0, cases.PAIRS, cases.PAIRS // cases.FEW_PAIRS))
+    assert [every.index(row) for row in few] == sorted(every.index(row) for row in few)
+    assert cases.spread(every, cases.PAIRS) == every
+
+
 def test_some_ways_of_the_peer_are_run_alone(scripts):
     case = scripts["cases"].CASES["sample-fp32"].only(("256",))
     assert list(case.theirs) == ["256 rows at a time"]
