@@ -98,6 +98,23 @@ def test_a_run_leaves_a_model_and_its_numbers(tmp_path, start, prompts, capsys, 
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("kind", ["ppo", "reinforce"])
+def test_in_bf16_what_is_drawn_is_what_is_trained_on(tmp_path, start, prompts, monkeypatch, kind, native):
+    """With a processor's own products of bfloat16 and with what stands in for them."""
+    for module in ("precision", "segments"):
+        monkeypatch.setattr(f"logratio.models.{module}.multiplies_bf16", lambda kind="cpu": native)
+    flags = ["--reward", "own_rewards:vowels", "--precision"]
+    for precision in ("bf16", "fp32"):
+        assert train(kind, prompts, start, tmp_path / precision, *flags, precision) == 0
+    coarse, fine = (metrics_of(tmp_path / precision) for precision in ("bf16", "fp32"))
+    assert len(coarse) == len(fine)
+    # A bfloat16 number has eight bits: a logit of some units is off by a hundredth.
+    assert fine[0]["sampled_deviation"] < 1e-4 < coarse[0]["sampled_deviation"] < 0.05
+    assert coarse[0]["reference_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert coarse[0]["reward"] == pytest.approx(fine[0]["reward"], abs=0.1)
+
+
 def test_a_critic_and_greedy_answers_are_there_where_they_are_asked_for(tmp_path, start, prompts):
     reward = ["--reward", "own_rewards:vowels"]
     assert train("reinforce", prompts, start, tmp_path / "a", *reward, "--baseline", "critic") == 0

@@ -35,7 +35,23 @@ PRODUCTS, DECODER, SEGMENTS = (
     "logratio.models.segments",
 )
 GRID, BATCHING = "logratio.policies.grid", "logratio.policies.batching"
+AUTOCAST = "policies/test_decoding.py::test_a_model_that_is_not_known_draws_in_bf16_what_autocast_computes"
+DRAWN = "cli/test_train_policy_gradient.py::test_in_bf16_what_is_drawn_is_what_is_trained_on[ppo-False]"
 PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "answers are drawn while the model's own products are made coarser",
+        "logratio.rollouts.language",
+        "with self.actor.policy.chosen():",
+        "with self.actor.policy.active():",
+        (DRAWN,),
+    ),
+    (
+        "a model that is not known draws in float32 whatever is asked for",
+        "logratio.policies.kv_cache",
+        "with computing(self._precision, self._device):",
+        'with computing("fp32", self._device):',
+        (AUTOCAST,),
+    ),
     (
         "a part's gradient takes the place of what the parts before it left",
         PRODUCTS,

@@ -117,6 +117,26 @@ def test_logprobs_with_truncation_equal_an_independent_renormalisation(truncatio
         assert torch.tensor(decoded.model_logprobs, dtype=torch.float64) == pytest.approx(plain, abs=1e-10)
 
 
+def test_a_model_that_is_not_known_draws_in_bf16_what_autocast_computes():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4)).eval()
+    answers = run(model, replace(CONFIG, precision="bf16"))
+    apart = {"fp32": 0.0, "bf16": 0.0}
+    for decoded, plain, tokens in along(model, answers):
+        with torch.autocast("cpu", torch.bfloat16):
+            prompt = next(p for p, own in zip(PROMPTS, answers, strict=True) if decoded in own)
+            coarse = logits_along(model, prompt, decoded.token_ids)
+        for name, logits in (("fp32", plain), ("bf16", coarse)):
+            expected = logits.double().log_softmax(-1).gather(-1, tokens)[:, 0]
+            found = torch.tensor(decoded.logprobs, dtype=torch.float64)
+            apart[name] = max(apart[name], float((found - expected).abs().max()))
+    assert apart["bf16"] < 0.02
+    assert apart["fp32"] > 1e-4
+    # Nothing of it stays behind.
+    assert tokens_of(run(model)) == tokens_of(run(model))
+    assert not torch.is_autocast_enabled("cpu")
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_answers_do_not_depend_on_the_batch_size(batch_size):
     model = tiny_llama(VOCABULARY)

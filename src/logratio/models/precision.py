@@ -7,7 +7,9 @@ states between layers, their gradients, the optimiser and every reduction to a l
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +28,11 @@ def multiplies_bf16(kind: str = "cpu") -> bool:
     """Whether a device of this kind has bfloat16 products of its own, rather than slow stand-ins for them."""
     found = torch.cpu.get_capabilities()
     return kind != "cpu" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def computing(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Have a model's own forward pass, which knows nothing of `Copies`, multiply in this precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def multiply(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from logratio.batches import Precision
 from logratio.models.decoder import Decoder
 from logratio.models.precision import Copies
 from logratio.policies.drawing import Drawn, draw, uniforms
@@ -153,7 +154,7 @@ def _engine(
     if decoder is None or type(head) is not torch.nn.Linear or head.bias is not None:
         rows = min(config.batch_size, MOST_ROWS)
         places = min(max(1, rows // siblings), len(wanted))
-        return OneBatch(model, places=places, pad_id=pad_id, room=config.max_new_tokens)
+        return OneBatch(*(model, config.precision), places=places, pad_id=pad_id, room=config.max_new_tokens)
     size = PlaceSize(
         siblings=siblings,
         prompt_room=max(len(prompt) for prompt, _ in wanted),
@@ -198,13 +199,15 @@ class OneBatch:
 
     Args:
         model: a causal language model of transformers.
+        precision: of its products.
         places: prompts at a time.
         pad_id: any token; padding is never attended to.
         room: tokens of the longest answer.
     """
 
-    def __init__(self, model: Any, *, places: int, pad_id: int, room: int) -> None:
-        self._model, self._places, self._pad_id, self._room = model, places, pad_id, room
+    def __init__(self, model: Any, precision: Precision, *, places: int, pad_id: int, room: int) -> None:
+        self._model, self._precision = model, precision
+        self._places, self._pad_id, self._room = places, pad_id, room
         self._state: DecodingState | None = None
 
     @property
@@ -219,7 +222,9 @@ class OneBatch:
 
     def admit(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> None:
         """Read prompts, padded to the longest."""
-        self._state = DecodingState(self._model, prompts, counts, pad_id=self._pad_id, room=self._room)
+        self._state = DecodingState(
+            *(self._model, self._precision, prompts, counts), pad_id=self._pad_id, room=self._room
+        )
 
     def drop(self, going: Tensor, *, last: bool) -> Tensor:
         """Leave out rows that have ended once they are many."""

@@ -10,6 +10,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from logratio.batches import Precision
+from logratio.models.precision import computing
+
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types that mypy reads
     """Keys and values with room for the tokens to come.
@@ -62,6 +65,7 @@ class DecodingState:
 
     Args:
         model: a causal language model of transformers.
+        precision: of its products.
         prompts: token ids of the prompts, each read once.
         repeats: how many rows each prompt gets.
         pad_id: any token; padding is never attended to.
@@ -69,9 +73,16 @@ class DecodingState:
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], repeats: Sequence[int], *, pad_id: int, room: int
+        self,
+        model: Any,
+        precision: Precision,
+        prompts: Sequence[Sequence[int]],
+        repeats: Sequence[int],
+        *,
+        pad_id: int,
+        room: int,
     ) -> None:
-        self._model = model
+        self._model, self._precision = model, precision
         self._device = next(model.parameters()).device
         self._cache = _new_cache(model, room)
         longest = max(len(prompt) for prompt in prompts)
@@ -108,14 +119,15 @@ class DecodingState:
         positions = torch.arange(self._length, self._length + ids.shape[1], device=self._device)
         self._length += ids.shape[1]
         columns = torch.arange(self._length, device=self._device)
-        output = self._model(
-            input_ids=ids,
-            attention_mask=(columns[None] >= self._padding[:, None]).long(),
-            position_ids=(positions[None] - self._padding[:, None]).clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with computing(self._precision, self._device):
+            output = self._model(
+                input_ids=ids,
+                attention_mask=(columns[None] >= self._padding[:, None]).long(),
+                position_ids=(positions[None] - self._padding[:, None]).clamp(min=0),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return output.logits[:, -1]
 
 

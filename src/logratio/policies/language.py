@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -34,13 +34,14 @@ class LanguagePolicy(Reader):
         super().__init__(model, tokenizer, layout=layout)
         self.adapter = adapter
 
+    def chosen(self) -> AbstractContextManager[None]:
+        """Have the model be this policy, for whoever computes with its weights and sees to precision."""
+        return nullcontext() if self.adapter is None else using(self.model, self.adapter)
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Have the model compute as this policy; whoever calls the model itself does so in here."""
-        with (
-            nullcontext() if self.adapter is None else using(self.model, self.adapter),
-            self.computing(),
-        ):
+        with self.chosen(), self.computing():
             yield
 
     def rows(

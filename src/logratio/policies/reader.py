@@ -13,7 +13,7 @@ from logratio.errors import BadConfig
 from logratio.models.attention import attend_by_block
 from logratio.models.decoder import Decoder
 from logratio.models.packing import Layout, assign_rows
-from logratio.models.precision import Copies
+from logratio.models.precision import Copies, computing
 from logratio.models.prefixes import common_prefix
 
 PROBED = 12
@@ -50,7 +50,7 @@ class Reader:
 
     def computing(self) -> AbstractContextManager[Any]:
         """Have the model's own forward pass compute products in this precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return computing(self.precision, self.device)
 
     @property
     def decoder(self) -> Decoder | None:

@@ -171,7 +171,7 @@ class LanguageCollector:
         self, step: int, examples: Sequence[int], *, num_samples: int, temperature: float
     ) -> list[Sample]:
         digest = hashlib.sha256(f"{self.config.sampling_seed}:{step}".encode()).digest()
-        with self.actor.policy.active():
+        with self.actor.policy.chosen():
             return sample(
                 self.actor.policy.model,
                 self.actor.policy.tokenizer,
