@@ -145,8 +145,9 @@ def test_the_page_learns_no_model_no_path_no_kind_and_nobody_elses_verdict(tmp_p
             "rejected": f"poor {number}",
             "chosen_model": "secret-model-one",
             "rejected_model": "secret-model-two",
-            "chosen_reward": 1.5,
-            "rejected_reward": 0.25,
+            # Numbers that no time of day has in it.
+            "chosen_reward": -81.375,
+            "rejected_reward": -92.625,
             "gold": "chosen" if number % 2 else None,
         }
         for number in range(12)
@@ -179,7 +180,8 @@ def test_the_page_learns_no_model_no_path_no_kind_and_nobody_elses_verdict(tmp_p
         "repeat",
         "swapped",
         "margin",
-        "1.5",
+        "-81.375",
+        "-92.625",
         "private",
         "verdict_side",
     ):
