@@ -205,6 +205,13 @@ def test_numbers_are_made_tensors_once_in_the_precision_of_what_they_meet() -> N
     assert not [name for name in recorded if name.endswith("Scalar")]
 
 
+def test_zero_keeps_its_sign() -> None:
+    given = numbers(4).abs()
+    above, below = Tape(lambda: [given / 0.0, given / -0.0], [given])([given])
+    assert torch.equal(above, torch.full((4,), torch.inf))
+    assert torch.equal(below, torch.full((4,), -torch.inf))
+
+
 def test_nothing_is_noted_for_autograd() -> None:
     weight, given = numbers(3, 2).requires_grad_(), numbers(4, 3)
     tape = Tape(lambda: [(given @ weight.detach()).exp(), given.exp()], [weight, given])

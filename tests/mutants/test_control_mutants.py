@@ -390,6 +390,13 @@ MUTANTS = (
         checks=(TAPE + "a_product_with_ones_of_another_precision_is_made",),
     ),
     Mutant(
+        name="minus nothing is nothing",
+        module="logratio.models.shortening",
+        old="name = (repr(number), ",
+        new="name = (repr(number + 0.0), ",
+        checks=(TAPE + "zero_keeps_its_sign",),
+    ),
+    Mutant(
         name="a number is taken as a tensor of whole numbers' kind too",
         module="logratio.models.shortening",
         old="if not tensor.is_floating_point():",

@@ -72,7 +72,7 @@ class _Shortening:
         self.recorder, self.given = recorder, given
         # Places of what is the same whatever the inputs hold.
         self._constants = {Slot(number) for number in recorder.literals}
-        self._numbers: dict[tuple[float, torch.dtype, torch.device], Slot] = {}
+        self._numbers: dict[tuple[str, torch.dtype, torch.device], Slot] = {}
 
     def different(self) -> tuple[list[Call], dict[Slot, Slot]]:
         """The calls that give what no other has given, and the new places of what the others gave."""
@@ -123,7 +123,8 @@ class _Shortening:
         tensor = self.recorder.tensor(first)
         if not tensor.is_floating_point():
             return call
-        name = (number, tensor.dtype, tensor.device)
+        # As text: 0 and −0 are equal and are not the same.
+        name = (repr(number), tensor.dtype, tensor.device)
         if name not in self._numbers:
             literal = torch.tensor(number, dtype=tensor.dtype, device=tensor.device)
             self._numbers[name] = self.recorder.keep(literal)
