@@ -6,10 +6,13 @@ anything was saved; a run that was killed there is not resumed, but only begun a
 
 import random
 import time
+from glob import glob
 
 
 def has_checkpoint(directory):
-    return any(directory.glob("**/checkpoints/step-*"))
+    # The run moves directories while this looks. Where one is gone `Path.glob` ends (Python 3.11),
+    # while `glob` passes over it.
+    return bool(glob("**/checkpoints/step-*", root_dir=directory, recursive=True))
 
 
 def wait_for_checkpoint(directory, running):
