@@ -283,10 +283,10 @@ MUTANTS = (
     Mutant(
         name="PPO: the penalty's coefficient is adapted at each minibatch",
         module="logratio.algorithms.ppo",
-        old="                norms.append(session.move(step, examples))\n",
-        new="                norms.append(session.move(step, examples))\n"
-        "                if penalty:\n"
-        "                    beta = penalty.update(update_kl)\n",
+        old="        norms.append(session.move(step, examples))\n",
+        new="        norms.append(session.move(step, examples))\n"
+        "        if penalty:\n"
+        "            penalty.update(update_kl)\n",
         checks=("exact/test_trainers.py::test_the_penalty_is_adapted_once_an_update",),
     ),
     Mutant(

@@ -131,41 +131,14 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
             examples = session.batch(step)
             rollout = collector.collect(step, examples)
             targets = estimate(rollout, config)
-            beta, update_kl = penalty.beta if penalty else 0.0, 0.0
-            losses = partial(row_losses, targets=targets, config=config, beta=beta)
-            tally, signal, norms = Tally(), GradientSignal(actor.module), list[float]()
-            for numbers in minibatches(
-                len(rollout.items),
-                parts=config.minibatches,
-                epochs=config.update_epochs,
-                seed=config.seed,
+            metrics, signal = update(
+                *(actor, rollout, targets),
+                config=config,
+                session=session,
                 step=step,
-            ):
-                with memory_fault(step=step, config=config, longest=1):
-                    part = backpropagate(
-                        *(actor, rollout, numbers, losses),
-                        reduction=config.reduction,
-                        step=step,
-                        # Later passes see answers again whose noise the policy has learned already.
-                        signal=signal if len(norms) < config.minibatches else None,
-                    )
-                update_kl = part.means()["update_kl"]
-                # What ends an update is counted as well: it is where the policy has gone farthest.
-                tally.merge(part)
-                if not norms:
-                    tolerance = laws.TOLERANCES[rollout.precision].update_kl
-                    first_minibatch_laws(session, rollout, part, step=step)
-                    session.held(laws.update_kl_is_zero(update_kl, step=step, tolerance=tolerance))
-                    session.held(laws.nothing_is_clipped(part.means()["clip_fraction"], step=step))
-                if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
-                    session.drop_gradients()
-                    break
-                norms.append(session.move(step, examples))
-            metrics = tally.metrics() | {
-                "update_kl": update_kl,
-                "gradient_norm": sum(norms) / len(norms),
-                "optimiser_steps": float(len(norms)),
-            }
+                examples=examples,
+                penalty=penalty,
+            )
             if penalty:
                 metrics["update_kl_after"] = measure_update_kl(actor, rollout, targets)
                 metrics["penalty"] = penalty.update(metrics["update_kl_after"])
@@ -176,6 +149,56 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
                 raise session.runaway(reason)
         session.held(laws.reference_is_unchanged(frozen, collector.frozen(), step=session.step))
         return session.finish()
+
+
+def update(
+    actor: Actor,
+    rollout: Rollout,
+    targets: Targets,
+    *,
+    config: PPOConfig,
+    session: Session,
+    step: int,
+    examples: list[int],
+    penalty: AdaptivePenalty | None,
+) -> tuple[dict[str, float], GradientSignal]:
+    """Steps on minibatches of what was collected, until every pass is over or the policy has gone too far.
+
+    Returns:
+        The metrics of the steps, and how much of their gradient was signal.
+    """
+    losses = partial(row_losses, targets=targets, config=config, beta=penalty.beta if penalty else 0.0)
+    tally, signal, norms = Tally(), GradientSignal(actor.module), list[float]()
+    update_kl = 0.0
+    for numbers in minibatches(
+        len(rollout.items),
+        parts=config.minibatches,
+        epochs=config.update_epochs,
+        seed=config.seed,
+        step=step,
+    ):
+        with memory_fault(step=step, config=config, longest=1):
+            part = backpropagate(
+                *(actor, rollout, numbers, losses),
+                reduction=config.reduction,
+                step=step,
+                # Later passes see answers again whose noise the policy has learned already.
+                signal=signal if len(norms) < config.minibatches else None,
+            )
+        update_kl = part.means()["update_kl"]
+        # What ends an update is counted as well: it is where the policy has gone farthest.
+        tally.merge(part)
+        if not norms:
+            tolerance = laws.TOLERANCES[rollout.precision].update_kl
+            first_minibatch_laws(session, rollout, part, step=step)
+            session.held(laws.update_kl_is_zero(update_kl, step=step, tolerance=tolerance))
+            session.held(laws.nothing_is_clipped(part.means()["clip_fraction"], step=step))
+        if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
+            session.drop_gradients()
+            break
+        norms.append(session.move(step, examples))
+    steps = {"gradient_norm": sum(norms) / len(norms), "optimiser_steps": float(len(norms))}
+    return tally.metrics() | {"update_kl": update_kl} | steps, signal
 
 
 def new_penalty(config: PPOConfig) -> AdaptivePenalty:
