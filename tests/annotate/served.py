@@ -57,7 +57,7 @@ def start(forks, out, **arguments):
     Path(out).unlink(missing_ok=True)
     process = forks.Process(target=run_command, args=(out, {"port": 0, "open": False, **arguments}))
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         text = Path(out).read_text(encoding="utf-8") if Path(out).exists() else ""
         if "Ctrl-C ends it" in text:

@@ -79,7 +79,7 @@ def test_no_acknowledged_verdict_is_lost(tmp_path):
         time.sleep(generator.uniform(0.02, 0.25))
         served.kill()
         for voter in voters:
-            voter.join(timeout=30)
+            voter.join(timeout=120)
             kept[voter.name] = voter.kept
             acknowledged |= voter.acknowledged
             refused += voter.refused

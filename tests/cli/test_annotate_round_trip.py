@@ -52,7 +52,7 @@ def people_judge(place):
     finally:
         # Or the process would be waited for where a test failed.
         os.kill(served.process.pid, signal.SIGINT)
-        served.process.join(timeout=30)
+        served.process.join(timeout=120)
 
 
 def judge(anna):

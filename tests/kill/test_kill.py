@@ -33,7 +33,7 @@ def begin(directory, start, data):
 
 def finish(process):
     """Wait for the end and insist that it is a good one."""
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, output + errors
 
 

@@ -26,7 +26,7 @@ def begin(forks, out):
 
 def finish(process):
     """Wait for the end and insist that it is a good one."""
-    process.join(timeout=120)
+    process.join(timeout=300)
     assert process.exitcode == 0, process.exitcode
 
 

@@ -54,7 +54,7 @@ def begin(tmp_path_factory):
 
 def finish(process):
     """Wait for the end and insist that it is a good one."""
-    process.join(timeout=60)
+    process.join(timeout=300)
     assert process.exitcode == 0, process.exitcode
 
 

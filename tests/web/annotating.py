@@ -71,7 +71,7 @@ class Server:
         )
         lines = queue.Queue()
         threading.Thread(target=_drain, args=(self.process.stdout, lines), daemon=True).start()
-        self.links, said, ends = {}, [], time.monotonic() + 60
+        self.links, said, ends = {}, [], time.monotonic() + 120
         while len(self.links) < len(names):
             line = lines.get(timeout=max(0.1, ends - time.monotonic()))
             assert line is not None, "the server ended:\n" + "".join(said)
@@ -174,7 +174,7 @@ class Person:
         self.until(is_next if was_shown else "!document.getElementById('pair').hidden")
         self.wait_for_keys()
 
-    def until(self, expression: str, *, seconds: float = 20) -> None:
+    def until(self, expression: str, *, seconds: float = 60) -> None:
         """Wait until a script's value is true; the page's policy forbids how Playwright itself would wait."""
         ends = time.monotonic() + seconds
         while not self.page.evaluate(expression):

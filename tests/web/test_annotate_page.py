@@ -272,7 +272,7 @@ def test_who_waits_is_told_until_when_and_gets_the_pair_that_comes_free(browser,
         assert anna.text("#message-title") == "Nothing for you just now"
         assert anna.text("#message-text").startswith("1 pair is with other people now, at the latest until ")
         ben.decide("s")
-        anna.page.wait_for_selector("#pair:not([hidden])", timeout=10_000)
+        anna.page.wait_for_selector("#pair:not([hidden])", timeout=60_000)
         assert anna.text("#status") == "A pair has come."
 
 
