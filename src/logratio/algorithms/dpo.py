@@ -45,7 +45,7 @@ class DPOConfig(TrainingConfig):
     """Settings of direct preference optimisation."""
 
     loss: Loss = "dpo"
-    """Which loss of the pair: see the page on DPO. `simpo` and `orpo` do not look at the reference."""
+    """Which loss of the pair: docs/objectives.md says. `simpo` and `orpo` take no reference."""
     beta: float = 0.1
     """Strength of the pull to the reference; τ of IPO. Losses that divide by length want 2 and more."""
     label_smoothing: float = 0.0
