@@ -9,6 +9,7 @@ import pytest
 
 from logratio.errors import BadConfig, DiskFull, NotWritable, ResumeMismatch, RunDirBusy, RunExists
 from logratio.runs import (
+    PREPARED,
     RunDirectory,
     atomic_directory,
     atomic_write,
@@ -104,8 +105,8 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
 
 
 def test_what_stands_is_not_overwritten_and_what_differs_is_not_resumed(tmp_path):
-    with RunDirectory.begin(tmp_path, IDENTITY):
-        pass
+    with RunDirectory.begin(tmp_path, IDENTITY) as run:
+        run.log({"step": 1})
     with pytest.raises(RunExists, match="already"):
         RunDirectory.begin(tmp_path, IDENTITY)
     with pytest.raises(ResumeMismatch, match=r"beta was 0\.1, is 0\.2"):
@@ -116,6 +117,21 @@ def test_what_stands_is_not_overwritten_and_what_differs_is_not_resumed(tmp_path
         run.settle(model="m1")
         with pytest.raises(ResumeMismatch, match="model"):
             run.settle(model="m2")
+
+
+def test_a_run_that_was_refused_before_it_computed_anything_is_begun_anew(tmp_path):
+    other = {"identity": {"beta": 0.2, "data": "abc"}}
+    with RunDirectory.begin(tmp_path, IDENTITY) as run:
+        run.settle(model="m1")
+        for name in PREPARED - {"config.json"}:
+            (run.path / name).write_text("{}")
+    with RunDirectory.begin(tmp_path, other) as run:
+        assert run.config == other
+        assert {entry.name for entry in tmp_path.iterdir()} == {".lock", "config.json"}
+        run.checkpoints_path.mkdir()
+    with pytest.raises(RunExists):
+        RunDirectory.begin(tmp_path, IDENTITY)
+    assert run.config == other
 
 
 def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path):

@@ -23,6 +23,9 @@ from typing import IO, Any
 from logratio.errors import BadConfig, DiskFull, NotWritable, ResumeMismatch, RunDirBusy, RunExists
 
 CONFIG, METRICS, SAMPLES, REPORT = "config.json", "metrics.jsonl", "samples.jsonl", "report.json"
+LOCK = ".lock"
+PREPARED = frozenset({CONFIG, "data.json", "held_out.jsonl", "training_prompts.json", "laws.json"})
+"""What a run directory holds before anything was computed in it that would have to be computed again."""
 
 
 @contextmanager
@@ -223,6 +226,11 @@ class RunDirectory:
         return self.path / REPORT
 
     @property
+    def has_work(self) -> bool:
+        """Whether anything was computed here: a run that was refused before leaves nothing worth keeping."""
+        return any(entry.name not in PREPARED | {LOCK} for entry in self.path.iterdir())
+
+    @property
     def config(self) -> dict[str, Any]:
         """The contents of `config.json`; empty where there is none."""
         return json.loads(self.config_path.read_text()) if self.config_path.exists() else {}
@@ -243,7 +251,7 @@ class RunDirectory:
 
         Raises:
             RunDirBusy: another process holds it.
-            RunExists: it holds a run and `resume` is false.
+            RunExists: it holds a run that has computed something, and `resume` is false.
             ResumeMismatch: it holds a run with another identity.
             NotWritable: it cannot be written to.
         """
@@ -264,7 +272,7 @@ class RunDirectory:
             )
         with disk_faults(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "a+")  # noqa: SIM115 - held for the life of the run
+            lock = open(self.path / LOCK, "a+")  # noqa: SIM115 - held for the life of the run
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -284,19 +292,22 @@ class RunDirectory:
 
     def _settle_config(self, config: dict[str, Any], *, resume: bool) -> None:
         before = self.config
-        if before and not resume:
+        if before and resume:
+            now = config.get("identity", {})
+            # What a run settled after it began (the model's hash) is not known yet.
+            began_with = {name: value for name, value in before.get("identity", {}).items() if name in now}
+            check_identity(began_with, now, where=str(self.path))
+            return
+        if before and self.has_work:
             raise RunExists(
                 "this directory holds a run already",
                 where=str(self.path),
                 action="go on with it (--resume), or give another --out",
             )
         if before:
-            now = config.get("identity", {})
-            # What a run settled after it began (the model's hash) is not known yet.
-            began_with = {name: value for name, value in before.get("identity", {}).items() if name in now}
-            check_identity(began_with, now, where=str(self.path))
-        else:
-            write_json(self.config_path, config)
+            for name in PREPARED:
+                (self.path / name).unlink(missing_ok=True)
+        write_json(self.config_path, config)
 
     def settle(self, **identity: Any) -> None:
         """Add what is known only later, such as the model's hash, to the run's identity.

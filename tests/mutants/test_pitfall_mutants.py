@@ -22,6 +22,7 @@ BY_HAND = "models/test_packing.py::test_a_row_as_worked_by_hand"
 PACKED = "models/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"
 APART = "models/test_packing.py::test_apart_equals_shared_and_knows_lengths"
 AFTER_SFT = "algorithms/test_dpo.py::test_loss_is_ln_2_directly_after_sft_in_the_same_process"
+AGAIN = "policies/test_decoding.py::test_rows_that_are_read_again_are_those_of_the_cache"
 LEARNS = "algorithms/test_dpo.py::test_dpo_learns_the_preference"
 REFUSED = "algorithms/test_dpo.py::test_contradictory_settings_are_refused"
 DRAWN = "policies/test_drawing.py::test_logprobs_are_those_of_the_truncated_distribution"
@@ -271,6 +272,27 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "attention_mask=(columns[None] >= self._padding[:, None]).long(),",
         "attention_mask=(columns[None] >= 0 * self._padding[:, None]).long(),",
         (OTHERS,),
+    ),
+    (
+        "a cache is trusted whatever it gives",
+        "logratio.policies.rereading",
+        "_trusted[model] = not reason",
+        "_trusted[model] = True",
+        (OTHERS,),
+    ),
+    (
+        "rows that are read again stand in the order of their lengths",
+        "logratio.policies.rereading",
+        "torch.stack([found[number] for number in range(len(self._rows))])",
+        "torch.stack(list(found.values()))",
+        (AGAIN,),
+    ),
+    (
+        "rows that have ended are read on in the place of others",
+        "logratio.policies.rereading",
+        "self._rows = [self._rows[number] for number in rows.tolist()]",
+        "self._rows = self._rows[: len(rows)]",
+        (AGAIN,),
     ),
     (
         "all answers to a prompt have one seed",

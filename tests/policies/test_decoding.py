@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from logratio import errors
 from logratio.models.decoder import Decoder
@@ -14,6 +23,8 @@ from logratio.models.precision import Copies
 from logratio.policies import batching, kv_cache
 from logratio.policies.decoding import sample_tokens, stream_tokens
 from logratio.policies.grid import Grid, PlaceSize
+from logratio.policies.kv_cache import DecodingState
+from logratio.policies.rereading import find_difference, has_cache_to_trust
 from logratio.policies.sampling_config import SamplingConfig
 from tiny import exact_llama, tiny_llama
 
@@ -166,6 +177,7 @@ def test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches(mo
     assert tokens_of(ours) == tokens_of(theirs)
     for mine, other in zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True):
         assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-11)
+    assert has_cache_to_trust(model)
 
 
 def test_different_numbers_of_answers_and_none():
@@ -199,6 +211,7 @@ def test_each_prompt_is_read_once_for_all_its_answers_and_the_next_as_soon_as_th
 def test_a_model_whose_parts_are_not_known_is_read_once_for_all_answers_too(monkeypatch):
     monkeypatch.setattr(Decoder, "of", lambda *_, **__: None)
     model, shapes = tiny_llama(VOCABULARY), []
+    assert has_cache_to_trust(model)
     model.register_forward_pre_hook(
         lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
@@ -248,8 +261,37 @@ def sliding():
     return MistralForCausalLM(config)
 
 
-@pytest.mark.parametrize("make", [gpt2, sliding])
-def test_other_architectures_and_training_mode(make):
+def hybrid():
+    """Short convolutions between layers of attention: padding must not enter what they keep."""
+    torch.manual_seed(0)
+    config = Lfm2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.3,
+    )
+    return Lfm2ForCausalLM(config)
+
+
+def recurrent():
+    """A state instead of keys and values, under another name, into which padding enters."""
+    torch.manual_seed(0)
+    model = MambaForCausalLM(
+        MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
+    )
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(30)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "trusted"), [(gpt2, True), (sliding, True), (hybrid, True), (recurrent, False)]
+)
+def test_other_architectures_and_training_mode(make, trusted):
     model = make().train()
     answers = run(model)
     assert model.training
@@ -257,6 +299,59 @@ def test_other_architectures_and_training_mode(make):
     for decoded, logits, tokens in along(model, answers):
         expected = logits.double().log_softmax(-1).gather(-1, tokens)[:, 0]
         assert torch.tensor(decoded.logprobs, dtype=torch.float64) == pytest.approx(expected, abs=2e-5)
+    assert has_cache_to_trust(model) is trusted
+
+
+def test_which_caches_are_trusted(capsys):
+    for make in (gpt2, sliding, hybrid):
+        assert find_difference(make().eval()) == ""
+    model = recurrent().eval()
+    for _ in range(2):
+        assert not has_cache_to_trust(model)
+    said = capsys.readouterr().err
+    assert said.count("cannot decode a padded batch with its cache (a log-probability is off by") == 1
+
+
+@pytest.mark.parametrize("fault", ["padding", "rows", "error"])
+def test_a_cache_that_is_wrong_in_one_thing_is_noticed(monkeypatch, fault):
+    """Padding that is attended to; rows that are not those that stay; a cache that breaks."""
+    advance, keep = DecodingState._advance, DecodingState.keep
+
+    def read_padding(state, ids):
+        state._padding = torch.zeros_like(state._padding)
+        return advance(state, ids)
+
+    def keep_others(state, rows):
+        keep(state, rows if len(rows) == 3 else rows.flip(0))
+
+    def break_down(state, ids):
+        raise RuntimeError("a state of another form")
+
+    if fault == "rows":
+        monkeypatch.setattr(DecodingState, "keep", keep_others)
+    else:
+        monkeypatch.setattr(DecodingState, "_advance", {"padding": read_padding, "error": break_down}[fault])
+    assert find_difference(gpt2().eval())
+
+
+def test_rows_that_are_read_again_are_those_of_the_cache(monkeypatch):
+    model = gpt2().double().eval()
+    monkeypatch.setattr(batching, "has_cache_to_trust", lambda model: True)
+    cached = run(model)
+    monkeypatch.setattr(batching, "has_cache_to_trust", lambda model: False)
+    again = run(model)
+    assert tokens_of(again) == tokens_of(cached)
+    for mine, other in zip(itertools.chain(*again), itertools.chain(*cached), strict=True):
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-11)
+
+
+def test_numbers_that_neither_way_has_are_no_fault_of_the_cache():
+    model = gpt2().eval()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(torch.nan)
+    assert find_difference(model) == ""
+    with pytest.raises(errors.NonFiniteLogits):
+        run(model)
 
 
 def test_the_model_can_be_trained_after_sampling():

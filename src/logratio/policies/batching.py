@@ -2,7 +2,8 @@
 
 A decoder whose parts are known is computed by `Grid`: an answer that has ended leaves at once, and the next
 prompt takes the place of one whose answers have all ended. Any other model is computed by its own forward
-pass with a cache that transformers keeps, for one batch of prompts after the other.
+pass with a cache that transformers keeps, for one batch of prompts after the other; without the cache where
+it does not give what plain reading gives.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from logratio.models.precision import Copies
 from logratio.policies.drawing import Drawn, draw, uniforms
 from logratio.policies.grid import Grid, PlaceSize
 from logratio.policies.kv_cache import DecodingState
+from logratio.policies.rereading import RereadRows, has_cache_to_trust
 from logratio.policies.sampling_config import SamplingConfig
 
 ADMIT_AT = 1 / 8
@@ -208,7 +210,7 @@ class OneBatch:
     def __init__(self, model: Any, precision: Precision, *, places: int, pad_id: int, room: int) -> None:
         self._model, self._precision = model, precision
         self._places, self._pad_id, self._room = places, pad_id, room
-        self._state: DecodingState | None = None
+        self._state: DecodingState | RereadRows | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -221,10 +223,12 @@ class OneBatch:
         return 0 if self._state is not None else self._places
 
     def admit(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> None:
-        """Read prompts, padded to the longest."""
-        self._state = DecodingState(
-            *(self._model, self._precision, prompts, counts), pad_id=self._pad_id, room=self._room
-        )
+        """Read prompts, padded to the longest where there is a cache to keep."""
+        of = (self._model, self._precision, prompts, counts)
+        if has_cache_to_trust(self._model):
+            self._state = DecodingState(*of, pad_id=self._pad_id, room=self._room)
+        else:
+            self._state = RereadRows(*of)
 
     def drop(self, going: Tensor, *, last: bool) -> Tensor:
         """Leave out rows that have ended once they are many."""
