@@ -22,6 +22,7 @@ BY_HAND = "models/test_packing.py::test_a_row_as_worked_by_hand"
 PACKED = "models/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"
 APART = "models/test_packing.py::test_apart_equals_shared_and_knows_lengths"
 AFTER_SFT = "algorithms/test_dpo.py::test_loss_is_ln_2_directly_after_sft_in_the_same_process"
+ANY_LENGTHS = "policies/test_decoding.py::test_rows_of_any_lengths_are_read_again_in_their_order"
 AGAIN = "policies/test_decoding.py::test_rows_that_are_read_again_are_those_of_the_cache"
 LEARNS = "algorithms/test_dpo.py::test_dpo_learns_the_preference"
 REFUSED = "algorithms/test_dpo.py::test_contradictory_settings_are_refused"
@@ -285,7 +286,7 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "logratio.policies.rereading",
         "torch.stack([found[number] for number in range(len(self._rows))])",
         "torch.stack(list(found.values()))",
-        (AGAIN,),
+        (ANY_LENGTHS,),
     ),
     (
         "rows that have ended are read on in the place of others",

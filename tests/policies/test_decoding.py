@@ -24,7 +24,7 @@ from logratio.policies import batching, kv_cache
 from logratio.policies.decoding import sample_tokens, stream_tokens
 from logratio.policies.grid import Grid, PlaceSize
 from logratio.policies.kv_cache import DecodingState
-from logratio.policies.rereading import find_difference, has_cache_to_trust
+from logratio.policies.rereading import RereadRows, find_difference, has_cache_to_trust
 from logratio.policies.sampling_config import SamplingConfig
 from tiny import exact_llama, tiny_llama
 
@@ -343,6 +343,15 @@ def test_rows_that_are_read_again_are_those_of_the_cache(monkeypatch):
     assert tokens_of(again) == tokens_of(cached)
     for mine, other in zip(itertools.chain(*again), itertools.chain(*cached), strict=True):
         assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-11)
+
+
+def test_rows_of_any_lengths_are_read_again_in_their_order():
+    model = gpt2().double().eval()
+    state = RereadRows(model, "fp32", [(1, 2, 3), (4, 5, 6, 7, 8), (9, 10, 11)], [1, 10, 2])
+    state.keep(torch.tensor([12, 3, 0]))
+    state.step(torch.tensor([20, 21, 22]))
+    for found, row in zip(state.logits, [(9, 10, 11, 20), (4, 5, 6, 7, 8, 21), (1, 2, 3, 22)], strict=True):
+        torch.testing.assert_close(found, model(torch.tensor([row])).logits[0, -1], rtol=0, atol=1e-12)
 
 
 def test_numbers_that_neither_way_has_are_no_fault_of_the_cache():
