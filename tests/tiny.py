@@ -14,6 +14,19 @@ TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+}
+"""Of models of other architectures than Llama's own below."""
 CORPUS = [
     "the cat sat on the mat and the dog ran after the ball",
     "a good day, a bad day",
@@ -69,15 +82,30 @@ def tiny_llama(
 
 
 def exact_llama(vocab_size: int, *, seed: int = 0, tied: bool = True) -> LlamaForCausalLM:
-    """A Llama that computes in float64 throughout: its own RMSNorm would round to float32."""
-    model = tiny_llama(vocab_size, dtype=torch.float64, seed=seed, tied=tied)
+    """A Llama that computes in float64 throughout."""
+    return exact(tiny_llama(vocab_size, dtype=torch.float64, seed=seed, tied=tied))
+
+
+def exact(model):
+    """A model in float64 throughout: transformers' own RMSNorm would round to float32."""
+    model = model.double().eval()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child).__name__ == "LlamaRMSNorm":
+            if type(child).__name__.endswith("RMSNorm"):
                 norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
                 norm.weight = child.weight
                 setattr(module, name, norm)
     return model
+
+
+def exact_of(kind, config, vocab_size: int, *, seed: int = 0, **settings):
+    """A small model of another architecture in float64, with norms and biases that are not 1 and 0."""
+    torch.manual_seed(seed)
+    model = kind(config(vocab_size=vocab_size, **SIZES | settings))
+    for name, weight in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.3)
+    return exact(model)
 
 
 def random_groups(num: int, *, vocab_size: int, num_answers: int = 2, seed: int = 0) -> list[AnswerGroup]:

@@ -13,6 +13,10 @@ from transformers import (
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from logratio.batches import AnswerGroup, Span
@@ -26,43 +30,15 @@ from logratio.models.products import gradients_in_place
 from logratio.policies.language import LanguagePolicy
 from logratio.training.optimisation import build_optimizer
 from logratio.training.settings import TrainingConfig
-from tiny import exact_llama, random_groups, tiny_llama
+from tiny import SIZES as SMALL
+from tiny import exact_llama, exact_of, random_groups, tiny_llama
 
 VOCABULARY = 50
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.3,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-}
-
-
-def exact(model):
-    """In float64 throughout: transformers' own RMSNorm rounds to float32."""
-    model = model.double().eval()
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child).__name__.endswith("RMSNorm"):
-                norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
-                norm.weight = child.weight
-                setattr(module, name, norm)
-    return model
+SIZES = {"vocab_size": VOCABULARY, **SMALL}
 
 
 def build(kind, config, **settings):
-    torch.manual_seed(0)
-    model = kind(config(**SIZES, **settings))
-    for name, weight in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.3)
-    return exact(model)
+    return exact_of(kind, config, VOCABULARY, **settings)
 
 
 MODELS = {
@@ -81,6 +57,10 @@ MODELS = {
         },
     ),
     "qwen 2 with biases": lambda: build(Qwen2ForCausalLM, Qwen2Config),
+    "qwen 3, whose heads are normalised": lambda: build(Qwen3ForCausalLM, Qwen3Config, head_dim=12),
+    "smollm 3, a layer without positions": lambda: build(
+        SmolLM3ForCausalLM, SmolLM3Config, no_rope_layers=[1, 0]
+    ),
     "mistral without a window": lambda: build(MistralForCausalLM, MistralConfig, sliding_window=None),
 }
 
@@ -260,12 +240,27 @@ def test_frozen_weights_have_no_gradient_and_change_no_other():
 # --- bfloat16 ----------------------------------------------------------------------------------------
 
 
+def slightly_wide(kind, config, **settings):
+    """In float32, as wide as a trained model: with wider weights the last of eight bits decide much."""
+    return build(kind, config, **settings | {"initializer_range": 0.1}).float()
+
+
 @pytest.mark.parametrize("native", [True, False])
-def test_bf16_is_the_same_but_for_rounding_with_gradients_in_float32(native, monkeypatch):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny_llama(VOCABULARY, spread=0.1),
+        lambda: slightly_wide(Qwen3ForCausalLM, Qwen3Config, head_dim=12),
+        lambda: slightly_wide(SmolLM3ForCausalLM, SmolLM3Config, no_rope_layers=[1, 0]),
+    ],
+    ids=["llama", "qwen 3", "smollm 3"],
+)
+def test_bf16_is_the_same_but_for_rounding_with_gradients_in_float32(make, native, monkeypatch):
     for module in ("precision", "segments"):
         monkeypatch.setattr(f"logratio.models.{module}.multiplies_bf16", lambda kind="cpu": native)
-    model, groups = tiny_llama(VOCABULARY, spread=0.1), random_groups(6, vocab_size=VOCABULARY)
+    model, groups = make(), random_groups(6, vocab_size=VOCABULARY)
     policy = LanguagePolicy(model, None)
+    assert policy.decoder is not None
     values, gradients = values_and_gradients(policy, groups)
     policy.compute(precision="bf16")
     with gradients_in_place():

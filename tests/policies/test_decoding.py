@@ -15,6 +15,10 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from logratio import errors
@@ -26,7 +30,7 @@ from logratio.policies.grid import Grid, PlaceSize
 from logratio.policies.kv_cache import DecodingState
 from logratio.policies.rereading import RereadRows, find_difference, has_cache_to_trust
 from logratio.policies.sampling_config import SamplingConfig
-from tiny import exact_llama, tiny_llama
+from tiny import exact_llama, exact_of, tiny_llama
 
 VOCABULARY = 60
 STOPS = frozenset({3, 4})
@@ -165,10 +169,21 @@ def test_answers_do_not_depend_on_the_other_prompts_their_order_or_the_padding()
     assert tokens_of(sample_tokens(model, PROMPTS, SEEDS, STOPS, 17, CONFIG)) == together
 
 
+KNOWN = {
+    "llama": lambda: exact_llama(VOCABULARY),
+    "qwen 3": lambda: exact_of(Qwen3ForCausalLM, Qwen3Config, VOCABULARY, head_dim=12),
+    "smollm 3": lambda: exact_of(SmolLM3ForCausalLM, SmolLM3Config, VOCABULARY, no_rope_layers=[1, 0]),
+}
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 64])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches(monkeypatch, batch_size, share):
-    model = exact_llama(VOCABULARY)
+@pytest.mark.parametrize("name", KNOWN)
+def test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches(
+    monkeypatch, name, batch_size, share
+):
+    model = KNOWN[name]()
+    assert Decoder.of(model.base_model, Copies()) is not None
     config = replace(CONFIG, batch_size=batch_size)
     seeds = [own[: 1 + int(share * row)] for row, own in enumerate(SEEDS)] if share else SEEDS
     ours = run(model, config, seeds=seeds)

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import LlamaModel, MistralModel, Qwen2Model
+from transformers import LlamaModel, MistralModel, Qwen2Model, Qwen3Model, SmolLM3Model
 from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralAttention, MistralMLP, MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention, SmolLM3MLP, SmolLM3RMSNorm
 
 from logratio.batches import PackedRow
 from logratio.models.precision import Copies, times_few
@@ -26,6 +28,7 @@ from logratio.models.prefixes import Compacted
 from logratio.models.products import (
     AddedProduct,
     GatedUnit,
+    HeadNorm,
     Lookup,
     NormedProducts,
     Scratch,
@@ -39,6 +42,8 @@ KINDS = {
     LlamaModel: (LlamaAttention, LlamaMLP, LlamaRMSNorm),
     MistralModel: (MistralAttention, MistralMLP, MistralRMSNorm),
     Qwen2Model: (Qwen2Attention, Qwen2MLP, Qwen2RMSNorm),
+    Qwen3Model: (Qwen3Attention, Qwen3MLP, Qwen3RMSNorm),
+    SmolLM3Model: (SmolLM3Attention, SmolLM3MLP, SmolLM3RMSNorm),
 }
 """Models that are known here, with what their layers are made of."""
 ROPES = ("default", "linear", "llama3", "yarn")
@@ -109,8 +114,15 @@ class Decoder:
         products = self._normed_products(
             hidden, layer.input_layernorm, scratch, attention.q_proj, attention.k_proj, attention.v_proj
         )
-        turned = (applied(Rotation, products[0], *angles), applied(Rotation, products[1], *angles))
-        seen = attend(*(states.unflatten(-1, (-1, attention.head_dim)) for states in (*turned, products[2])))
+        *asked, given = products
+        if norms := head_norms(attention):
+            asked = [
+                applied(HeadNorm, one, own.weight, epsilon(own), scratch)
+                for one, own in zip(asked, norms, strict=True)
+            ]
+        if has_positions(attention):
+            asked = [applied(Rotation, one, *angles) for one in asked]
+        seen = attend(*(states.unflatten(-1, (-1, attention.head_dim)) for states in (*asked, given)))
         if wanted is not None:
             hidden, seen = hidden[wanted], seen[wanted]
         output = attention.o_proj.weight
@@ -182,8 +194,14 @@ class JointLayer:
         if self.bias is not None:
             joint += self.bias
         heads = joint.reshape(len(hidden), -1, self.head_width)
-        turned = rotate(heads[:, : -self.key_heads], cosine, sine)
-        return turned[:, : -self.key_heads], turned[:, -self.key_heads :], heads[:, -self.key_heads :]
+        asked, given = heads[:, : -self.key_heads], heads[:, -self.key_heads :]
+        query, key = asked[:, : -self.key_heads], asked[:, -self.key_heads :]
+        for states, norm in zip((query, key), head_norms(self.layer.self_attn), strict=False):
+            wide = states.to(torch.promote_types(states.dtype, norm.weight.dtype))
+            states.copy_(normalise(wide, norm.weight, inverse_norm(wide, epsilon(norm))))
+        if has_positions(self.layer.self_attn):
+            rotate(asked, cosine, sine)
+        return query, key, given
 
     def finished(self, hidden: Tensor, seen: Tensor) -> Tensor:
         """The states `[T, H]` behind the layer, from those before it and what was attended to."""
@@ -234,6 +252,16 @@ def epsilon(norm: Any) -> float:
     return float((norm.eps or 0.0) if isinstance(norm, nn.RMSNorm) else norm.variance_epsilon)
 
 
+def head_norms(attention: Any) -> tuple[Any, ...]:
+    """The norms of each query's and each key's own numbers; none where an architecture has none."""
+    return (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
+
+
+def has_positions(attention: Any) -> bool:
+    """Whether queries and keys are turned by their positions: in some layers of SmolLM 3 they are not."""
+    return bool(getattr(attention, "use_rope", True))
+
+
 def is_known(body: Any) -> bool:
     """Whether every part of a body is one that `Decoder` computes."""
     if type(body) not in KINDS or "forward" in vars(body):
@@ -249,11 +277,15 @@ def is_known(body: Any) -> bool:
         type(layer.self_attn) is attention
         and type(layer.mlp) is unit
         and isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation))
-        and {type(layer.input_layernorm), type(layer.post_attention_layernorm)} <= {norm, nn.RMSNorm}
+        and {type(one) for one in _norms(layer)} <= {norm, nn.RMSNorm}
         and all(type(one) is nn.Linear for one in _linear(layer))
         and all(one.bias is None for one in _linear(layer)[3:])
         for layer in body.layers
     )
+
+
+def _norms(layer: Any) -> list[Any]:
+    return [layer.input_layernorm, layer.post_attention_layernorm, *head_norms(layer.self_attn)]
 
 
 def _linear(layer: Any) -> list[Any]:

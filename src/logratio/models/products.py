@@ -223,6 +223,37 @@ class GatedUnit(torch.autograd.Function):
         return (to_states.add_(outer), to_scale, None, None, None, *found, to_down)
 
 
+class HeadNorm(torch.autograd.Function):
+    """`x / √(mean x² + ε) · scale` of each head's numbers (RMSNorm, arXiv:1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, scale: Tensor, epsilon: float, scratch: Scratch) -> Tensor:
+        """`[T, heads · D]` and `[D]` to `[T, heads · D]`."""
+        heads = HeadNorm.by_head(states, scale)
+        inverse = inverse_norm(heads, epsilon, out=scratch.small((len(heads), 1), heads))
+        ctx.save_for_backward(states, scale, inverse)
+        ctx.scratch = scratch
+        found = torch.empty_like(states)
+        found.view(heads.shape).copy_(normalise(heads, scale, inverse, out=scratch.like(heads)))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        """Gradients of states and scale."""
+        states, scale, inverse = ctx.saved_tensors
+        heads = HeadNorm.by_head(states, scale)
+        gradient = HeadNorm.by_head(outer[0], scale).clone()
+        to_heads, to_scale = through_norm(
+            *(gradient, heads, scale, inverse, ctx.scratch), scaled=ctx.needs_input_grad[1]
+        )
+        return to_heads.to(states.dtype).view_as(states), to_scale, None, None
+
+    @staticmethod
+    def by_head(states: Tensor, scale: Tensor) -> Tensor:
+        """`[T · heads, D]`, in no fewer bits than the scale has."""
+        return states.reshape(-1, len(scale)).to(torch.promote_types(states.dtype, scale.dtype))
+
+
 class AddedProduct(torch.autograd.Function):
     """`x + y Wᵀ`."""
 
@@ -288,9 +319,16 @@ def normed_gradient(
     gradient = multiply(outer[0], ctx.copies[0]).to(states.dtype)
     for one, copy in zip(outer[1:], ctx.copies[1:], strict=False):
         add_product(gradient, one, copy)
-    unit = torch.mul(states, inverse, out=ctx.scratch.like(states, 2))
-    other = ctx.scratch.like(states, 3)
-    to_scale = torch.mul(gradient, unit, out=other).sum(0) if ctx.needs_input_grad[1] else None
+    return through_norm(gradient, states, scale, inverse, ctx.scratch, scaled=ctx.needs_input_grad[1])
+
+
+def through_norm(
+    gradient: Tensor, states: Tensor, scale: Tensor, inverse: Tensor, scratch: Scratch, *, scaled: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of states and, where it is `scaled`, of the scale, from that of the normalised states."""
+    unit = torch.mul(states, inverse, out=scratch.like(states, 2))
+    other = scratch.like(states, 3)
+    to_scale = torch.mul(gradient, unit, out=other).sum(0) if scaled else None
     gradient.mul_(scale)
     mean = torch.mul(gradient, unit, out=other).mean(-1, keepdim=True)
     return gradient.sub_(unit.mul_(mean)).mul_(inverse), to_scale
