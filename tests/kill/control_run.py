@@ -11,7 +11,7 @@ def train(out):
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
-    flags = ["--env", "CartPole-v1", "--out", str(out), "--resume", "--steps", "6000"]
+    flags = ["--env", "CartPole-v1", "--out", str(out), "--resume", "--steps", "4000"]
     # What a checkpoint must hold beside weights and optimiser: environments, scales, a controller that moves.
     flags += ["--normalise-observations", "--normalise-rewards", "--penalty", "1", "--update-epochs", "4"]
     flags += ["--num-steps", "40", "--checkpoint-every", "1", "--evaluation-episodes", "2"]

@@ -1,12 +1,82 @@
-"""When a run is killed: moments that count from its first checkpoint, whatever the speed of the machine.
+"""Killing a run at moments that count from its first checkpoint, whatever the speed of the machine.
 
 A moment that counts from the start of a process falls, on a machine whose start is slow that day, before
 anything was saved; a run that was killed there is not resumed, but only begun again.
 """
 
+import multiprocessing
 import random
+import signal
 import time
 from glob import glob
+
+from logratio.runs import read_json_lines
+
+NUM_KILLS = 20
+
+
+def forks_of(*imports):
+    """Processes that are forked from one that has done the imports, so that the time goes into training."""
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(list(imports))
+    return forks
+
+
+def started(process):
+    process.start()
+    return process
+
+
+def finish(process):
+    """Wait for the end and insist that it is a good one."""
+    process.join(timeout=300)
+    assert process.exitcode == 0, process.exitcode
+
+
+def kill_and_compare(directory, begin, state_of):
+    """Kill runs at random moments, resume them, and hold what they end with against a run never killed.
+
+    Args:
+        directory: of the runs.
+        begin: starts a run in a directory, or goes on with it, as a process of its own.
+        state_of: what a run in a directory has ended with.
+
+    Returns:
+        What the run that was never killed ended with.
+    """
+    finish(begin(directory / "warm-up"))
+    process = begin(directory / "whole")
+    before = wait_for_checkpoint(directory / "whole", process.is_alive)
+    began = time.monotonic()
+    finish(process)
+    moments = Moments(before, after=time.monotonic() - began)
+    expected = state_of(directory / "whole")
+
+    kills, runs, resumed = 0, 0, 0
+    while kills < NUM_KILLS:
+        run = directory / f"killed-{runs}"
+        while kills < NUM_KILLS:
+            process = begin(run)
+            moments.wait(run, process.is_alive)
+            process.kill()
+            process.join()
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+            resumed += has_checkpoint(run)
+        finish(begin(run))
+        assert state_of(run) == expected
+        assert not list(run.rglob(".*.tmp"))
+        runs += 1
+    assert resumed > NUM_KILLS // 2, "most kills came before the first checkpoint: nothing was resumed"
+    return expected
+
+
+def timeless(run, *clocks):
+    """The metrics without what a clock measured."""
+    rows = read_json_lines(run / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in clocks} for row in rows]
 
 
 def has_checkpoint(directory):
