@@ -3,10 +3,20 @@
 import copy
 import importlib.util
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from logratio.errors import BadConfig, MissingExtra
 from logratio.models.adapters import (
@@ -21,13 +31,16 @@ from logratio.models.adapters import (
     merge_adapter,
     using,
 )
+from logratio.models.decoder import Decoder
+from logratio.models.precision import Copies
 from logratio.models.pretrained import fingerprint
+from logratio.models.products import gradients_in_place
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import Prompt
 from logratio.rollouts.sampling import sample
 from logratio.training.start import settle_layout
-from tiny import exact_llama, random_groups, tiny_llama, tiny_tokenizer
+from tiny import exact_llama, exact_of, random_groups, tiny_llama, tiny_tokenizer
 
 VOCABULARY = 50
 IDS = torch.arange(2, 40)[None]
@@ -234,6 +247,89 @@ def test_gradients_of_policy_and_critic_in_one_loss_are_those_of_two_models():
         for found, expected in pairs:
             torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
         assert max(float(expected.grad.abs().max()) for _, expected in pairs) > 1e-3
+
+
+KNOWN = {
+    "llama": lambda: exact_llama(VOCABULARY),
+    "qwen 2": lambda: exact_of(Qwen2ForCausalLM, Qwen2Config, VOCABULARY),
+    "qwen 3": lambda: exact_of(Qwen3ForCausalLM, Qwen3Config, VOCABULARY, head_dim=12),
+}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", KNOWN)
+def test_our_own_layers_compute_an_adapter_as_peft_does(name, recompute, in_place):
+    """Also where the other adapter is in use by the time of the backward pass."""
+    groups, outer = random_groups(5, vocab_size=VOCABULARY, num_answers=3), torch.randn(15).double()
+    model = trained(trained(KNOWN[name]()), CRITIC, rank=2, seed=5)
+    apart = LanguagePolicy(model, None, layout="apart", adapter=POLICY)
+    expected = apart.sequence_logprobs(apart.lay(groups))
+    (expected * outer).sum().backward()
+    gradients = [weight.grad for weight in adapter_parameters(model, POLICY)]
+    assert min(float(gradient.abs().max()) for gradient in gradients) > 1e-3
+    model.zero_grad()
+    policy = LanguagePolicy(model, None, adapter=POLICY)
+    policy.compute(recompute_activations=recompute)
+    assert policy.decoder is not None
+    found = policy.sequence_logprobs(policy.lay(groups))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    with using(model, CRITIC), gradients_in_place() if in_place else nullcontext():
+        (found * outer).sum().backward()
+    for weight, gradient in zip(adapter_parameters(model, POLICY), gradients, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-9, atol=1e-9)
+    assert all(
+        weight.grad is None
+        for place, weight in model.named_parameters()
+        if not any(weight is one for one in adapter_parameters(model, POLICY))
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_in_bf16_an_adapter_is_the_same_but_for_rounding(native, monkeypatch):
+    for module in ("precision", "segments"):
+        monkeypatch.setattr(f"logratio.models.{module}.multiplies_bf16", lambda kind="cpu": native)
+    model, groups = tiny_llama(VOCABULARY, spread=0.1), random_groups(6, vocab_size=VOCABULARY)
+    add_adapter(model, rank=4, alpha=8, seed=0)
+    with torch.no_grad():
+        for weight in adapter_parameters(model, POLICY):
+            weight.copy_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    values, gradients = {}, {}
+    for precision in ("fp32", "bf16"):
+        policy = LanguagePolicy(model, None)
+        policy.compute(precision=precision)
+        model.zero_grad()
+        found = policy.sequence_logprobs(policy.lay(groups))
+        found.sum().backward()
+        values[precision] = found.detach()
+        gradients[precision] = [weight.grad for weight in adapter_parameters(model, POLICY)]
+    assert 1e-4 < float((values["bf16"] - values["fp32"]).abs().max()) < 0.3
+    for mine, theirs in zip(gradients["bf16"], gradients["fp32"], strict=True):
+        assert mine.dtype == torch.float32
+        assert float(torch.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0)) > 0.99
+
+
+def dropping():
+    model = trained(tiny_llama(VOCABULARY))
+    model.model.layers[0].mlp.up_proj.lora_dropout[POLICY] = torch.nn.Dropout(0.1)
+    return model
+
+
+def two_at_once():
+    model = trained(trained(tiny_llama(VOCABULARY)), CRITIC)
+    model.model.layers[1].self_attn.q_proj._active_adapter = [POLICY, CRITIC]
+    return model
+
+
+def folded_in():
+    model = trained(tiny_llama(VOCABULARY))
+    model.model.layers[1].self_attn.o_proj.merge()
+    return model
+
+
+@pytest.mark.parametrize("make", [dropping, two_at_once, folded_in])
+def test_an_adapter_of_another_kind_is_left_to_peft(make):
+    assert Decoder.of(make().base_model, Copies()) is None
 
 
 @pytest.mark.parametrize("name", [POLICY, CRITIC, BASE])

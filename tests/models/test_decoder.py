@@ -23,7 +23,6 @@ from logratio.batches import AnswerGroup, Span
 from logratio.errors import BadConfig
 from logratio.models import decoder as decoder_module
 from logratio.models import segments
-from logratio.models.adapters import add_adapter
 from logratio.models.decoder import Decoder
 from logratio.models.precision import Copies
 from logratio.models.prefixes import Compacted
@@ -333,13 +332,6 @@ def test_what_is_not_known_is_left_to_its_own_forward_pass(make):
     policy = LanguagePolicy(model, None)
     with pytest.raises(BadConfig, match="cannot be computed again"):
         policy.compute(recompute_activations=True)
-
-
-def test_activations_under_an_adapter_are_not_computed_again():
-    model = tiny_llama(VOCABULARY)
-    add_adapter(model, rank=4, alpha=8, seed=0)
-    with pytest.raises(BadConfig, match="LlamaForCausalLM under an adapter cannot be computed again"):
-        LanguagePolicy(model, None).compute(recompute_activations=True)
 
 
 def test_a_subclass_of_a_layer_is_not_known():

@@ -13,7 +13,51 @@ THREE = f"{LIVE}::test_policy_critic_and_reference_on_one_base_are_three_models"
 REFERENCE = f"{FILES}::test_a_new_adapter_on_an_opened_one_has_that_model_as_its_reference"
 RESUMED = f"{COMMANDS}::test_a_run_that_lost_its_end_goes_on_bit_for_bit"
 
+OURS = f"{LIVE}::test_our_own_layers_compute_an_adapter_as_peft_does"
+
 MUTANTS = (
+    Mutant(
+        name="our own layers compute the base, whatever adapter is in use",
+        module="logratio.models.adapters",
+        old="    if linear.disable_adapters:\n        return base\n",
+        new="    if linear:\n        return base\n",
+        checks=(OURS, f"{LIVE}::test_what_is_sampled_comes_from_the_adapter_in_use"),
+    ),
+    Mutant(
+        name="our own layers compute an adapter that is off",
+        module="logratio.models.adapters",
+        old="    if linear.disable_adapters:\n        return base\n",
+        new="",
+        checks=(THREE,),
+    ),
+    Mutant(
+        name="our own layers leave out an adapter's scale",
+        module="logratio.models.adapters",
+        old="return torch.addmm(base, up, down, alpha=linear.scaling[name])",
+        new="return torch.addmm(base, up, down)",
+        checks=(OURS,),
+    ),
+    Mutant(
+        name="a layer that is computed again takes the adapter that is in use by then",
+        module="logratio.models.decoder",
+        old="        attention, output = layer.self_attn, weights[3]\n",
+        new="        weights = weights_of(layer)\n        attention, output = layer.self_attn, weights[3]\n",
+        checks=(OURS,),
+    ),
+    Mutant(
+        name="our own layers compute with the adapter in use, not with the policy's",
+        module="logratio.policies.language",
+        old="            with self.chosen():\n                return decoder.states(row, row.sources)\n",
+        new="            return decoder.states(row, row.sources)\n",
+        checks=(THREE,),
+    ),
+    Mutant(
+        name="dropout of an adapter is left out by our own layers",
+        module="logratio.models.adapters",
+        old="        and all(type(dropout) is nn.Identity for dropout in module.lora_dropout.values())\n",
+        new="",
+        checks=(f"{LIVE}::test_an_adapter_of_another_kind_is_left_to_peft",),
+    ),
     Mutant(
         name="an adapter that is off goes on computing",
         module="logratio.models.adapters",

@@ -21,7 +21,7 @@ class ComputingFlags:
     the weights, their updates and all log-probabilities stay float32."""
     recompute_activations: bool = False
     """Compute a layer's activations a second time in the backward pass rather than keep them: a quarter more
-    time, and memory that hardly grows with --row-tokens. Not under an adapter, nor for every architecture."""
+    time, and memory that hardly grows with --row-tokens. Not for every architecture."""
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the run it goes on with."""

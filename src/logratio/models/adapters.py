@@ -145,6 +145,34 @@ def using(model: Any, name: str) -> Iterator[None]:
         _switch(layers, before)
 
 
+def is_linear(module: Any) -> bool:
+    """Whether a module computes a product with `weight_of` it, and a bias, and nothing else."""
+    if not type(module).__module__.startswith("peft."):
+        return type(module) is nn.Linear
+    from peft.tuners.lora.layer import Linear
+
+    return (
+        type(module) is Linear
+        and type(module.get_base_layer()) is nn.Linear
+        and not (module.merged or module.fan_in_fan_out or module.lora_variant)
+        and not any(module.lora_bias.values())
+        and all(type(dropout) is nn.Identity for dropout in module.lora_dropout.values())
+        and (module.disable_adapters or len(module.active_adapters) == 1)
+    )
+
+
+def weight_of(linear: Any) -> torch.Tensor:
+    """`W`, or `W + (α/r)·B·A` of the adapter in use, differentiable in whatever of these is trained."""
+    if type(linear) is nn.Linear:
+        return linear.weight
+    base: torch.Tensor = linear.get_base_layer().weight
+    if linear.disable_adapters:
+        return base
+    name = linear.active_adapters[0]
+    down, up = linear.lora_A[name].weight, linear.lora_B[name].weight
+    return torch.addmm(base, up, down, alpha=linear.scaling[name])
+
+
 def merge_adapter(model: Any, name: str = POLICY) -> Any:
     """Fold an adapter into the weights, in place, and drop the others; returns the model, plain again.
 

@@ -8,6 +8,7 @@ rounding, and `training.start.settle_layout` holds them against each other befor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Q
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention, SmolLM3MLP, SmolLM3RMSNorm
 
 from logratio.batches import PackedRow
+from logratio.models.adapters import is_linear, weight_of
 from logratio.models.precision import Copies, times_few
 from logratio.models.prefixes import Compacted
 from logratio.models.products import (
@@ -92,17 +94,19 @@ class Decoder:
         common = (angles, attend, scratch)
         *layers, last = self.layers
         for layer in layers:
+            # Not within what is computed again: by the backward pass another adapter may be in use.
+            given = (layer, weights_of(layer), hidden, *common)
             if self.recompute and torch.is_grad_enabled():
-                hidden = checkpoint(
-                    self._layer, layer, hidden, *common, use_reentrant=False, preserve_rng_state=False
-                )
+                hidden = checkpoint(self._layer, *given, use_reentrant=False, preserve_rng_state=False)
             else:
-                hidden = self._layer(layer, hidden, *common)
-        return self.body.norm(self._layer(last, hidden, *common, wanted=compact.found(places)))
+                hidden = self._layer(*given)
+        found = self._layer(last, weights_of(last), hidden, *common, wanted=compact.found(places))
+        return self.body.norm(found)
 
     def _layer(
         self,
         layer: Any,
+        weights: Sequence[Tensor],
         hidden: Tensor,
         angles: tuple[Tensor, Tensor],
         attend: SegmentAttention,
@@ -110,11 +114,8 @@ class Decoder:
         wanted: Tensor | None = None,
     ) -> Tensor:
         """States `[t, H]` behind a layer, or `[N, H]` behind its `wanted` tokens alone."""
-        attention, unit = layer.self_attn, layer.mlp
-        products = self._normed_products(
-            hidden, layer.input_layernorm, scratch, attention.q_proj, attention.k_proj, attention.v_proj
-        )
-        *asked, given = products
+        attention, output = layer.self_attn, weights[3]
+        *asked, given = self._normed_products(hidden, layer, weights[:3], scratch)
         if norms := head_norms(attention):
             asked = [
                 applied(HeadNorm, one, own.weight, epsilon(own), scratch)
@@ -125,19 +126,16 @@ class Decoder:
         seen = attend(*(states.unflatten(-1, (-1, attention.head_dim)) for states in (*asked, given)))
         if wanted is not None:
             hidden, seen = hidden[wanted], seen[wanted]
-        output = attention.o_proj.weight
         hidden = applied(AddedProduct, hidden, seen, self.copies.of(output), output)
-        norm = layer.post_attention_layernorm
-        weights = [unit.gate_proj.weight, unit.up_proj.weight, unit.down_proj.weight]
-        copies = [self.copies.of(weight) for weight in weights]
-        return applied(GatedUnit, hidden, norm.weight, epsilon(norm), scratch, copies, *weights)
+        norm, unit = layer.post_attention_layernorm, weights[4:]
+        copies = [self.copies.of(weight) for weight in unit]
+        return applied(GatedUnit, hidden, norm.weight, epsilon(norm), scratch, copies, *unit)
 
     def _normed_products(
-        self, hidden: Tensor, norm: Any, scratch: Scratch, *linear: nn.Linear
+        self, hidden: Tensor, layer: Any, weights: Sequence[Tensor], scratch: Scratch
     ) -> tuple[Tensor, ...]:
-        weights = [one.weight for one in linear]
-        copies = [self.copies.of(weight) for weight in weights]
-        biases = [one.bias for one in linear]
+        norm, copies = layer.input_layernorm, [self.copies.of(weight) for weight in weights]
+        biases = [one.bias for one in _linear(layer)[:3]]
         return applied(NormedProducts, hidden, norm.weight, epsilon(norm), scratch, copies, *weights, *biases)
 
 
@@ -161,16 +159,15 @@ class JointLayer:
     @classmethod
     def of(cls, layer: Any, copies: Copies) -> JointLayer:
         """Join a layer's weights as they are now."""
-        attention, unit = layer.self_attn, layer.mlp
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        biases = [one.bias.detach() for one in projections if one.bias is not None]
+        biases = [one.bias.detach() for one in _linear(layer)[:3] if one.bias is not None]
+        weights = [copies.widened(weight) for weight in weights_of(layer)]
         return cls(
             layer=layer,
-            attention=torch.cat([copies.widened(one.weight) for one in projections]),
+            attention=torch.cat(weights[:3]),
             bias=torch.cat(biases) if biases else None,
-            output=copies.widened(attention.o_proj.weight),
-            unit=torch.cat([copies.widened(one.weight) for one in (unit.gate_proj, unit.up_proj)]),
-            down=copies.widened(unit.down_proj.weight),
+            output=weights[3],
+            unit=torch.cat(weights[4:6]),
+            down=weights[6],
         )
 
     @property
@@ -252,6 +249,11 @@ def epsilon(norm: Any) -> float:
     return float((norm.eps or 0.0) if isinstance(norm, nn.RMSNorm) else norm.variance_epsilon)
 
 
+def weights_of(layer: Any) -> list[Tensor]:
+    """The weights that a layer computes with now: of queries, keys, values, output, gate, up and down."""
+    return [weight_of(one) for one in _linear(layer)]
+
+
 def head_norms(attention: Any) -> tuple[Any, ...]:
     """The norms of each query's and each key's own numbers; none where an architecture has none."""
     return (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
@@ -269,7 +271,8 @@ def is_known(body: Any) -> bool:
     attention, unit, norm = KINDS[type(body)]
     config = body.config
     plain = (
-        config.rope_parameters.get("rope_type") in ROPES
+        type(body.embed_tokens) is nn.Embedding
+        and config.rope_parameters.get("rope_type") in ROPES
         and not getattr(config, "sliding_window", None)
         and not getattr(config, "attention_dropout", 0.0)
     )
@@ -278,7 +281,7 @@ def is_known(body: Any) -> bool:
         and type(layer.mlp) is unit
         and isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation))
         and {type(one) for one in _norms(layer)} <= {norm, nn.RMSNorm}
-        and all(type(one) is nn.Linear for one in _linear(layer))
+        and all(is_linear(one) for one in _linear(layer))
         and all(one.bias is None for one in _linear(layer)[3:])
         for layer in body.layers
     )

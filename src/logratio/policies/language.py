@@ -80,7 +80,8 @@ class LanguagePolicy(Reader):
     def states(self, row: PackedRow) -> Tensor:
         """The hidden states that predict the answer tokens: `[N, H]`, differentiable."""
         if row.spans and (decoder := self.decoder) is not None:
-            return decoder.states(row, row.sources)
+            with self.chosen():
+                return decoder.states(row, row.sources)
         layout: dict[str, Any] = {}
         if row.attention_mask is not None:
             layout = {

@@ -10,7 +10,6 @@ import torch
 
 from logratio.batches import AnswerGroup, Precision, TokenIds
 from logratio.errors import BadConfig
-from logratio.models.adapters import adapter_names
 from logratio.models.attention import attend_by_block
 from logratio.models.decoder import Decoder
 from logratio.models.packing import Layout, assign_rows
@@ -98,14 +97,13 @@ class Reader:
             recompute_activations: whether the backward pass computes them again rather than keep them.
 
         Raises:
-            BadConfig: activations of this architecture, or under an adapter, cannot be computed again.
+            BadConfig: activations of this architecture cannot be computed again.
         """
         self.copies = Copies(precision)
         self.recompute_activations = recompute_activations
         if recompute_activations and self.decoder is None:
-            under = " under an adapter" if adapter_names(self.model) else ""
             raise BadConfig(
-                f"activations of a {type(self.model).__name__}{under} cannot be computed again here",
+                f"activations of a {type(self.model).__name__} cannot be computed again here",
                 where="--recompute-activations",
                 action="leave it out, and lower --row-tokens for less memory",
             )
