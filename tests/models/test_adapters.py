@@ -285,6 +285,20 @@ def test_our_own_layers_compute_an_adapter_as_peft_does(name, recompute, in_plac
     )
 
 
+def test_a_layer_that_an_adapter_leaves_out_is_the_base():
+    model = trained(exact_llama(VOCABULARY))
+    layer = model.model.layers[1].mlp.gate_proj
+    model.model.layers[1].mlp.gate_proj = layer.get_base_layer()
+    other = model.model.layers[0].mlp.gate_proj
+    del other.lora_A[POLICY], other.lora_B[POLICY]
+    groups = random_groups(5, vocab_size=VOCABULARY)
+    apart, policy = LanguagePolicy(model, None, layout="apart"), LanguagePolicy(model, None)
+    assert policy.decoder is not None
+    with torch.no_grad():
+        found, expected = (one.sequence_logprobs(one.lay(groups)) for one in (policy, apart))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_in_bf16_an_adapter_is_the_same_but_for_rounding(native, monkeypatch):
     for module in ("precision", "segments"):
@@ -327,7 +341,15 @@ def folded_in():
     return model
 
 
-@pytest.mark.parametrize("make", [dropping, two_at_once, folded_in])
+def on_few_bits():
+    """In float32 itself, as peft's own functions make an adapter of a model in bfloat16."""
+    model = trained(tiny_llama(VOCABULARY, dtype=torch.bfloat16))
+    for weight in adapter_parameters(model, POLICY):
+        weight.data = weight.data.float()
+    return model
+
+
+@pytest.mark.parametrize("make", [dropping, two_at_once, folded_in, on_few_bits])
 def test_an_adapter_of_another_kind_is_left_to_peft(make):
     assert Decoder.of(make().base_model, Copies()) is None
 

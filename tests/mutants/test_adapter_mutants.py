@@ -19,15 +19,15 @@ MUTANTS = (
     Mutant(
         name="our own layers compute the base, whatever adapter is in use",
         module="logratio.models.adapters",
-        old="    if linear.disable_adapters:\n        return base\n",
-        new="    if linear:\n        return base\n",
+        old="    if linear.disable_adapters or (name := linear.active_adapters[0]) not in linear.lora_A:\n",
+        new="    if (name := linear.active_adapters[0]) is not None:\n",
         checks=(OURS, f"{LIVE}::test_what_is_sampled_comes_from_the_adapter_in_use"),
     ),
     Mutant(
         name="our own layers compute an adapter that is off",
         module="logratio.models.adapters",
-        old="    if linear.disable_adapters:\n        return base\n",
-        new="",
+        old="    if linear.disable_adapters or (name := linear.active_adapters[0]) not in linear.lora_A:\n",
+        new="    if (name := linear.active_adapters[0]) not in linear.lora_A:\n",
         checks=(THREE,),
     ),
     Mutant(

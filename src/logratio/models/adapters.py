@@ -157,6 +157,7 @@ def is_linear(module: Any) -> bool:
         and not (module.merged or module.fan_in_fan_out or module.lora_variant)
         and not any(module.lora_bias.values())
         and all(type(dropout) is nn.Identity for dropout in module.lora_dropout.values())
+        and all(low.weight.dtype == module.weight.dtype for low in module.lora_A.values())
         and (module.disable_adapters or len(module.active_adapters) == 1)
     )
 
@@ -166,9 +167,8 @@ def weight_of(linear: Any) -> torch.Tensor:
     if type(linear) is nn.Linear:
         return linear.weight
     base: torch.Tensor = linear.get_base_layer().weight
-    if linear.disable_adapters:
+    if linear.disable_adapters or (name := linear.active_adapters[0]) not in linear.lora_A:
         return base
-    name = linear.active_adapters[0]
     down, up = linear.lora_A[name].weight, linear.lora_B[name].weight
     return torch.addmm(base, up, down, alpha=linear.scaling[name])
 
