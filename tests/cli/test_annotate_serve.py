@@ -137,6 +137,24 @@ def test_a_second_server_on_a_store_is_refused_and_leaves_the_first_ones_links(p
     end(served)
 
 
+def test_a_keyboard_interrupt_as_soon_as_the_links_are_shown_ends_in_order(place, monkeypatch, capsys):
+    shown = []
+
+    def show_and_interrupt(links, **_):
+        shown.append(links)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("logratio.cli.annotate_serve.show_links", show_and_interrupt)
+    try:
+        status = run(arguments(place))
+    except KeyboardInterrupt:
+        pytest.fail("nothing was there yet that ends the server in order")
+    assert status == 0
+    assert len(shown) == 1
+    assert "ended: 0 verdicts stand" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_keyboard_interrupt_while_a_request_is_under_way_ends_all_the_same(place, forks):
     served = start(forks, place / "out", **arguments(place).__dict__)
     with socket.create_connection(("127.0.0.1", served.port)) as slow:

@@ -10,7 +10,18 @@ AGREEMENT = "annotate/test_agreement.py::test_"
 QUALITY = "annotate/test_quality.py::test_"
 SECURITY = "annotate/test_security.py::test_"
 
+SERVE = "cli/test_annotate_serve.py::test_"
+
 MUTANTS = (
+    # --- the course of a server ------------------------------------------------------------------------
+    Mutant(
+        name="Ctrl-C in the moment after the links were shown is a fault",
+        module="logratio.cli.annotate_serve",
+        old="    with log_to(log_path(arguments.store)), ending_on_signals(server) as received:\n",
+        new="    show_links(links, owner=owner_token, arguments=arguments)\n"
+        "    with log_to(log_path(arguments.store)), ending_on_signals(server) as received:\n",
+        checks=(SERVE + "a_keyboard_interrupt_as_soon_as_the_links_are_shown_ends_in_order",),
+    ),
     # --- who judges which pair -------------------------------------------------------------------------
     Mutant(
         name="a place that is kept for one person is given to another",

@@ -263,15 +263,12 @@ def listen(
     )
     address = f"http://{_authority('127.0.0.1' if loopback else arguments.host)}:{port}"
     links = {name: f"{address}/?t={token}" for name, token in give_tokens(store, names).items()}
-    show_links(links, owner=f"{address}/?t={owner_token}", arguments=arguments)
     server = make_server(app)
-    with (
-        log_to(log_path(arguments.store)),
-        ending_on_signals(server) as received,
-        watch,
-        opened(next(iter(links.values())), wanted=arguments.open),
-    ):
-        serve(server, sockets)
+    with log_to(log_path(arguments.store)), ending_on_signals(server) as received:
+        # Not before Ctrl-C does what is said of it here.
+        show_links(links, owner=f"{address}/?t={owner_token}", arguments=arguments)
+        with watch, opened(next(iter(links.values())), wanted=arguments.open):
+            serve(server, sockets)
     print(farewell(store, queue, names, arguments.store), flush=True)
     # Ctrl-C is how this command is meant to end.
     return 128 + signal.SIGTERM if signal.SIGTERM in received else 0
