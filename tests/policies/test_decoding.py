@@ -30,7 +30,7 @@ from logratio.policies.grid import Grid, PlaceSize
 from logratio.policies.kv_cache import DecodingState
 from logratio.policies.rereading import RereadRows, find_difference, has_cache_to_trust
 from logratio.policies.sampling_config import SamplingConfig
-from tiny import exact_llama, exact_of, tiny_llama
+from tiny import SIZES, exact_llama, exact_of, tiny_llama
 
 VOCABULARY = 60
 STOPS = frozenset({3, 4})
@@ -263,32 +263,14 @@ def gpt2():
 def sliding():
     """A window shorter than the answers: the cache forgets, and padding cannot be trimmed."""
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=6,
-        initializer_range=0.3,
-    )
+    config = MistralConfig(vocab_size=VOCABULARY, **SIZES, sliding_window=6)
     return MistralForCausalLM(config)
 
 
 def hybrid():
     """Short convolutions between layers of attention: padding must not enter what they keep."""
     torch.manual_seed(0)
-    config = Lfm2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        layer_types=["conv", "full_attention"],
-        initializer_range=0.3,
-    )
+    config = Lfm2Config(vocab_size=VOCABULARY, **SIZES, layer_types=["conv", "full_attention"])
     return Lfm2ForCausalLM(config)
 
 
