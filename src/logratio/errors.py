@@ -77,6 +77,10 @@ class IdenticalPair(DataFault):
     """Chosen and rejected are the same answer."""
 
 
+class Tie(DataFault):
+    """Neither answer is preferred, where one must be."""
+
+
 class ContradictoryLabels(DataFault):
     """A over B and B over A, with no majority for either."""
 

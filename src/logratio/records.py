@@ -152,6 +152,8 @@ class Comparison:
     """The other answer."""
     source: str = ""
     """Where it was read: `file:line`."""
+    tie: bool = False
+    """Whether neither is preferred: `chosen` and `rejected` are then only two answers."""
 
     def swap(self) -> Comparison:
         """The same pair with the label turned round."""
@@ -168,6 +170,8 @@ class Comparison:
             "chosen": self.chosen.text,
             "rejected": self.rejected.text,
         }
+        if self.tie:
+            row["tie"] = True
         if self.chosen.token_ids is not None and self.rejected.token_ids is not None:
             row["chosen_completion"] = self.chosen.to_json()
             row["rejected_completion"] = self.rejected.to_json()

@@ -1,6 +1,7 @@
 """The DPO trainer against values known exactly."""
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -28,6 +29,7 @@ PAIR = PairLogprobs(
     ),
     torch.tensor([1, 5, 2, 40]),
     torch.tensor([1, 12, 9, 31]),
+    torch.ones(4, dtype=torch.float64),
 )
 GOLDEN = {
     "dpo": ({}, [0.6931471806, 0.3132616875, 0.1269280110, 1.0766366959]),
@@ -59,7 +61,7 @@ def test_orpo_through_the_trainers_table():
 
 
 def test_the_loss_at_the_reference_is_what_the_loss_gives_there():
-    same = PairLogprobs(PAIR.chosen, PAIR.rejected, PAIR.chosen, PAIR.rejected, *([PAIR.chosen_lengths] * 2))
+    same = replace(PAIR, reference_chosen=PAIR.chosen, reference_rejected=PAIR.rejected)
     for loss in get_args(Loss):
         weight = 1.0 if loss in ("simpo", "orpo", "dpop", "dpo-nll") else 0.0
         config = DPOConfig(loss=loss, loss_weight=weight)

@@ -61,6 +61,14 @@ def test_sft_then_dpo_from_its_run_directory(tmp_path, start, data, capsys):
     AutoModelForCausalLM.from_pretrained(run.model_path)
 
 
+@pytest.mark.parametrize("kind", ["sft", "dpo", "reward"])
+def test_one_pass_is_one_epoch(tmp_path, start, data, kind):
+    flags = ["--data", data, "--model", start, "--held-out", "0", "--limit", "7", "--epochs", "2"]
+    assert train(kind, *flags, "--out", tmp_path / "run") == 0
+    epochs = [row["epoch"] for row in RunDirectory(tmp_path / "run").metrics]
+    assert epochs == pytest.approx([4 / 7, 1.0, 11 / 7, 2.0])
+
+
 def test_a_finished_run_is_not_overwritten_and_can_be_resumed_to_nothing_more(tmp_path, start, data, capsys):
     flags = ["--data", data, "--model", start, "--out", tmp_path / "run"]
     assert train("dpo", *flags) == 0

@@ -49,8 +49,6 @@ def test_a_margin_is_a_number_where_it_reads_as_one(text, value):
 @pytest.mark.parametrize(
     ("row", "margin", "fault"),
     [
-        ({"tie": "yes"}, "0", WrongType),
-        ({"tie": None}, "0", WrongType),
         ({"sure": "very"}, "sure", WrongType),
         ({"sure": True}, "sure", WrongType),
         ({"sure": -1}, "sure", WrongType),

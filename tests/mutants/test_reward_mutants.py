@@ -181,9 +181,9 @@ MUTANTS = (
     ),
     Mutant(
         name="two ties in different orders contradict each other and are left out",
-        module="logratio.cli.train_reward",
-        old="votes = [comparison for comparison in readable if not grades[comparison.source].tie]",
-        new="votes, ties = readable, []",
+        module="logratio.data.checks",
+        old="    pairs = [pair for pair in pairs if not pair[0].tie]\n",
+        new="    ties = []\n",
         checks=("cli/test_train_reward.py::test_a_tie_that_cannot_be_used_is_counted",),
     ),
     Mutant(

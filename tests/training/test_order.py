@@ -1,9 +1,10 @@
 """The data's order."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logratio.training.order import batch_indices, num_updates
+from logratio.training.order import batch_indices, epochs_done, num_updates
 
 
 @settings(derandomize=True, deadline=None)
@@ -38,3 +39,16 @@ def test_passes_and_seeds_differ_and_repeat():
 def test_half_passes():
     assert num_updates(80, batch_size=8, epochs=1.5) == 15
     assert num_updates(3, batch_size=8, epochs=0.1) == 1
+
+
+@pytest.mark.parametrize("num_examples", [1, 7, 8, 9])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 8, 1000])
+def test_epochs_are_examples_seen_over_their_number(num_examples, batch_size):
+    seen = 0
+    for step in range(20):
+        seen += len(batch_indices(step, num_examples=num_examples, batch_size=batch_size, seed=0))
+        done = epochs_done(step + 1, num_examples=num_examples, batch_size=batch_size)
+        assert done == pytest.approx(seen / num_examples, abs=1e-12)
+        # A whole pass is a whole number, whatever its last batch held.
+        if seen % num_examples == 0:
+            assert done == seen // num_examples

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow
+from logratio.data.encoding import EncodedPair
 from logratio.errors import BadConfig
 from logratio.models.pretrained import fingerprint
 from logratio.objectives import dpo
@@ -36,7 +37,11 @@ Loss = Literal[
     "dpo-nll",
     "apo-zero",
 ]
+TIE = 0.5
+"""The preference of a tie: half a label for each side."""
 SMOOTHED = ("dpo", "robust")
+INDIFFERENT = ("apo-zero",)
+"""Losses of which a tie has no gradient: that of one order is the other's turned round."""
 WEIGHTED = {"simpo": "the margin γ", "orpo": "λ", "dpop": "λ", "dpo-nll": "α"}
 
 
@@ -85,10 +90,24 @@ class PairLogprobs:
     reference_rejected: Tensor
     chosen_lengths: Tensor
     rejected_lengths: Tensor
+    preference: Tensor
+    """Probability that chosen is preferred: 1, or ½ for a tie."""
+
+    def swap(self) -> PairLogprobs:
+        """The same pairs in the other order."""
+        return PairLogprobs(
+            *(self.rejected, self.chosen, self.reference_rejected, self.reference_chosen),
+            *(self.rejected_lengths, self.chosen_lengths, 1 - self.preference),
+        )
 
 
 def train_dpo(
-    policy: LanguagePolicy, groups: Sequence[AnswerGroup], config: DPOConfig, run: RunDirectory
+    policy: LanguagePolicy,
+    groups: Sequence[AnswerGroup],
+    config: DPOConfig,
+    run: RunDirectory,
+    *,
+    preferences: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Raise the log-ratio to the reference of chosen answers over that of rejected ones.
 
@@ -101,6 +120,8 @@ def train_dpo(
         groups: prompts with two answers each, chosen first.
         config: settings.
         run: the run directory, which holds checkpoints to go on from where there are any.
+        preferences: for each group the probability that its first answer is preferred, ½ for a tie; 1 for
+            all without it. The loss is then `p L(w, l) + (1 − p) L(l, w)`, whichever loss L is configured.
 
     Returns:
         The run's summary.
@@ -118,6 +139,7 @@ def train_dpo(
         policy, groups, run.path, model_hash=model_hash, row_tokens=config.row_tokens
     )
     reference_hash = hash_reference(policy, reference)
+    labels = torch.ones(len(groups)) if preferences is None else torch.tensor(preferences)
     longest = max(group.num_tokens for group in groups)
     with Session(policy.model, config, run, stage="dpo", num_examples=len(groups), unit="pairs") as session:
         session.held(layout_law)
@@ -129,7 +151,7 @@ def train_dpo(
                 for part, rows in policy.rows(batch, max_tokens=config.row_tokens):
                     logprobs = policy.sequence_logprobs(rows)
                     numbers = [examples[place] for place in part]
-                    pair = gather_pairs(logprobs, reference[numbers], rows)
+                    pair = gather_pairs(logprobs, reference[numbers], rows, labels[numbers])
                     share = pair_losses(pair, config).sum() / len(batch)
                     share.backward()
                     order += numbers
@@ -152,16 +174,35 @@ def hash_reference(policy: LanguagePolicy, logprobs: Tensor) -> str:
     return hash_tensor(logprobs) + fingerprint(policy.model, trainable=False)
 
 
-def gather_pairs(logprobs: Tensor, reference: Tensor, rows: Sequence[PackedRow]) -> PairLogprobs:
+def group_pairs(pairs: Sequence[EncodedPair]) -> tuple[list[AnswerGroup], list[float]]:
+    """Comparisons as prompts with two answers, and for each the probability that the first is preferred."""
+    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+    return groups, [TIE if pair.comparison.tie else 1.0 for pair in pairs]
+
+
+def gather_pairs(
+    logprobs: Tensor, reference: Tensor, rows: Sequence[PackedRow], preferences: Tensor
+) -> PairLogprobs:
     """Lay `[2·pairs]` log-probabilities, chosen and rejected in turn, beside the reference's `[pairs, 2]`."""
     policy = logprobs.reshape(-1, 2)
     before = reference.to(policy)
     lengths = answer_lengths(rows).reshape(-1, 2)
-    return PairLogprobs(policy[:, 0], policy[:, 1], before[:, 0], before[:, 1], lengths[:, 0], lengths[:, 1])
+    return PairLogprobs(
+        *(policy[:, 0], policy[:, 1], before[:, 0], before[:, 1]),
+        *(lengths[:, 0], lengths[:, 1], preferences.to(policy)),
+    )
 
 
-def pair_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:  # noqa: C901 - a table of losses
-    """The configured loss of every pair: `[pairs]`."""
+def pair_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:
+    """`p L(w, l) + (1 − p) L(l, w)` of every pair, p its preference: `[pairs]`."""
+    losses = ordered_losses(pair, config)
+    if bool((pair.preference == 1).all()):
+        return losses
+    return pair.preference * losses + (1 - pair.preference) * ordered_losses(pair.swap(), config)
+
+
+def ordered_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:  # noqa: C901 - a table of losses
+    """The configured loss L(w, l) of every pair, its first answer taken to be preferred: `[pairs]`."""
     policy = (pair.chosen, pair.rejected)
     four = (*policy, pair.reference_chosen, pair.reference_rejected)
     lengths = {"chosen_lengths": pair.chosen_lengths, "rejected_lengths": pair.rejected_lengths}
@@ -228,13 +269,17 @@ def check_batch(
             session.held(laws.step_zero_loss_is(expected, losses, step=step, tolerance=limits.loss))
 
 
-def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str, float]:
-    """The metrics of an update: means over its pairs, with ties as half an agreement."""
+def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str, float | None]:
+    """The metrics of an update: means over its decided pairs, the loss over all.
+
+    A margin of 0 is half an agreement. A pair that is a tie has no preferred answer, and says nothing of
+    any of these but the loss; where all are ties they are `None`.
+    """
+    decided = pair.preference != TIE
     chosen = dpo.implicit_rewards(pair.chosen, pair.reference_chosen, beta=config.beta)
     rejected = dpo.implicit_rewards(pair.rejected, pair.reference_rejected, beta=config.beta)
     margin = chosen - rejected
     values = {
-        "loss": losses,
         "margin": margin,
         "chosen_reward": chosen,
         "rejected_reward": rejected,
@@ -243,5 +288,13 @@ def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str
         "chosen_logprob": pair.chosen,
         "rejected_logprob": pair.rejected,
     }
-    means = {name: float(value.double().mean()) for name, value in values.items()}
-    return means | {"tokens": float((pair.chosen_lengths + pair.rejected_lengths).sum())}
+    means = {
+        name: float(value[decided].double().mean()) if decided.any() else None
+        for name, value in values.items()
+    }
+    whole = {
+        "loss": float(losses.double().mean()),
+        "tokens": float((pair.chosen_lengths + pair.rejected_lengths).sum()),
+    }
+    ties = {} if decided.all() else {"ties": float((~decided).sum())}
+    return whole | means | ties

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from logratio.data.checks import CheckReport, check_comparisons, count_rows
+from logratio.data.checks import CheckReport, check_comparisons, count_rows, count_ties
 from logratio.data.formats import UnusableRow, read_comparisons
 from logratio.runs import write_json
 
@@ -93,6 +93,9 @@ def describe(report: CheckReport, *, few: int | None) -> Iterator[str]:
     for name, rows in report.unusable_by_fault().items():
         yield f"\n{name}: {len(rows)}"
         yield from _places(rows, few)
+    if report.ties:
+        yield f"\n{count_ties(len(report.ties))}"
+        yield from _more([f"  {source}" for source in report.ties], few)
     for title, groups in (
         ("several equal votes on one pair", report.duplicates),
         ("votes for both answers of one pair", report.contradictions),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from logratio import __version__
-from logratio.algorithms.dpo import train_dpo
+from logratio.algorithms.dpo import group_pairs, train_dpo
 from logratio.algorithms.sft import train_sft
 from logratio.batches import AnswerGroup
 from logratio.cli.evaluate import judge_columns
@@ -237,7 +237,9 @@ def label(bench: Bench, key: str) -> str:
 def fine_tune(bench: Bench, key: str) -> str:
     """SFT on the preferred answers, from the starting model."""
     data = read_pairs(bench)
-    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in data.usable]
+    groups = [
+        AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in data.usable if not pair.comparison.tie
+    ]
     policy = bench.policy(START)
     with begin(bench, SFT, bench.settings.sft, policy, data, key) as run:
         summary = train_sft(policy, groups, bench.settings.sft, run)
@@ -247,10 +249,10 @@ def fine_tune(bench: Bench, key: str) -> str:
 def optimise(bench: Bench, key: str) -> str:
     """DPO on the pairs, from the fine-tuned model, which is its reference."""
     data = read_pairs(bench)
-    groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in data.usable]
+    groups, preferences = group_pairs(data.usable)
     policy = bench.policy(SFT)
     with begin(bench, DPO, bench.settings.dpo, policy, data, key) as run:
-        summary = train_dpo(policy, groups, bench.settings.dpo, run)
+        summary = train_dpo(policy, groups, bench.settings.dpo, run, preferences=preferences)
         return finish(bench, DPO, policy, run, summary)
 
 

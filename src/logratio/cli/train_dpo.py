@@ -6,7 +6,8 @@ r"""Direct preference optimisation: raise the log-ratio of chosen over rejected 
 
 The reference is the model that training starts from: its log-probabilities are computed once, before the
 first update. The first loss is ln 2 = 0.6931, or the run stops and says why. Public comparisons whose answers
-the model would not write itself want `logratio train sft` first.
+the model would not write itself want `logratio train sft` first. A row with "tie": true is half a label for
+each side: its loss is the mean of the losses of both orders.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Annotated
 
 import tyro
 
-from logratio.algorithms.dpo import DPOConfig, train_dpo
-from logratio.batches import AnswerGroup
+from logratio.algorithms.dpo import INDIFFERENT, DPOConfig, group_pairs, train_dpo
 from logratio.cli.training import (
     TrainingFlags,
     begin_run,
     check_end_tokens,
     finish_run,
+    leave_out_ties,
     load_policy,
     read_pairs,
     split_pairs,
@@ -41,12 +42,15 @@ def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
     config = arguments.training
     report = read_pairs(arguments)
+    if config.loss in INDIFFERENT:
+        why = f"the loss {config.loss!r} of a tie is constant"
+        report = leave_out_ties(report, arguments.data, why=why)
     with begin_run(arguments, config, command="dpo") as directory:
         pairs = split_pairs(arguments, report, directory, seed=config.seed)
         policy = load_policy(arguments, directory, seed=config.seed)
-        groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+        groups, preferences = group_pairs(pairs)
         check_end_tokens(policy, pairs, groups)
-        summary = train_dpo(policy, groups, config, directory)
+        summary = train_dpo(policy, groups, config, directory, preferences=preferences)
         hints = [
             f"report:  logratio report {arguments.out}",
             f"next:    logratio evaluate --policy {arguments.out} --reference {arguments.model} "

@@ -33,10 +33,9 @@ from logratio.cli.training import (
     split_pairs,
 )
 from logratio.data.checks import CheckReport, check_comparisons
-from logratio.data.encoding import EncodedPair, encode_comparison
-from logratio.data.formats import ReadResult, UnusableRow, read_comparisons
+from logratio.data.encoding import EncodedPair
+from logratio.data.formats import read_comparisons
 from logratio.data.grades import Grade, read_grades
-from logratio.errors import DataFault
 from logratio.evaluation.reward_model import (
     JudgedPair,
     RewardModelReport,
@@ -48,7 +47,6 @@ from logratio.evaluation.summary import align
 from logratio.evaluation.verdict import percent
 from logratio.models.tokenisation import stop_token_ids
 from logratio.policies.scorer import Scorer, as_read, gather_answers
-from logratio.records import Comparison
 from logratio.runs import RunDirectory, write_json, write_json_lines
 from logratio.training.laws import end_token_carries_loss
 
@@ -110,7 +108,7 @@ def train_and_judge(
 
 
 def read_labels(flags: Arguments) -> Labels:
-    """Read, check and tokenise the comparisons; ties are set apart from votes while those are compared.
+    """Read, check and tokenise the comparisons.
 
     Raises:
         DataFault: the file cannot be trained on, with the reasons; or a further column is not as it must be.
@@ -128,35 +126,11 @@ def read_labels(flags: Arguments) -> Labels:
         )
         for comparison in result.comparisons
     ]
-    ties = [comparison for comparison in readable if grades[comparison.source].tie]
-    votes = [comparison for comparison in readable if not grades[comparison.source].tie]
-    report = check_comparisons(
-        ReadResult(comparisons=votes, unusable=result.unusable), tokenizer, max_length=flags.max_length
-    )
-    # Two ties of one pair in different orders would count as votes that contradict each other.
-    report = add_ties(report, ties, tokenizer, max_length=flags.max_length)
+    report = check_comparisons(replace(result, comparisons=readable), tokenizer, max_length=flags.max_length)
     print(report.summary(), file=sys.stderr)
     ensure_trainable(report, flags.data)
+    votes = [comparison for comparison in readable if not comparison.tie]
     return Labels(report=report, grades=grades, agreement=label_agreement(votes))
-
-
-def add_ties(
-    report: CheckReport, ties: Sequence[Comparison], tokenizer: Any, *, max_length: int
-) -> CheckReport:
-    """The report with rows that are ties, usable or not, behind the votes."""
-    usable: list[EncodedPair] = []
-    unusable: list[UnusableRow] = []
-    for comparison in ties:
-        try:
-            usable.append(encode_comparison(tokenizer, comparison, max_length=max_length))
-        except DataFault as fault:
-            unusable.append(UnusableRow.of(fault, source=comparison.source))
-    return replace(
-        report,
-        unusable=[*report.unusable, *unusable],
-        comparisons=[*report.comparisons, *(pair.comparison for pair in usable)],
-        usable=[*report.usable, *usable],
-    )
 
 
 def write_held_out(

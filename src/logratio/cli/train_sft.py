@@ -4,7 +4,8 @@
     logratio train dpo --data comparisons.jsonl --model runs/sft --out runs/dpo
 
 The loss is the negative log-likelihood of the chosen answer's tokens, its end token included; the prompt
-carries none. Rows that cannot be used are counted by reason and left out; `logratio check` lists them.
+carries none. Rows that cannot be used are counted by reason and left out, and so are rows with "tie": true,
+which have no preferred answer; `logratio check` lists them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from logratio.cli.training import (
     begin_run,
     check_end_tokens,
     finish_run,
+    leave_out_ties,
     load_policy,
     read_pairs,
     split_pairs,
@@ -38,7 +40,7 @@ class Arguments(TrainingFlags):
 def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
     config = arguments.training
-    report = read_pairs(arguments)
+    report = leave_out_ties(read_pairs(arguments), arguments.data, why="SFT trains on the preferred answer")
     with begin_run(arguments, config, command="sft") as directory:
         pairs = split_pairs(arguments, report, directory, seed=config.seed)
         policy = load_policy(arguments, directory, seed=config.seed)

@@ -13,7 +13,7 @@ import tyro
 from logratio import __version__
 from logratio.cli.computing import ComputingFlags, compute_as
 from logratio.cli.lora import LoraFlags, lay_adapter
-from logratio.data.checks import CheckReport, check_comparisons
+from logratio.data.checks import CheckReport, check_comparisons, without_ties
 from logratio.data.encoding import EncodedPair
 from logratio.data.formats import read_comparisons
 from logratio.data.reading import read_judge
@@ -84,6 +84,25 @@ def ensure_trainable(report: CheckReport, path: Path) -> None:
             where=str(path),
             action=f"`logratio check --data {path}` lists every row",
         )
+
+
+def leave_out_ties(report: CheckReport, path: Path, *, why: str) -> CheckReport:
+    """The pairs that have a preferred answer; how many have none is said.
+
+    Raises:
+        TooFewLabels: none has.
+    """
+    num_ties = len(report.ties)
+    report = without_ties(report)
+    if not report.num_usable:
+        raise TooFewLabels(
+            f"all {num_ties} usable rows are ties: {why}",
+            where=str(path),
+            action="give comparisons that somebody decided",
+        )
+    if num_ties:
+        print(f"data: {num_ties} ties left out, {report.num_usable} pairs kept: {why}", file=sys.stderr)
+    return report
 
 
 def resolve_model(name: str) -> str:

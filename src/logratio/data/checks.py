@@ -14,7 +14,7 @@ from logratio.data.encoding import EncodedPair, encode_comparison
 from logratio.data.formats import ReadResult, UnusableRow
 from logratio.data.labels import LabelReport, compare_labels
 from logratio.data.lengths import LengthBias, length_bias, quantiles
-from logratio.errors import BadConfig, BoundaryMismatch, ContradictoryLabels, DataFault
+from logratio.errors import BadConfig, BoundaryMismatch, ContradictoryLabels, DataFault, Tie
 from logratio.models.tokenisation import Tokenizer, end_token_id
 from logratio.records import Comparison
 
@@ -68,6 +68,11 @@ class CheckReport:
         return len(self.comparisons)
 
     @property
+    def ties(self) -> list[str]:
+        """Places of the usable rows in which neither answer is preferred."""
+        return [comparison.source for comparison in self.comparisons if comparison.tie]
+
+    @property
     def refuses_training(self) -> bool:
         """Whether training must not begin."""
         return bool(self.reasons)
@@ -92,6 +97,7 @@ class CheckReport:
         return "\n".join(
             [
                 f"data: {count_rows(self.unusable, self.num_rows)}",
+                *([f"data: {count_ties(len(self.ties))}"] if self.ties else []),
                 *(f"data: {line}" for line in self.warnings),
             ]
         )
@@ -101,6 +107,7 @@ class CheckReport:
         return {
             "num_rows": self.num_rows,
             "num_usable": self.num_usable,
+            "num_ties": len(self.ties),
             "num_prompts": len({comparison.prompt.key for comparison in self.comparisons}),
             "unusable": {name: len(places) for name, places in self.faults.items()},
             "faults": {
@@ -148,11 +155,14 @@ def check_comparisons(
     reasons = _tokenizer_faults(tokenizer)
     tokenizer = None if reasons else tokenizer
     pairs, unusable = _encode(result.comparisons, tokenizer, max_length, max_prompt_length)
+    # Two ties of one pair in different orders would count as votes that contradict each other.
+    ties = [pair for pair in pairs if pair[0].tie]
+    pairs = [pair for pair in pairs if not pair[0].tie]
     labels = compare_labels([comparison for comparison, _ in pairs])
     places = [comparison.source for comparison, _ in pairs]
     undecided = {row for rows in labels.undecided for row in rows}
     unusable += [_undecided_row(row, rows, places) for rows in labels.undecided for row in rows]
-    kept = [pair for row, pair in enumerate(pairs) if row not in undecided]
+    kept = [pair for row, pair in enumerate(pairs) if row not in undecided] + ties
     unusable = sorted(result.unusable + unusable, key=_line)
     report = _describe(kept, unusable, labels, places, with_tokens=tokenizer is not None)
     reasons += _reasons(report, max_unusable_share=max_unusable_share, min_usable=min_usable)
@@ -234,6 +244,7 @@ def _describe(
         sizes = [(len(pair.prompt_ids), len(pair.chosen_ids), len(pair.rejected_ids)) for pair in usable]
     else:
         sizes = [(len(str(row.prompt)), len(row.chosen.text), len(row.rejected.text)) for row in comparisons]
+    decided = [size[1:] for size, row in zip(sizes, comparisons, strict=True) if not row.tie]
     cut = {
         "chosen": sum(pair.chosen_cut for pair in usable),
         "rejected": sum(pair.rejected_cut for pair in usable),
@@ -247,7 +258,7 @@ def _describe(
         contradictions=_placed(labels.contradictions, places),
         undecided=_placed(labels.undecided, places),
         cycles=_placed(labels.cycles, places),
-        length_bias=length_bias([size[1:] for size in sizes], unit="tokens" if with_tokens else "characters"),
+        length_bias=length_bias(decided, unit="tokens" if with_tokens else "characters"),
         lengths={name: quantiles([size[index] for size in sizes]) for index, name in enumerate(names)},
         truncated=cut if with_tokens else None,
         prompts_repeated=[row.source for row in comparisons if _repeats_prompt(row)],
@@ -311,6 +322,31 @@ def count_rows(unusable: Sequence[UnusableRow], num_rows: int) -> str:
     """`100 rows: 98 usable, 2 left out (1 EmptyAnswer, 1 IdenticalPair)`."""
     why = f" ({count_faults(unusable)})" if unusable else ""
     return f"{num_rows} rows: {num_rows - len(unusable)} usable, {len(unusable)} left out{why}"
+
+
+def count_ties(num_ties: int) -> str:
+    """How many rows are ties, and what becomes of them."""
+    noun = "row is a tie" if num_ties == 1 else "rows are ties"
+    return f"{num_ties} {noun}: half a label for each side in DPO and reward models, left out of SFT"
+
+
+def without_ties(report: CheckReport) -> CheckReport:
+    """The report for a trainer that needs a preferred answer: rows without one are among the unusable."""
+    unusable = [
+        UnusableRow(
+            source=source,
+            fault_name=Tie.__name__,
+            what="neither answer is preferred",
+            action="nothing, where the comparisons are trained on by DPO or a reward model later",
+        )
+        for source in report.ties
+    ]
+    return replace(
+        report,
+        unusable=sorted(report.unusable + unusable, key=_line),
+        comparisons=[comparison for comparison in report.comparisons if not comparison.tie],
+        usable=[pair for pair in report.usable if not pair.comparison.tie],
+    )
 
 
 def count_faults(unusable: Sequence[UnusableRow]) -> str:

@@ -4,6 +4,8 @@
 - `chosen` and `rejected` as messages that begin with the prompt's turns, with or without a `prompt` column;
 - `chosen` and `rejected` as whole transcripts, as in HH, with no `prompt` column;
 - the rows of `logratio label`, which carry the sampled tokens beside the text.
+
+In each of them `"tie": true` says that neither answer is preferred.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from logratio.data.values import (
     kind_of,
     parse_completion,
     parse_prompt,
+    parse_tie,
     parse_turns,
     require_column,
 )
@@ -147,7 +150,9 @@ def parse_comparison(row: Mapping[str, Any], *, where: str) -> Comparison:
         _completion(row, column, text, where=where) for column, text in zip(SIDES, texts, strict=True)
     )
     _ensure_two_answers(chosen.text, rejected.text, where=where)
-    return Comparison(prompt=prompt, chosen=chosen, rejected=rejected, source=where)
+    return Comparison(
+        prompt=prompt, chosen=chosen, rejected=rejected, source=where, tie=parse_tie(row, where=where)
+    )
 
 
 def _parse_texts(row: Mapping[str, Any], *, where: str) -> tuple[Prompt, tuple[str, str]]:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from logratio.data.reading import scan_rows
-from logratio.data.values import kind_of, require_column
+from logratio.data.values import TIE, kind_of, require_column
 from logratio.errors import BadConfig, DataFault, WrongType
 
-TIE = "tie"
 REWARDS = ("chosen_reward", "rejected_reward")
 """The columns in which `logratio label` writes what its reward gave."""
 
@@ -52,7 +51,7 @@ def read_grades(path: Path | str, *, margin: str, limit: int | None = None) -> d
 
     Raises:
         MissingColumn: a row has no column `margin`.
-        WrongType: a tie that is not true or false, a margin or a reward that is not a number.
+        WrongType: a margin or a reward that is not a number.
         BadConfig: the margin is a number below 0.
     """
     one = parse_margin(margin)
@@ -80,11 +79,6 @@ def parse_margin(margin: str) -> float | None:
 
 def parse_grade(row: Mapping[str, Any], *, margin: str | float, where: str) -> Grade:
     """One row; `margin` is the name of a column or one number."""
-    tie = row.get(TIE, False)
-    if not isinstance(tie, bool):
-        raise WrongType(
-            f"{TIE} is {kind_of(tie)}", where=where, action="write true or false, or take the column out"
-        )
     rewards = [_number(row, name, where=where) for name in REWARDS if row.get(name) is not None]
     if isinstance(margin, str):
         require_column(row, margin, where=where)
@@ -92,7 +86,10 @@ def parse_grade(row: Mapping[str, Any], *, margin: str | float, where: str) -> G
         if margin < 0:
             raise WrongType(f"the margin is {margin:g}, below 0", where=where, action="turn the pair round")
     return Grade(
-        tie=tie, margin=margin, rewards=(rewards[0], rewards[1]) if len(rewards) == len(REWARDS) else None
+        # What is neither true nor false keeps the row out of the comparisons, by name.
+        tie=row.get(TIE) is True,
+        margin=margin,
+        rewards=(rewards[0], rewards[1]) if len(rewards) == len(REWARDS) else None,
     )
 
 

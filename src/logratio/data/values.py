@@ -11,6 +11,8 @@ from logratio.errors import BadRoles, MissingColumn, WrongType
 from logratio.records import Completion, Message, Prompt
 
 ROLES = ("system", "user", "assistant")
+TIE = "tie"
+"""The column of comparisons that says that neither answer is preferred."""
 ALIASES = {"human": "user", "prompter": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
 
 
@@ -49,6 +51,20 @@ def parse_prompt(value: Any, *, where: str) -> Prompt:
     turns = parse_turns(value, column="prompt", where=where)
     ensure_prompt_turns(turns, column="prompt", where=where)
     return Prompt(turns)
+
+
+def parse_tie(row: Mapping[str, Any], *, where: str) -> bool:
+    """Whether a comparison is a tie; a row without the column, or with null in it, is none.
+
+    Raises:
+        WrongType: the column is neither true nor false.
+    """
+    tie = row.get(TIE)
+    if tie is not None and not isinstance(tie, bool):
+        raise WrongType(
+            f"{TIE} is {kind_of(tie)}", where=where, action="write true or false, or take the column out"
+        )
+    return bool(tie)
 
 
 def parse_turns(value: Any, *, column: str, where: str) -> tuple[Message, ...]:

@@ -12,6 +12,15 @@ def num_updates(num_examples: int, *, batch_size: int, epochs: float) -> int:
     return max(1, round(epochs * math.ceil(num_examples / batch_size)))
 
 
+def epochs_done(num_steps: int, *, num_examples: int, batch_size: int) -> float:
+    """Passes over the data after `num_steps` updates: examples seen divided by their number.
+
+    The last batch of a pass has what is left of it, so that every pass is 1, whatever the size of a batch.
+    """
+    passes, place = divmod(num_steps, math.ceil(num_examples / batch_size))
+    return passes + place * batch_size / num_examples
+
+
 def batch_indices(
     step: int, *, num_examples: int, batch_size: int, seed: int, shuffle: bool = True
 ) -> list[int]:

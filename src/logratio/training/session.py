@@ -37,7 +37,7 @@ from logratio.training.checkpoints import (
 )
 from logratio.training.memory import peak_memory_bytes
 from logratio.training.optimisation import OwnRate, build_optimizer, clip_gradient, learning_rate_at
-from logratio.training.order import batch_indices, num_updates
+from logratio.training.order import batch_indices, epochs_done, num_updates
 from logratio.training.settings import PolicyGradientConfig, TrainingConfig
 
 LAWS, SUMMARY = "laws.json", "summary.json"
@@ -57,10 +57,10 @@ class Best:
     count: float = 0.0
     """Updates since then."""
 
-    def add(self, metrics: Mapping[str, float]) -> None:
+    def add(self, metrics: Mapping[str, float | None]) -> None:
         """Take in an update, if it has an objective."""
-        if "objective" in metrics:
-            self.total, self.count = self.total + metrics["objective"], self.count + 1.0
+        if (objective := metrics.get("objective")) is not None:
+            self.total, self.count = self.total + objective, self.count + 1.0
 
     def compare(self, step: int) -> None:
         """A checkpoint is made after `step` updates: it is the best if no stretch before was better."""
@@ -208,7 +208,7 @@ class Session:
         self._kept[name] = thing
         return thing
 
-    def update(self, step: int, examples: Sequence[int], metrics: Mapping[str, float]) -> None:
+    def update(self, step: int, examples: Sequence[int], metrics: Mapping[str, float | None]) -> None:
         """Move the weights along the gradients that stand, if they are finite, and log the update."""
         self.log(step, len(examples), {**metrics, "gradient_norm": self.move(step, examples)})
 
@@ -231,20 +231,20 @@ class Session:
             for parameter in parameters:
                 parameter.grad = None
 
-    def log(self, step: int, num_examples: int, metrics: Mapping[str, float]) -> None:
-        """Write down an update that was made."""
+    def log(self, step: int, num_examples: int, metrics: Mapping[str, float | None]) -> None:
+        """Write down an update that was made; a metric that has no value in it is `None`."""
         seconds = time.monotonic() - self._step_started
         row: dict[str, Any] = {
             "stage": self.stage,
             "step": step + 1,
-            "epoch": (step + 1) * self.config.batch_size / self.num_examples,
+            "epoch": epochs_done(step + 1, num_examples=self.num_examples, batch_size=self.config.batch_size),
             **metrics,
             "learning_rate": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["scale"],
             f"{self.unit}_per_second": num_examples / seconds,
             "seconds": seconds,
         }
-        if "tokens" in metrics:
-            row["tokens_per_second"] = metrics["tokens"] / seconds
+        if (num_tokens := metrics.get("tokens")) is not None:
+            row["tokens_per_second"] = num_tokens / seconds
         self.best.add(metrics)
         self.run.log(row)
         self._board.show(row)
@@ -253,7 +253,7 @@ class Session:
                 *("loss", "accuracy", "reward", "episode_return", "reference_kl", "update_kl"),
                 f"{self.unit}_per_second",
             )
-            shown = {name: row[name] for name in names if name in row}
+            shown = {name: row[name] for name in names if row.get(name) is not None}
             self._progress.advance(**shown)
 
     def held(self, law: laws.LawHeld) -> None:
