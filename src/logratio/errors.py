@@ -93,6 +93,10 @@ class PromptTooLong(DataFault):
     """The prompt leaves no room for an answer."""
 
 
+class TokenWithoutEmbedding(DataFault):
+    """A token that the tokenizer writes and for which the model has no row of embeddings."""
+
+
 class BadRoles(DataFault):
     """Messages that are empty, of unknown role, in the wrong order, or that do not end as they must."""
 

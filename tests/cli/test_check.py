@@ -10,6 +10,7 @@ import pytest
 
 from logratio.cli.main import main
 from logratio.models import pretrained
+from logratio.models.limits import ModelLimits
 from tiny import tiny_tokenizer
 
 GOOD = [
@@ -103,6 +104,7 @@ def test_every_number_and_every_place_is_in_the_json(check, tmp_path):
 
 def test_a_model_adds_what_its_tokenizer_shows(check, monkeypatch):
     monkeypatch.setattr(pretrained, "load_tokenizer", lambda source: tiny_tokenizer())
+    monkeypatch.setattr(pretrained, "read_limits", lambda source: ModelLimits())
     status, shown = check(
         [*GOOD, {"prompt": "x" * 99, "chosen": "a", "rejected": "b"}], "--model", "m", "--max-length", "60"
     )

@@ -1,8 +1,9 @@
 """Say what is wrong with a file of comparisons, row by row, before a model is trained on it.
 
 Each row is usable, or left out for one named reason with its file and line; the counts add up to the rows
-of the file. With a model, its tokenizer shows also what training would see: lengths in tokens, answers that
-are cut, prompts that leave no room. The exit status is 1 where training would be refused, else 0.
+of the file. With a model, its tokenizer and its configuration show also what training would see: lengths in
+tokens, answers that are cut, prompts that leave no room, tokens that have no embedding, rows behind the last
+position. No weight is loaded. The exit status is 1 where training would be refused, else 0.
 
     logratio check --data comparisons.jsonl
     logratio check --data comparisons.jsonl --model embedded --max-length 512 --json check.json
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from logratio.data.checks import CheckReport, check_comparisons, count_rows, count_ties
+from logratio.data.encoding import UNLIMITED
 from logratio.data.formats import UnusableRow, read_comparisons
+from logratio.models.limits import ModelLimits
 from logratio.runs import write_json
 
 FEW = 3
@@ -50,12 +53,14 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Read, check and print; 1 if training would be refused."""
     result = read_comparisons(arguments.data, limit=arguments.limit)
+    tokenizer, limits = open_tokenizer(arguments.model)
     report = check_comparisons(
         result,
-        open_tokenizer(arguments.model),
+        tokenizer,
         max_length=arguments.max_length,
         max_prompt_length=arguments.max_prompt_length,
         max_unusable_share=arguments.max_unusable_share,
+        limits=limits,
     )
     if arguments.json is not None:
         write_json(arguments.json, report.to_json())
@@ -63,14 +68,15 @@ def run(arguments: Arguments) -> int:
     return int(report.refuses_training)
 
 
-def open_tokenizer(model: str | None) -> Any:
-    """The tokenizer of `model`, or none; torch is imported only for a model."""
+def open_tokenizer(model: str | None) -> tuple[Any, ModelLimits]:
+    """The tokenizer of `model` and what it can read, or neither; torch is imported only for a model."""
     if model is None:
-        return None
+        return None, UNLIMITED
     from logratio.cli.training import resolve_model
-    from logratio.models.pretrained import load_tokenizer
+    from logratio.models.pretrained import load_tokenizer, read_limits
 
-    return load_tokenizer(resolve_model(model))
+    source = resolve_model(model)
+    return load_tokenizer(source), read_limits(source)
 
 
 def print_report(report: CheckReport, *, few: int | None) -> None:

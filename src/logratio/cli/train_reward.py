@@ -113,11 +113,12 @@ def read_labels(flags: Arguments) -> Labels:
     Raises:
         DataFault: the file cannot be trained on, with the reasons; or a further column is not as it must be.
     """
-    from logratio.models.pretrained import load_tokenizer
+    from logratio.models.pretrained import load_tokenizer, read_limits
 
     result = read_comparisons(flags.data, limit=flags.limit)
     grades = read_grades(flags.data, margin=flags.training.margin, limit=flags.limit)
-    tokenizer = load_tokenizer(resolve_model(flags.model))
+    source = resolve_model(flags.model)
+    tokenizer, limits = load_tokenizer(source), read_limits(source)
     readable = [
         replace(
             comparison,
@@ -126,7 +127,9 @@ def read_labels(flags: Arguments) -> Labels:
         )
         for comparison in result.comparisons
     ]
-    report = check_comparisons(replace(result, comparisons=readable), tokenizer, max_length=flags.max_length)
+    report = check_comparisons(
+        replace(result, comparisons=readable), tokenizer, max_length=flags.max_length, limits=limits
+    )
     print(report.summary(), file=sys.stderr)
     ensure_trainable(report, flags.data)
     votes = [comparison for comparison in readable if not comparison.tie]

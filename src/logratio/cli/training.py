@@ -66,11 +66,13 @@ def read_pairs(flags: TrainingFlags) -> CheckReport:
     Raises:
         DataFault: the file cannot be trained on, with the reasons.
     """
-    from logratio.models.pretrained import load_tokenizer
+    from logratio.models.pretrained import load_tokenizer, read_limits
 
     result = read_comparisons(flags.data, limit=flags.limit)
-    tokenizer = load_tokenizer(resolve_model(flags.model))
-    report = check_comparisons(result, tokenizer, max_length=flags.max_length)
+    source = resolve_model(flags.model)
+    report = check_comparisons(
+        result, load_tokenizer(source), max_length=flags.max_length, limits=read_limits(source)
+    )
     print(report.summary(), file=sys.stderr)
     ensure_trainable(report, flags.data)
     return report

@@ -6,15 +6,16 @@ Each row is either usable or left out for one named reason; the counts add up to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from logratio.data.encoding import EncodedPair, encode_comparison
+from logratio.data.encoding import UNLIMITED, EncodedPair, encode_comparison
 from logratio.data.formats import ReadResult, UnusableRow
 from logratio.data.labels import LabelReport, compare_labels
 from logratio.data.lengths import LengthBias, length_bias, quantiles
 from logratio.errors import BadConfig, BoundaryMismatch, ContradictoryLabels, DataFault, Tie
+from logratio.models.limits import ModelLimits
 from logratio.models.tokenisation import Tokenizer, end_token_id
 from logratio.records import Comparison
 
@@ -137,6 +138,7 @@ def check_comparisons(
     max_prompt_length: int | None = None,
     max_unusable_share: float = 0.1,
     min_usable: int = 1,
+    limits: ModelLimits = UNLIMITED,
 ) -> CheckReport:
     """Check rows and labels, and with a tokenizer the tokens that training would take.
 
@@ -147,6 +149,7 @@ def check_comparisons(
         max_prompt_length: a longer prompt makes its row unusable; without it, one that leaves no room does.
         max_unusable_share: training is refused if a larger share of the rows is unusable.
         min_usable: training is refused if fewer rows are usable.
+        limits: the tokens and positions of the model to be trained.
 
     Raises:
         BadConfig: a limit is out of range.
@@ -154,7 +157,8 @@ def check_comparisons(
     _ensure_limits(max_length, max_prompt_length, max_unusable_share)
     reasons = _tokenizer_faults(tokenizer)
     tokenizer = None if reasons else tokenizer
-    pairs, unusable = _encode(result.comparisons, tokenizer, max_length, max_prompt_length)
+    how = {"max_length": max_length, "max_prompt_length": max_prompt_length, "limits": limits}
+    pairs, unusable = _encode(result.comparisons, tokenizer, how)
     # Two ties of one pair in different orders would count as votes that contradict each other.
     ties = [pair for pair in pairs if pair[0].tie]
     pairs = [pair for pair in pairs if not pair[0].tie]
@@ -166,7 +170,8 @@ def check_comparisons(
     unusable = sorted(result.unusable + unusable, key=_line)
     report = _describe(kept, unusable, labels, places, with_tokens=tokenizer is not None)
     reasons += _reasons(report, max_unusable_share=max_unusable_share, min_usable=min_usable)
-    return replace(report, reasons=reasons, warnings=_warnings(report))
+    warnings = [*_position_warnings(report, limits, max_length), *_warnings(report)]
+    return replace(report, reasons=reasons, warnings=warnings)
 
 
 def _ensure_limits(max_length: int, max_prompt_length: int | None, max_unusable_share: float) -> None:
@@ -195,8 +200,7 @@ def _tokenizer_faults(tokenizer: Tokenizer | None) -> list[str]:
 def _encode(
     comparisons: Sequence[Comparison],
     tokenizer: Tokenizer | None,
-    max_length: int,
-    max_prompt_length: int | None,
+    how: Mapping[str, Any],
 ) -> tuple[list[tuple[Comparison, EncodedPair | None]], list[UnusableRow]]:
     """Comparisons with their tokens where there is a tokenizer, and those that have none that can be used."""
     if tokenizer is None:
@@ -205,10 +209,7 @@ def _encode(
     unusable: list[UnusableRow] = []
     for comparison in comparisons:
         try:
-            encoded = encode_comparison(
-                tokenizer, comparison, max_length=max_length, max_prompt_length=max_prompt_length
-            )
-            pairs.append((comparison, encoded))
+            pairs.append((comparison, encode_comparison(tokenizer, comparison, **how)))
         except DataFault as fault:
             unusable.append(UnusableRow.of(fault, source=comparison.source))
     return pairs, unusable
@@ -286,6 +287,27 @@ def _reasons(report: CheckReport, *, max_unusable_share: float, min_usable: int)
             f"{count_faults(report.unusable)}"
         )
     return reasons
+
+
+def _position_warnings(report: CheckReport, limits: ModelLimits, max_length: int) -> list[str]:
+    """Where rows end at the model's positions, or go on behind those that it was made for."""
+    ends_at, because = limits.cut_at(max_length)
+    if not report.usable or limits.positions is None:
+        return []
+    if ends_at < max_length:
+        return [f"rows end after {ends_at} tokens instead of max_length {max_length}: {because}"]
+    long = sum(_longest(pair) > limits.positions for pair in report.usable)
+    if not long:
+        return []
+    return [
+        f"{long} rows have more tokens than the {limits.positions} positions that the model's configuration "
+        "names; its rotary positions go on behind them, with numbers that nobody trained: lower max_length"
+    ]
+
+
+def _longest(pair: EncodedPair) -> int:
+    """Tokens of a pair's longer row."""
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
 
 
 def _warnings(report: CheckReport) -> list[str]:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from logratio.errors import ForeignTokens, IdenticalPair, PromptTooLong
 from logratio.models import tokenisation
+from logratio.models.limits import ModelLimits
 from logratio.models.tokenisation import Tokenizer
 from logratio.records import Comparison, Completion
 
 TokenIds = tuple[int, ...]
+UNLIMITED = ModelLimits()
+"""Where nothing is known of the model but its tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,20 +34,29 @@ class EncodedPair:
 
 
 def encode_comparison(
-    tokenizer: Tokenizer, comparison: Comparison, *, max_length: int, max_prompt_length: int | None = None
+    tokenizer: Tokenizer,
+    comparison: Comparison,
+    *,
+    max_length: int,
+    max_prompt_length: int | None = None,
+    limits: ModelLimits = UNLIMITED,
 ) -> EncodedPair:
     """The tokens of a comparison, at most `max_length` for prompt and answer together.
 
+    No row is longer than the model's positions where those end.
+
     Raises:
+        TokenWithoutEmbedding: it has a token that the model does not know.
         PromptTooLong: no token is left for an answer, or the prompt is longer than `max_prompt_length`.
         IdenticalPair: the answers have the same tokens, as a template or the cut leaves them.
         ForeignTokens: tokens recorded while sampling are not those of this tokenizer.
         ChatTemplateMismatch, BoundaryMismatch, SpecialTokenTrouble: see `logratio.models.tokenisation`.
     """
     prompt_ids = tokenisation.encode_prompt(tokenizer, comparison.prompt)
-    room = max_length - len(prompt_ids)
+    ends_at, because = limits.cut_at(max_length)
+    room = ends_at - len(prompt_ids)
     if room < 1 or (max_prompt_length is not None and len(prompt_ids) > max_prompt_length):
-        limit = f"max_prompt_length {max_prompt_length}" if room >= 1 else f"max_length {max_length}"
+        limit = f"max_prompt_length {max_prompt_length}" if room >= 1 else because
         raise PromptTooLong(
             f"the prompt has {len(prompt_ids)} tokens, which {limit} does not allow",
             action="raise the limit or take the row out",
@@ -53,6 +65,7 @@ def encode_comparison(
         _answer_ids(tokenizer, comparison, answer) for answer in (comparison.chosen, comparison.rejected)
     ]
     chosen, rejected = (ids[:room] for ids in whole)
+    limits.ensure_embedded(tokenizer, (*prompt_ids, *chosen, *rejected))
     if chosen == rejected:
         raise IdenticalPair(
             f"chosen and rejected have the same {len(chosen)} tokens",

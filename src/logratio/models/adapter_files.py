@@ -40,6 +40,8 @@ class AdapterSource:
     """The base's revision on the hub."""
     base_fingerprint: str | None
     """Hash of the base's weights, where logratio saved the adapter."""
+    embedding_rows: int | None = None
+    """Rows of the embeddings that it brings along, where it does; they may be more than the base's."""
 
 
 def save_adapter(model: Any, path: Path, *, name: str = POLICY, base_fingerprint: str | None = None) -> None:

@@ -21,11 +21,21 @@ from logratio.errors import BadConfig, ModelNotFound, SpecialTokenTrouble
 from logratio.models.adapter_files import CONFIG, AdapterSource, merge_source
 from logratio.models.adapters import WRAPPED
 from logratio.models.allocator import keep_freed_memory
+from logratio.models.config_limits import limits_of_config, limits_of_model
 from logratio.models.gguf import embedded_model_path
+from logratio.models.limits import ModelLimits, ensure_tokenizer_fits
 from logratio.models.sources import local_directory, under_adapters
 from logratio.runs import atomic_directory, write_json
 
-__all__ = ["LoadedModel", "embedded_model_path", "fingerprint", "load", "load_tokenizer", "save"]
+__all__ = [
+    "LoadedModel",
+    "embedded_model_path",
+    "fingerprint",
+    "load",
+    "load_tokenizer",
+    "read_limits",
+    "save",
+]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -79,6 +89,7 @@ def load(
         ModelNotFound: `source` leads to nothing that can be loaded.
         UnsafeArtifact: it holds only pickles, or needs code that was not asked for at a pinned commit.
         SpecialTokenTrouble: its tokenizer has no end token.
+        TokenWithoutEmbedding: its chat template writes a token that has no embedding.
         BadConfig: the device is not there, the dtype is not known, tokenizer and model do not fit, or an
             adapter is not LoRA or lies on other weights than it was trained on.
         MissingExtra: it is an adapter, and peft is not installed.
@@ -89,6 +100,7 @@ def load(
     whole, adapters = under_adapters(directory)
     code = {"trust_remote_code": trust_remote_code and not adapters, "local_files_only": True}
     tokenizer, notes = _open_tokenizer(_tokenizer_home(whole, adapters), source, code)
+    ensure_tokenizer_fits(tokenizer, _read_limits(whole, adapters, source, code), source=source)
     model, more = _open_model(whole, source, checked_dtype, code)
     model = _merge(model, adapters)
     merged = tuple(f"an adapter is merged into {one.base}" for one in reversed(adapters))
@@ -111,11 +123,26 @@ def load_tokenizer(source: str, *, revision: str | None = None, trust_remote_cod
         ModelNotFound: `source` leads to nothing that can be loaded.
         UnsafeArtifact: as for `load`.
         SpecialTokenTrouble: it has no end token.
+        BadConfig, TokenWithoutEmbedding: as for `load`: it is not this model's.
     """
     directory = local_directory(source, revision=revision, trust_remote_code=trust_remote_code)
     whole, adapters = under_adapters(directory)
     code = {"trust_remote_code": trust_remote_code and not adapters, "local_files_only": True}
-    return _open_tokenizer(_tokenizer_home(whole, adapters), source, code)[0]
+    tokenizer, _ = _open_tokenizer(_tokenizer_home(whole, adapters), source, code)
+    ensure_tokenizer_fits(tokenizer, _read_limits(whole, adapters, source, code), source=source)
+    return tokenizer
+
+
+def read_limits(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelLimits:
+    """The tokens and lengths of rows that what `load` opens can read; no weight is loaded.
+
+    Raises:
+        ModelNotFound, UnsafeArtifact, BadConfig: as for `load`.
+    """
+    directory = local_directory(source, revision=revision, trust_remote_code=trust_remote_code)
+    whole, adapters = under_adapters(directory)
+    code = {"trust_remote_code": trust_remote_code and not adapters, "local_files_only": True}
+    return _read_limits(whole, adapters, source, code)
 
 
 @without_bars()
@@ -243,21 +270,40 @@ def _end_token_of_config(directory: Path, tokenizer: Any, *, source: str) -> str
     )
 
 
+def _read_limits(
+    whole: Path, adapters: Sequence[AdapterSource], source: str, code: dict[str, Any]
+) -> ModelLimits:
+    """The limits of a model with its adapters: the outermost that brings embeddings says how many rows."""
+    brought = [one.embedding_rows for one in adapters if one.embedding_rows is not None]
+    return limits_of_config(_open_config(whole, source, code), embedding_rows=next(iter(brought), None))
+
+
+def _open_config(directory: Path, source: str, code: dict[str, Any]) -> Any:
+    try:
+        return AutoConfig.from_pretrained(str(directory), **code)
+    except Exception as error:
+        raise _not_loadable(error, source) from error
+
+
+def _not_loadable(error: Exception, source: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"the model cannot be loaded: {_first_line(error)}",
+        where=source,
+        action="it must be a decoder (causal) language model that transformers knows, with whole files",
+    )
+
+
 def _open_model(
     directory: Path, source: str, dtype: torch.dtype, code: dict[str, Any]
 ) -> tuple[Any, tuple[str, ...]]:
+    config = _open_config(directory, source, code)
+    notes = _remove_dropout(config)
     try:
-        config = AutoConfig.from_pretrained(str(directory), **code)
-        notes = _remove_dropout(config)
         model, info = AutoModelForCausalLM.from_pretrained(
             str(directory), config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **code
         )
     except Exception as error:
-        raise ModelNotFound(
-            f"the model cannot be loaded: {_first_line(error)}",
-            where=source,
-            action="it must be a decoder (causal) language model that transformers knows, with whole files",
-        ) from error
+        raise _not_loadable(error, source) from error
     missing = sorted(info["missing_keys"])
     if missing:
         # transformers would fill these with random numbers and go on.
@@ -287,14 +333,9 @@ def _remove_dropout(config: Any) -> tuple[str, ...]:
 
 def _fit_tokenizer(model: Any, tokenizer: Any, *, source: str) -> tuple[str, ...]:
     """Raise where the tokenizer is another model's; pad with the end token where the other has no row."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if max(tokenizer.vocab_size, tokenizer.eos_token_id + 1) > rows:
-        raise BadConfig(
-            f"the tokenizer has {len(tokenizer)} tokens and the model has embeddings for {rows}",
-            where=source,
-            action="the tokenizer belongs to another model: put the right one beside the weights",
-        )
-    if tokenizer.pad_token_id < rows:
+    limits = limits_of_model(model)
+    ensure_tokenizer_fits(tokenizer, limits, source=source)
+    if tokenizer.pad_token_id < (limits.embedding_rows or 0):
         return ()
     # A padding token that somebody added without widening the model.
     note = f"the padding token {tokenizer.pad_token!r} has no embedding: {tokenizer.eos_token!r} pads"

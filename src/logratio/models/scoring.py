@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Generat
 
 from logratio.errors import BadConfig, ChatTemplateMismatch, ModelNotFound
 from logratio.models import pretrained
+from logratio.models.config_limits import KNOWN_ROWS
 from logratio.models.sources import local_directory
 from logratio.models.tokenisation import has_chat_template, stop_token_ids
 
@@ -197,27 +198,35 @@ def settle_padding(model: Any, tokenizer: Any) -> tuple[str, ...]:
     others = sorted(special, key=lambda token: (token == tokenizer.bos_token_id, token))
     rows = model.get_input_embeddings().num_embeddings
     possible = [token for token in (tokenizer.pad_token_id, *others) if token not in ends and token < rows]
+    widened = ""
     if possible:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(possible[0])
     else:
         tokenizer.add_special_tokens({"pad_token": NEW_PADDING})
-        _widen(model, num_tokens=tokenizer.pad_token_id + 1)
+        widened = _widen(model, num_tokens=tokenizer.pad_token_id + 1)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     # The row that pads takes no gradient. It may have been the end token's, which is read here.
     model.get_input_embeddings().padding_idx = None
     if tokenizer.pad_token == before:
         return ()
     return (
-        f"{before!r} ends answers, so that a score would be read before it: {tokenizer.pad_token!r} pads",
+        f"{before!r} ends answers, so that a score would be read before it: {tokenizer.pad_token!r} pads"
+        f"{widened}",
     )
 
 
-def _widen(model: Any, *, num_tokens: int) -> None:
-    """Make room for a new token. Its row is never read; it is zero, so that no chance is in the weights."""
+def _widen(model: Any, *, num_tokens: int) -> str:
+    """Make room for a new token; returns what is to be said of it.
+
+    Its row is never read; it is zero, so that no chance is in the weights. Tokens of the tokenizer that stand
+    before it and had no row have none that says anything now: the configuration keeps how many did.
+    """
     before = model.get_input_embeddings().num_embeddings
     if num_tokens <= before:
-        return
+        return ""
     with torch.random.fork_rng(devices=[]):
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
     with torch.no_grad():
         model.get_input_embeddings().weight[before:].zero_()
+    setattr(model.config, KNOWN_ROWS, before)
+    return f", and the model is widened from {before} to {num_tokens} tokens to hold it"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from logratio.errors import BadConfig, NonFiniteLogits, OutOfMemory, PromptTooLong
+from logratio.models.config_limits import limits_of_model
 from logratio.policies.batching import Drawing, steps
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import FinishReason
@@ -110,8 +111,8 @@ def check_prompts(
     places: Sequence[str] | None = None,
 ) -> None:
     """Raise where a prompt cannot be answered by `model`; `places` are where the prompts come from."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    positions = getattr(model.config, "max_position_embeddings", None)
+    limits = limits_of_model(model)
+    vocabulary = limits.embedding_rows or 0
     for number, prompt in enumerate(prompts):
         where = places[number] if places is not None else f"prompt {number + 1}"
         if not prompt:
@@ -122,13 +123,11 @@ def check_prompts(
                 where=where,
                 action="use the tokenizer that belongs to the model",
             )
-        if positions is not None and len(prompt) + config.max_new_tokens > positions:
-            raise PromptTooLong(
-                f"{len(prompt)} tokens of prompt and {config.max_new_tokens} of answer, "
-                f"and the model has {positions} positions",
-                where=where,
-                action="shorten the prompt, or ask for less (--max-new-tokens)",
-            )
+        try:
+            limits.ensure_room(len(prompt), answer=config.max_new_tokens)
+        except PromptTooLong as fault:
+            fault.where = where
+            raise
 
 
 @contextmanager

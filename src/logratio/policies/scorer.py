@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from logratio.batches import AnswerGroup, PackedRow, TokenIds
-from logratio.errors import DataFault, EmptyAnswer, PromptTooLong
+from logratio.errors import DataFault, EmptyAnswer
 from logratio.models import tokenisation
+from logratio.models.config_limits import limits_of_model
 from logratio.models.packing import Layout, for_scores, last_places, lay_apart, pack
 from logratio.policies.reader import Reader
 from logratio.records import Completion, Prompt
@@ -119,19 +120,13 @@ class Scorer(Reader):
             )
             if not answer_ids:
                 raise EmptyAnswer("an answer that was cut off has no token", action="take the row out")
-            self._ensure_room(len(prompt_ids) + len(answer_ids))
+            limits = limits_of_model(self.model)
+            limits.ensure_embedded(self.tokenizer, (*prompt_ids, *answer_ids))
+            limits.ensure_room(len(prompt_ids) + len(answer_ids))
         except DataFault as fault:
             fault.where = fault.where or f"text {number + 1} to be scored (“{str(prompt).strip()[:60]}”)"
             raise
         return prompt_ids, answer_ids
-
-    def _ensure_room(self, num_tokens: int) -> None:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and num_tokens > limit:
-            raise PromptTooLong(
-                f"prompt and answer have {num_tokens} tokens, and this reward model reads {limit}",
-                action="sample shorter answers, or leave the prompt out",
-            )
 
     @torch.no_grad()
     def settle_layout(self, groups: Sequence[AnswerGroup]) -> float:
