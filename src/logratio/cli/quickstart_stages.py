@@ -32,7 +32,7 @@ from logratio.data.remarks import quickstart_prompts
 from logratio.data.splits import ensure_disjoint
 from logratio.errors import TooFewLabels
 from logratio.evaluation.side_by_side import lot
-from logratio.models.pretrained import fingerprint, load_tokenizer, save
+from logratio.models.pretrained import fingerprint, load_tokenizer, read_limits, save
 from logratio.models.tokenisation import encode_prompt
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.sampling_config import SamplingConfig
@@ -263,7 +263,9 @@ def read_pairs(bench: Bench) -> CheckReport:
         TooFewLabels: they cannot be trained on.
     """
     path = bench.settings.out / COMPARISONS
-    report = check_comparisons(read_comparisons(path), load_tokenizer(bench.source))
+    report = check_comparisons(
+        read_comparisons(path), load_tokenizer(bench.source), limits=read_limits(bench.source)
+    )
     ensure_trainable(report, path)
     return report
 
