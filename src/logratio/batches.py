@@ -145,7 +145,7 @@ class Evaluation:
     """What a policy says now of `R` rows, differentiable."""
 
     rows: Tensor
-    """`[R]` which rows, as places in the flattened `[sequences · time]`."""
+    """`[R]` which rows, as places in the flattened `[sequences · time]`; on the CPU."""
     logprobs: Tensor
     """`[R]` log-probability of the action that was taken."""
     entropy: Tensor

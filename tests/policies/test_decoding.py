@@ -322,13 +322,22 @@ def test_a_cache_that_is_wrong_in_one_thing_is_noticed(monkeypatch, fault):
         keep(state, rows if len(rows) == 3 else rows.flip(0))
 
     def break_down(state, ids):
-        raise RuntimeError("a state of another form")
+        raise RuntimeError("The size of tensor a (32) must match the size of tensor b (15)")
 
     if fault == "rows":
         monkeypatch.setattr(DecodingState, "keep", keep_others)
     else:
         monkeypatch.setattr(DecodingState, "_advance", {"padding": read_padding, "error": break_down}[fault])
     assert find_difference(gpt2().eval())
+
+
+def test_a_fault_of_the_device_says_nothing_of_the_cache(monkeypatch):
+    def no_memory(state, ids):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(DecodingState, "_advance", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        find_difference(gpt2().eval())
 
 
 def test_rows_that_are_read_again_are_those_of_the_cache(monkeypatch):

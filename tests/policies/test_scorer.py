@@ -169,6 +169,21 @@ def test_an_architecture_without_positions_to_give_is_computed_apart(scorer, cap
     assert len(scorer.score_groups(groups, max_tokens=100)) == 3
 
 
+def test_a_fault_of_the_device_is_not_taken_for_the_architecture(scorer, monkeypatch):
+    fault, evaluate = RuntimeError("CUDA error: device-side assert triggered"), Scorer.evaluate
+
+    def broken(self, row):
+        if row.spans:
+            raise fault
+        return evaluate(self, row)
+
+    monkeypatch.setattr(Scorer, "evaluate", broken)
+    with pytest.raises(RuntimeError) as caught:
+        scorer.settle_layout(random_groups(3, vocab_size=VOCABULARY))
+    assert caught.value is fault
+    assert scorer.layout == "shared"
+
+
 def test_an_architecture_that_mixes_tokens_otherwise_is_computed_apart(scorer, capsys):
     groups = random_groups(4, vocab_size=VOCABULARY)
     assert scorer.settle_layout(groups) < 1e-5

@@ -110,3 +110,31 @@ def test_the_layout_is_settled_by_the_numbers(name):
                     float(scored[len(group.prompt) - 1 :].sum()), abs=1e-3
                 )
                 place += 1
+
+
+class DeviceFault(RuntimeError):
+    """As PyTorch's own for a device; no tensor's shape is at fault."""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        DeviceFault("CUDA error: device-side assert triggered"),
+        RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        NotImplementedError("Could not run 'aten::_fused_sdp_choice' with arguments from the 'MPS' backend"),
+    ],
+    ids=["fault", "two devices", "memory", "kernel"],
+)
+def test_a_fault_of_the_device_is_not_taken_for_the_architecture(monkeypatch, fault):
+    policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
+
+    def states(self, row):
+        raise fault
+
+    # Plain sequences are computed otherwise, so that it is the packed row that meets the fault.
+    monkeypatch.setattr(LanguagePolicy, "states", states)
+    with pytest.raises(type(fault)) as caught:
+        settle_layout(policy, random_groups(2, vocab_size=VOCABULARY))
+    assert caught.value is fault
+    assert policy.layout == "shared"

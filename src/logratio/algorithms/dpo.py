@@ -18,7 +18,7 @@ from logratio.objectives import dpo
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.runs import RunDirectory
 from logratio.training import laws
-from logratio.training.parts import concatenate, detached
+from logratio.training.parts import concatenate, detached, on_cpu
 from logratio.training.reference import hash_tensor, reference_logprobs
 from logratio.training.session import Session, memory_fault
 from logratio.training.settings import TrainingConfig, check_not_negative, check_positive, check_range
@@ -275,6 +275,7 @@ def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str
     A margin of 0 is half an agreement. A pair that is a tie has no preferred answer, and says nothing of
     any of these but the loss; where all are ties they are `None`.
     """
+    losses, pair = losses.cpu(), on_cpu(pair)
     decided = pair.preference != TIE
     chosen = dpo.implicit_rewards(pair.chosen, pair.reference_chosen, beta=config.beta)
     rejected = dpo.implicit_rewards(pair.rejected, pair.reference_rejected, beta=config.beta)

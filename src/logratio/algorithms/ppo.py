@@ -251,4 +251,4 @@ def measure_update_kl(actor: Actor, rollout: Rollout, targets: Targets) -> float
         k3(targets.logprobs[now.rows].to(now.logprobs) - now.logprobs)
         for now in actor.evaluate(rollout.items, numbers, rollout)
     ]
-    return float(torch.cat(divergences).double().mean())
+    return float(torch.cat(divergences).cpu().double().mean())

@@ -217,5 +217,6 @@ def importance(log_ratio: Tensor, sequence: Tensor, config: ReinforceConfig) -> 
         return torch.zeros_like(log_ratio)
     if config.weights == "sequence":
         _, place = sequence.unique(return_inverse=True)
-        log_ratio = log_ratio.new_zeros(int(place.max()) + 1).index_add(0, place, log_ratio)[place]
+        sums, place = log_ratio.new_zeros(int(place.max()) + 1), place.to(log_ratio.device)
+        log_ratio = sums.index_add(0, place, log_ratio)[place]
     return truncate_weights(log_ratio, ceiling=config.weight_ceiling) if config.weight_ceiling else log_ratio

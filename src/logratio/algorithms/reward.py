@@ -19,7 +19,7 @@ from logratio.objectives.bradley_terry import comparison_loss
 from logratio.policies.scorer import SCORE_TOLERANCE, Scorer, gather_answers, num_tokens_read
 from logratio.runs import RunDirectory
 from logratio.training import laws
-from logratio.training.parts import concatenate, detached
+from logratio.training.parts import concatenate, detached, on_cpu
 from logratio.training.session import Session, memory_fault
 from logratio.training.settings import TrainingConfig, bad_setting, check_not_negative
 
@@ -164,6 +164,7 @@ def pair_losses(pair: PairScores, config: RewardConfig) -> Tensor:
 
 def summarise(losses: Tensor, pair: PairScores) -> dict[str, float]:
     """The metrics of an update: means over its pairs; ties say nothing of margin and accuracy."""
+    losses, pair = losses.cpu(), on_cpu(pair)
     decided = pair.preference != TIE
     margin = (pair.chosen - pair.rejected)[decided].double()
     means = {

@@ -62,7 +62,7 @@ def train_sft(
                     negative = -policy.sequence_logprobs(rows)
                     share = negative.sum() / num_tokens
                     share.backward()
-                    losses[part] = negative.detach().double().cpu()
+                    losses[part] = negative.detach().cpu().double()
                     shares.append(float(share.detach()))
                     # Or their graph, with memory of its own, stands until the next one has been made.
                     del negative, share

@@ -154,7 +154,7 @@ def _token_values(policy: Tensor, reference: Tensor, targets: Tensor) -> tuple[T
         p, q, chosen = policy[block].to(dtype), reference[block].to(dtype), targets[block]
         kl.append(exact_kl(p, q))
         log_ratios.append(_surprisal(q, chosen) - _surprisal(p, chosen))
-    return torch.cat(kl).double().cpu(), torch.cat(log_ratios).double().cpu()
+    return torch.cat(kl).cpu().double(), torch.cat(log_ratios).cpu().double()
 
 
 def _surprisal(logits: Tensor, targets: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from logratio.models.vocabulary import CHUNK
 
 
 class TokenComparison(NamedTuple):
-    """Two policies at `N` tokens, each `[N]` nats, without gradient."""
+    """Two policies at `N` tokens, each `[N]` nats on the CPU, without gradient."""
 
     logprobs: Tensor
     """log-probability of each token under the policy."""
@@ -35,26 +35,32 @@ class _Softmax:
 
     Args:
         targets: `[N]` the words whose logits are wanted.
-        means: of how many values the means are wanted.
     """
 
-    def __init__(self, targets: Tensor, *, means: int) -> None:
+    def __init__(self, targets: Tensor) -> None:
         self.targets = targets
-        self.chosen = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
-        self.total = torch.full_like(self.chosen, -torch.inf)
-        self.means = self.chosen.new_zeros(means, len(targets))
+        self.chunks: list[Tensor] = []
 
     def add(self, start: int, logits: Tensor, *values: Tensor) -> None:
         """Take in `[N, chunk]` logits of the words from `start` on, and values there to be averaged."""
-        inside = ((self.targets >= start) & (self.targets < start + logits.shape[1])).nonzero()[:, 0]
-        self.chosen[inside] = logits[inside, self.targets[inside] - start].double()
+        width = logits.shape[1]
+        place = self.targets - start
+        inside = (place >= 0) & (place < width)
+        chosen = logits.gather(1, place.clamp(0, width - 1)[:, None])[:, 0].masked_fill(~inside, 0.0)
         part = logits.logsumexp(dim=1)
         weights = (logits - part[:, None]).exp()
-        larger = torch.logaddexp(self.total, part.double())
-        before, now = (self.total - larger).exp(), (part.double() - larger).exp()
-        for mean, value in zip(self.means, values, strict=True):
-            mean.mul_(before).add_((weights * value).sum(dim=1).double() * now)
-        self.total = larger
+        self.chunks.append(torch.stack([part, chosen, *((weights * value).sum(dim=1) for value in values)]))
+
+    def ended(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Normaliser and targets' logits `[N]`, and means `[values, N]`: in float64, on the CPU.
+
+        A device may have no float64, and each look at one of its numbers costs.
+        """
+        columns = torch.stack(self.chunks).cpu().double()
+        parts, chosen = columns[:, 0], columns[:, 1].sum(dim=0)
+        total = parts.logsumexp(dim=0)
+        shares = (parts - total).exp()
+        return total, chosen, (shares[:, None] * columns[:, 2:]).sum(dim=0)
 
 
 @torch.no_grad()
@@ -100,7 +106,7 @@ def compare_logits(logits: Tensor, reference_logits: Tensor, targets: Tensor) ->
 
 def _walk(tiles: Iterable[tuple[Tensor, Tensor]], targets: Tensor) -> TokenComparison:
     """From `[N, chunk]` logits of both, chunk by chunk of the vocabulary."""
-    policy, reference = _Softmax(targets, means=2), _Softmax(targets, means=0)
+    policy, reference = _Softmax(targets), _Softmax(targets)
     start = 0
     for logits, others in tiles:
         dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -108,11 +114,12 @@ def _walk(tiles: Iterable[tuple[Tensor, Tensor]], targets: Tensor) -> TokenCompa
         policy.add(start, logits, logits, logits - others)
         reference.add(start, others)
         start += logits.shape[1]
-    mean_logit, mean_difference = policy.means
+    total, chosen, (mean_logit, mean_difference) = policy.ended()
+    reference_total, reference_chosen, _ = reference.ended()
     found = (
-        policy.chosen - policy.total,
-        reference.chosen - reference.total,
-        policy.total - mean_logit,
-        mean_difference - policy.total + reference.total,
+        chosen - total,
+        reference_chosen - reference_total,
+        total - mean_logit,
+        mean_difference - total + reference_total,
     )
     return TokenComparison(*(values.to(dtype) for values in found))

@@ -78,7 +78,7 @@ def _logprobs(policy: LanguagePolicy, groups: Sequence[AnswerGroup], max_tokens:
     """Log-probability of the answers of every group, in their order."""
     found: list[list[float]] = [[] for _ in groups]
     for part, rows in policy.rows(groups, max_tokens=max_tokens):
-        values = iter(policy.sequence_logprobs(rows).double().tolist())
+        values = iter(policy.sequence_logprobs(rows).tolist())
         for index in part:
             found[index] = [next(values) for _ in groups[index].answers]
     return found

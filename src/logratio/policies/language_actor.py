@@ -134,7 +134,8 @@ class LanguageActor:
                 for index, answer in enumerate(items[place].answers)
             ]
             places = [sequence * time + token for sequence, length in answers for token in range(length)]
-            yield torch.tensor(places, device=self.policy.device), rows
+            # On the CPU, as the trajectories are that they are places of.
+            yield torch.tensor(places), rows
 
     def read(self, row: PackedRow) -> tuple[Tensor, Tensor, Tensor | None]:
         """Log-probabilities, entropies and values of a row's answer tokens, `[N]` each, differentiable."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from logratio.batches import Precision
 from logratio.models.precision import computing
+from logratio.models.refusals import refuses_input
 from logratio.policies.kv_cache import DecodingState
 
 ROWS = 8
@@ -111,7 +112,9 @@ def find_difference(model: Any) -> str:
                 rows.keep(stay)
                 rows.step((stay + 1) % vocabulary)
         worst = max(worst, _apart(plain.logits, cached.logits))
-    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+    except Exception as error:
+        if not refuses_input(error):
+            raise
         return f"{type(error).__name__}: {error}"
     few_bits = next(model.parameters()).dtype.itemsize < 4
     limit = HALF_LIMIT if few_bits else LIMIT
@@ -120,7 +123,7 @@ def find_difference(model: Any) -> str:
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
     """The farthest that two log-probabilities are apart, in nats; ∞ where one alone is no number."""
-    ours, theirs = ours.double().log_softmax(-1), theirs.double().log_softmax(-1)
+    ours, theirs = (logits.cpu().double().log_softmax(-1) for logits in (ours, theirs))
     # What has no weight, or no number, in either is alike: who draws from it says what is wrong.
     alike = (ours == theirs) | (ours.isnan() & theirs.isnan())
     difference = (ours - theirs).masked_fill(alike, 0.0)

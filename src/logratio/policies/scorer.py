@@ -19,6 +19,7 @@ from logratio.errors import DataFault, EmptyAnswer
 from logratio.models import tokenisation
 from logratio.models.config_limits import limits_of_model
 from logratio.models.packing import Layout, for_scores, last_places, lay_apart, pack
+from logratio.models.refusals import refuses_input
 from logratio.policies.reader import Reader
 from logratio.records import Completion, Prompt
 
@@ -147,7 +148,9 @@ class Scorer(Reader):
             packed = self.scores(self.lay(probe))
             deviation = float(((packed - alone).abs() / alone.abs().clamp(min=1.0)).max())
             reason = f"scores differ by {deviation:.2e}" if not deviation <= SCORE_TOLERANCE else ""
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except Exception as error:
+            if not refuses_input(error):
+                raise
             reason = f"{type(error).__name__}: {error}"
         if not reason:
             return deviation

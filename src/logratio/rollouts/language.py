@@ -250,9 +250,9 @@ class LanguageCollector:
         shape = (len(groups) * k, time)
         columns = {}
         for name, values in gathered(parts).items():
-            flat = values.new_zeros(shape[0] * time)
-            flat[rows] = values
-            columns[name] = flat.reshape(shape).cpu()
+            flat = torch.zeros(shape[0] * time, dtype=values.dtype)
+            flat[rows] = values.cpu()
+            columns[name] = flat.reshape(shape)
         return columns
 
     def _distances(self, now: Mapping[str, Tensor], mask: Tensor) -> dict[str, float]:

@@ -177,7 +177,7 @@ def end_token_carries_loss(
 
 def accumulation_equals_batch(shares: Sequence[float], losses: Tensor, *, step: int) -> LawHeld:
     """The parts that were accumulated add up to the loss of the batch as a whole."""
-    whole = float(losses.detach().double().mean())
+    whole = float(losses.detach().cpu().double().mean())
     value = abs(sum(shares) - whole)
     limit = 1e-5 * max(1.0, abs(whole))
     if not value <= limit:

@@ -32,8 +32,9 @@ class RowLosses:
     def measure(self) -> Tensor:
         """Sums over the rows, as `Tally.add` takes them: one tensor, since each look at a number costs."""
         weights = self.log_weights.exp()
-        columns = torch.stack([weights, weights.square(), *self.parts.values()])
-        farthest = self.log_ratio.expm1().abs().max()
+        # Not every device has float64.
+        columns = torch.stack([weights, weights.square(), *self.parts.values()]).cpu()
+        farthest = self.log_ratio.expm1().abs().max().cpu()
         return torch.cat([columns.sum(dim=1, dtype=torch.float64), farthest[None]])
 
 
@@ -183,6 +184,11 @@ def tensors_of(holder: Any) -> list[Tensor]:
 def detached(columns: Columns) -> Columns:
     """A dataclass of tensors without their graphs, which then can end."""
     return type(columns)(*(tensor.detach() for tensor in tensors_of(columns)))
+
+
+def on_cpu(columns: Columns) -> Columns:
+    """A dataclass of tensors where float64 is to be had, as it is not on every device."""
+    return type(columns)(*(tensor.cpu() for tensor in tensors_of(columns)))
 
 
 def concatenate(parts: Sequence[Columns]) -> Columns:

@@ -53,13 +53,13 @@ class GradientSignal:
         return float(mean.square().sum()) / variance - 1.0 if variance > 0 else None
 
     def _sample(self) -> Tensor:
-        """Every so-manieth coordinate of all gradients, in float64."""
+        """Every so-manieth coordinate of all gradients, in float64 on the CPU."""
         trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         # An odd stride does not fall in step with rows of even length.
         stride = max(1, sum(parameter.numel() for parameter in trained) // COORDINATES) | 1
         found, start = [], 0
         for parameter in trained:
             own = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            found.append(own.flatten()[start::stride].double())
+            found.append(own.flatten()[start::stride])
             start = (start - parameter.numel()) % stride
-        return torch.cat(found)
+        return torch.cat(found).cpu().double()

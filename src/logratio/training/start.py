@@ -11,6 +11,7 @@ import torch
 from logratio.batches import AnswerGroup
 from logratio.errors import LawBroken
 from logratio.models.precision import Copies
+from logratio.models.refusals import refuses_input
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.training import laws
 
@@ -33,7 +34,9 @@ def settle_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup]) -> laws
     try:
         rows = packed.lay(probe)
         return laws.layouts_agree(packed.sequence_logprobs(rows), alone, answer_lengths(rows), step=0)
-    except (LawBroken, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except Exception as error:
+        if not (isinstance(error, LawBroken) or refuses_input(error)):
+            raise
         reason = error.what if isinstance(error, LawBroken) else f"{type(error).__name__}: {error}"
         print(
             f"this architecture cannot share a prompt between answers ({reason}); they are computed apart, "
