@@ -101,6 +101,14 @@ class BadRoles(DataFault):
     """Messages that are empty, of unknown role, in the wrong order, or that do not end as they must."""
 
 
+class UnsupportedContent(DataFault):
+    """A message holds something that is not text, such as an image."""
+
+
+class PromptFormatMismatch(DataFault):
+    """A prompt was rendered otherwise when its answers were sampled than it is to be now."""
+
+
 class ChatTemplateMismatch(DataFault):
     """The chat template's prompt is not the beginning of its prompt with answer."""
 

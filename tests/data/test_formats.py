@@ -152,7 +152,7 @@ BAD_ROWS = {
     "chosen is a list of texts": (GOOD | {"chosen": ["x"], "rejected": ["y"]}, "WrongType", "a list of text"),
     "one text, one messages": (GOOD | {"chosen": [assistant("x")]}, "WrongType", "rejected is text"),
     "prompt is a number": (GOOD | {"prompt": 3}, "WrongType", "a number"),
-    "content is a list": (GOOD | {"prompt": [user(["x"])]}, "WrongType", "role and content"),
+    "content is a list": (GOOD | {"prompt": [user(["x"])]}, "WrongType", r"content\[0\] is text"),
     "other names for role and content": (
         GOOD | {"prompt": [{"from": "human", "value": "x"}]},
         "WrongType",

@@ -139,7 +139,7 @@ def test_turns_that_the_template_refuses_are_named():
 @given(prompt=TEXT, answer=ASCII)
 def test_an_answer_ends_in_the_end_token_exactly_once(tokenizer, prompt, answer):
     ids = tokenisation.encode_completion(tokenizer, Prompt(prompt), Completion(text=answer))
-    end = tokenisation.end_token_id(tokenizer)
+    end = tokenisation.end_token_ids(tokenizer)[0]
     assert ids.count(end) == 1
     assert ids[-1] == end
     assert tokenisation.decode(tokenizer, ids) == answer
@@ -186,7 +186,7 @@ def test_an_answer_that_was_cut_off_has_no_end_token(tokenizer):
     cut = Completion(text=" and then", finish_reason="length")
     ids = tokenisation.encode_completion(tokenizer, Prompt("hi"), cut)
     whole = tokenisation.encode_completion(tokenizer, Prompt("hi"), Completion(text=" and then"))
-    assert whole == (*ids, tokenisation.end_token_id(tokenizer))
+    assert whole == (*ids, tokenisation.end_token_ids(tokenizer)[0])
 
 
 @pytest.mark.parametrize("tokenizer", [CHAT, PLAIN], ids=["chat", "plain"])
@@ -238,7 +238,7 @@ def test_a_template_that_changes_the_prompt_when_an_answer_follows_is_named():
 def test_a_template_that_leaves_the_answer_out_is_named():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}:"
-    assert tokenisation.end_token_id(tokenizer) == tokenizer.eos_token_id
+    assert tokenisation.end_token_ids(tokenizer)[0] == tokenizer.eos_token_id
     with pytest.raises(errors.ChatTemplateMismatch):
         tokenisation.encode_completion(tokenizer, Prompt("hi"), Completion(text="yes"))
 
@@ -264,7 +264,7 @@ def test_the_end_of_a_turn_is_the_template_s_and_every_end_token_stops():
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"eos_token": AddedToken("<eos>", special=True)})
     turn_end, eos = tokenizer.convert_tokens_to_ids([END, "<eos>"])
-    assert tokenisation.end_token_id(tokenizer) == turn_end != eos
+    assert tokenisation.end_token_ids(tokenizer)[0] == turn_end != eos
     assert tokenisation.stop_token_ids(tokenizer) == {turn_end, eos}
     assert tokenisation.stop_token_ids(tokenizer, GenerationConfig(eos_token_id=[eos, 7])) == {
         turn_end,
@@ -273,7 +273,7 @@ def test_the_end_of_a_turn_is_the_template_s_and_every_end_token_stops():
     }
     assert tokenisation.stop_token_ids(tokenizer, GenerationConfig(eos_token_id=7)) == {turn_end, eos, 7}
     tokenizer.chat_template = None
-    assert tokenisation.end_token_id(tokenizer) == eos
+    assert tokenisation.end_token_ids(tokenizer)[0] == eos
 
 
 def test_no_end_token_at_all_is_named():
@@ -281,7 +281,7 @@ def test_no_end_token_at_all_is_named():
     tokenizer.eos_token = None
     assert tokenisation.stop_token_ids(tokenizer) == frozenset()
     with pytest.raises(errors.SpecialTokenTrouble, match="no end token"):
-        tokenisation.end_token_id(tokenizer)
+        tokenisation.end_token_ids(tokenizer)[0]
 
 
 def test_decoding_cuts_at_the_first_end_token():

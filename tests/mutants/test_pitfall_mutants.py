@@ -95,7 +95,7 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "a finished answer gets no end token",
         TOKENISATION,
-        "return (*body, end) if finished else body",
+        "return (*body, *end) if finished else body",
         "return body",
         (
             tokens("test_an_answer_ends_in_the_end_token_exactly_once"),
@@ -105,15 +105,15 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "an answer that was cut off gets an end token",
         TOKENISATION,
-        "return (*body, end) if finished else body",
-        "return (*body, end)",
+        "return (*body, *end) if finished else body",
+        "return (*body, *end)",
         (tokens("test_an_answer_that_was_cut_off_has_no_end_token"),),
     ),
     (
         "the end token is masked where it also pads (transformers)",
         TOKENISATION,
-        "return (*body, end) if finished else body",
-        'return tuple(t for t in (*body, end) if t != getattr(tokenizer, "pad_token_id", None))',
+        "return (*body, *end) if finished else body",
+        'return tuple(t for t in (*body, *end) if t != getattr(tokenizer, "pad_token_id", None))',
         (
             tokens("test_padding_with_the_end_token_changes_nothing"),
             tokens("test_an_answer_ends_in_the_end_token_exactly_once"),
@@ -136,8 +136,8 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the template's header of the answer is left out",
         TOKENISATION,
-        "return _apply_template(tokenizer, prompt.messages, answer_follows=True)",
-        "return _apply_template(tokenizer, prompt.messages, answer_follows=False)",
+        "return apply_template(tokenizer, prompt.messages, prompt.tools, answer_follows=True)",
+        "return apply_template(tokenizer, prompt.messages, prompt.tools, answer_follows=False)",
         (tokens("test_a_text_is_one_user_turn_of_the_template"),),
     ),
     (

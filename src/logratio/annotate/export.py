@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,18 +208,21 @@ def _comparison(pair: Pair, chosen: Completion, rejected: Completion, form: Form
     if form == "text":
         return Comparison(prompt=pair.prompt, chosen=chosen, rejected=rejected).to_json()
     return {
-        "prompt": _prompt(pair.prompt, form),
+        **_prompt(pair.prompt, form),
         "chosen": _answer(chosen, form),
         "rejected": _answer(rejected, form),
     }
 
 
-def _prompt(prompt: Prompt, form: Form) -> Any:
-    return prompt.to_json() if form == "text" else [message.to_json() for message in prompt.messages]
+def _prompt(prompt: Prompt, form: Form) -> Row:
+    if form == "text":
+        return prompt.columns()
+    return replace(prompt, content=prompt.messages, format="auto").columns()
 
 
 def _answer(answer: Completion, form: Form) -> Any:
-    return answer.text if form == "text" else [{"role": "assistant", "content": answer.text}]
+    as_text = form == "text" and answer.message is None
+    return answer.text if as_text else [answer.turn.to_json()]
 
 
 def _models(pair: Pair, *, first: bool) -> Row:
@@ -231,11 +234,11 @@ def _models(pair: Pair, *, first: bool) -> Row:
 
 
 def _answer_key(pair: Pair, answer: Completion) -> tuple[str, str]:
-    return pair.prompt.key, normalise(answer.text)
+    return pair.prompt.key, normalise(answer.identity)
 
 
 def _add_answer(labels: _Labels, pair: Pair, answer: Completion, *, is_good: bool) -> None:
-    if not answer.text.strip():
+    if answer.is_empty:
         return
     key = _answer_key(pair, answer)
     labels.answers.setdefault(key, (pair.prompt, answer, set()))[2].add(is_good)
@@ -246,7 +249,7 @@ def _unpaired(labels: _Labels, form: Form) -> Iterable[Row]:
     for prompt, answer, found in labels.answers.values():
         if len(found) == 1:
             (label,) = found
-            yield {"prompt": _prompt(prompt, form), "completion": _answer(answer, form), "label": label}
+            yield _prompt(prompt, form) | {"completion": _answer(answer, form), "label": label}
 
 
 def _ensure_some(labels: _Labels, num_pairs: int) -> None:
@@ -296,9 +299,9 @@ def _vote_row(vote: Vote, snapshot: Snapshot) -> Row:
         "milliseconds": vote.milliseconds,
         "supersedes": vote.supersedes,
         "nonce": vote.nonce,
-        "prompt": pair.prompt.to_json(),
-        "a": pair.a.text,
-        "b": pair.b.text,
+        **pair.prompt.columns(),
+        "a": pair.a.readable,
+        "b": pair.b.readable,
         "a_model": pair.models[0],
         "b_model": pair.models[1],
         "gold": pair.gold,

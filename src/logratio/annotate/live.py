@@ -165,7 +165,7 @@ def _key(value: Mapping[str, Any] | None) -> str | None:
     if value is None or "completions" not in value:
         return None
     try:
-        return Prompt.from_json(value["prompt"]).key
+        return Prompt.from_columns(value).key
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
 

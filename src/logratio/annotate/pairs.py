@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from logratio.data.formats import FILE_FAULTS, normalise, parse_comparison
 from logratio.data.reading import Row, scan_rows
-from logratio.data.values import parse_completion, parse_prompt, require_column
+from logratio.data.values import parse_completion, parse_prompt_columns, require_column
 from logratio.errors import BadConfig, ContradictoryLabels, DataFault, EmptyAnswer, IdenticalPair, WrongType
 from logratio.records import Completion, Prompt
 from logratio.runs import hash_file
@@ -61,7 +61,7 @@ class Pair:
         """A JSON object; `from_json` is its inverse."""
         return {
             "id": self.id,
-            "prompt": self.prompt.to_json(),
+            **self.prompt.columns(),
             "a": self.a.to_json(),
             "b": self.b.to_json(),
             "models": list(self.models),
@@ -76,7 +76,7 @@ class Pair:
         first, second = value["models"]
         return cls(
             id=value["id"],
-            prompt=Prompt.from_json(value["prompt"]),
+            prompt=Prompt.from_columns(value),
             a=Completion.from_json(value["a"]),
             b=Completion.from_json(value["b"]),
             models=(first, second),
@@ -124,12 +124,12 @@ def make_pair(
         margin: by how much the first is preferred by a model or a reward.
         gold: the right verdict, `a` meaning the first.
     """
-    if (second.text, models[1]) < (first.text, models[0]):
+    if (second.identity, models[1]) < (first.identity, models[0]):
         first, second = second, first
         models = (models[1], models[0])
         margin = None if margin is None else -margin
         gold = None if gold is None else OTHER[gold]
-    named = [prompt.key, first.text, second.text, *models]
+    named = [prompt.key, first.identity, second.identity, *models]
     digest = hashlib.sha256(json.dumps(named, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     return Pair(
         id=digest.hexdigest()[:16],
@@ -259,9 +259,8 @@ class _Reader:
         self.add(pair, row=number)
 
     def _read_answers(self, number: int, row: Row) -> None:
-        require_column(row.value, "prompt", where=row.source)
         require_column(row.value, "completions", where=row.source)
-        prompt = parse_prompt(row.value["prompt"], where=row.source)
+        prompt = parse_prompt_columns(row.value, where=row.source)
         answers = row.value["completions"]
         if not isinstance(answers, list) or not answers:
             raise WrongType("completions is not a list of answers", where=row.source)
@@ -346,10 +345,10 @@ def _pair_answers(
     if len(answers) < 2:
         reader.left_out[FEW_ANSWERS] += 1
     for first, second in choose(answers):
-        texts = (first.completion.text, second.completion.text)
-        if not all(text.strip() for text in texts):
+        two = (first.completion, second.completion)
+        if any(answer.is_empty for answer in two):
             reader.left_out["empty"] += 1
-        elif normalise(texts[0]) == normalise(texts[1]):
+        elif normalise(two[0].identity) == normalise(two[1].identity):
             reader.left_out["identical"] += 1
         else:
             pair = make_pair(

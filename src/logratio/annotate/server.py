@@ -207,9 +207,9 @@ def assignment_json(assignment: Assignment) -> dict[str, Any]:
     left, right = (pair.b, pair.a) if assignment.swapped else (pair.a, pair.b)
     return {
         "ticket": assignment.ticket,
-        "prompt": [{"role": turn.role} | text_json(turn.content) for turn in pair.prompt.messages],
-        "left": text_json(left.text) | {"length": len(left.text)},
-        "right": text_json(right.text) | {"length": len(right.text)},
+        "prompt": [{"role": turn.role} | text_json(turn.readable) for turn in pair.prompt.messages],
+        "left": text_json(left.readable) | {"length": len(left.readable)},
+        "right": text_json(right.readable) | {"length": len(right.readable)},
         "lease_until": assignment.lease_until,
     }
 

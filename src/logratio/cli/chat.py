@@ -19,8 +19,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+from logratio.cli.prompt_format import PromptFormatFlags
 from logratio.errors import BadConfig, LogratioError
 from logratio.models import tokenisation
 from logratio.models.pretrained import check_device, check_dtype, load
@@ -43,6 +46,10 @@ class Arguments:
     """Another model that hears the same words."""
     system: str | None = None
     """A system message, before the first turn."""
+    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatFlags
+    )
+    """How prompts given as text are rendered."""
     temperature: float = 0.7
     """Logits are divided by it: 1 samples from the model itself, 0 takes the most probable token."""
     top_k: int = 0
@@ -81,6 +88,12 @@ def run(arguments: Arguments) -> int:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
     )
+    if arguments.system and arguments.prompt_format.prompt_format == "raw":
+        raise BadConfig(
+            "a system message is a turn, and raw words are none",
+            where="--system",
+            action="leave it out, or write it into the words",
+        )
     check_device(arguments.device)
     check_dtype(arguments.dtype)
     speakers = open_speakers(arguments)
@@ -95,7 +108,8 @@ def run(arguments: Arguments) -> int:
                 print(fault)
             continue
         for speaker in speakers:
-            answer(speaker, line, system=arguments.system, seed=seed, config=config)
+            raw = arguments.prompt_format.prompt_format == "raw"
+            answer(speaker, line, system=arguments.system, seed=seed, config=config, raw=raw)
     return 0
 
 
@@ -108,6 +122,7 @@ def open_speakers(arguments: Arguments) -> list[Speaker]:
     speakers = []
     for name, source in zip(names, sources, strict=True):
         loaded = load(source, device=arguments.device, dtype=arguments.dtype)
+        arguments.prompt_format.ensure_possible(loaded.tokenizer)
         speakers.append(Speaker(name=name, model=loaded.model, tokenizer=loaded.tokenizer))
     return speakers
 
@@ -154,11 +169,16 @@ def obey(line: str, speakers: list[Speaker], seed: int) -> int:
     raise BadConfig(f"there is no command {command}", action="/reset, /seed N and /quit are there")
 
 
-def answer(speaker: Speaker, line: str, *, system: str | None, seed: int, config: SamplingConfig) -> None:
-    """Stream one answer and remember it; a fault, or Ctrl-C before the first token, leaves no trace."""
+def answer(
+    speaker: Speaker, line: str, *, system: str | None, seed: int, config: SamplingConfig, raw: bool = False
+) -> None:
+    """Stream one answer and remember it; a fault, or Ctrl-C before the first token, leaves no trace.
+
+    What is continued as it stands (`raw`) is no turn of a conversation, and is not remembered.
+    """
     question = Message(role="user", content=line)
     opening = (Message(role="system", content=system),) if system else ()
-    prompt = Prompt((*opening, *speaker.history, question))
+    prompt = Prompt(line, format="raw") if raw else Prompt((*opening, *speaker.history, question))
     print(f"{speaker.name}> ", end="", flush=True)
     try:
         text = stream_answer(speaker, prompt, seed=seed, config=config)
@@ -166,7 +186,7 @@ def answer(speaker: Speaker, line: str, *, system: str | None, seed: int, config
         # The conversation goes on: what does not fit may fit after /reset.
         print(f"\n{fault}")
         return
-    if text:
+    if text and not raw:
         speaker.history += [question, Message(role="assistant", content=text)]
 
 
@@ -184,7 +204,7 @@ def stream_answer(speaker: Speaker, prompt: Prompt, *, seed: int, config: Sampli
             if not text.endswith(UNFINISHED_CHARACTER):
                 print(printable(text[len(shown) :]), end="", flush=True)
                 shown = text
-        if drawn[-1] in stop_ids:
+        if tokenisation.find_end(drawn, stop_ids):
             ended = "ended"
     except KeyboardInterrupt:
         ended = "stopped"

@@ -12,10 +12,13 @@ position. No weight is loaded. The exit status is 1 where training would be refu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+from logratio.cli.prompt_format import PromptFormatFlags
 from logratio.data.checks import CheckReport, check_comparisons, count_rows, count_ties
 from logratio.data.encoding import UNLIMITED
 from logratio.data.formats import UnusableRow, read_comparisons
@@ -36,6 +39,10 @@ class Arguments:
     model: str | None = None
     """The model to be trained, for its tokenizer: a transformers directory, a run directory, a hub id, a
     .gguf file, or `embedded`."""
+    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatFlags
+    )
+    """How prompts given as text are rendered."""
     max_length: int = 1024
     """Tokens of prompt and answer together; longer answers are cut and counted."""
     max_prompt_length: int | None = None
@@ -52,8 +59,12 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Read, check and print; 1 if training would be refused."""
-    result = read_comparisons(arguments.data, limit=arguments.limit)
+    result = read_comparisons(
+        arguments.data, limit=arguments.limit, prompt_format=arguments.prompt_format.prompt_format
+    )
     tokenizer, limits = open_tokenizer(arguments.model)
+    if tokenizer is not None:
+        arguments.prompt_format.ensure_possible(tokenizer)
     report = check_comparisons(
         result,
         tokenizer,
@@ -115,6 +126,7 @@ def describe(report: CheckReport, *, few: int | None) -> Iterator[str]:
         yield ""
         yield from _measures(report)
     yield ""
+    yield from report.notes
     yield from (f"warning: {warning}" for warning in report.warnings)
     yield from (f"training would be refused: {reason}" for reason in report.reasons)
     if not report.reasons:

@@ -22,13 +22,14 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from logratio import __version__
+from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.errors import BadConfig, LogratioError, NotWritable, RunExists, SplitLeak
 from logratio.runs import (
@@ -68,6 +69,10 @@ class Arguments:
     """Directory of report.json and samples.jsonl."""
     also: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Models between the two, as name=model: --also sft=runs/sft."""
+    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatFlags
+    )
+    """How prompts given as text are rendered."""
     num_prompts: int = 0
     """Evaluate on so many of the prompts, drawn by --seed; 0 takes all."""
     max_new_tokens: int = 64
@@ -135,12 +140,14 @@ def run(arguments: Arguments) -> int:
     judge = load_reward(arguments.reward, device=arguments.device)
     prepare_out(arguments)
     chosen = choose_prompts(
-        read_prompts(arguments.prompts), num_prompts=arguments.num_prompts, seed=arguments.seed
+        read_prompts(arguments.prompts, prompt_format=arguments.prompt_format.prompt_format),
+        num_prompts=arguments.num_prompts,
+        seed=arguments.seed,
     )
     trained = [source for name, source in sources.items() if name != "reference"]
     record = training_record(*trained, arguments.out)
     ensure_held_out(chosen.rows, record.prompt_keys)
-    ensure_readable(sources, chosen.rows)
+    ensure_readable(sources, chosen.rows, arguments.prompt_format)
     models = OpenedOnDemand(sources, device=arguments.device, dtype=arguments.dtype)
     evaluation = evaluate_policies(
         models,
@@ -267,7 +274,9 @@ def count_seen(judge: str, rows: Sequence[PromptRow]) -> int:
     return sum(row.prompt.key in seen for row in rows)
 
 
-def ensure_readable(sources: Mapping[str, str], rows: Sequence[PromptRow]) -> None:
+def ensure_readable(
+    sources: Mapping[str, str], rows: Sequence[PromptRow], prompt_format: PromptFormatFlags | None = None
+) -> None:
     """Find out with the tokenizers alone whether the models fit together and can read every prompt.
 
     Raises:
@@ -282,12 +291,14 @@ def ensure_readable(sources: Mapping[str, str], rows: Sequence[PromptRow]) -> No
     for name, source in sources.items():
         if name != "reference":
             ensure_same_tokenizer(name, load_tokenizer(source), reference)
+    (prompt_format or PromptFormatFlags()).ensure_possible(reference)
     for row in rows:
         try:
             encode_prompt(reference, row.prompt)
         except LogratioError as fault:
             fault.where = fault.where or row.source
             raise
+    announce_rendering(reference, [row.prompt for row in rows])
 
 
 def judge_columns(row: PromptRow) -> dict[str, Any]:

@@ -17,13 +17,18 @@ probable under it than under the model that it was trained from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
 from logratio.data.reading import JUDGE, read_samples
 from logratio.errors import BadConfig, RewardDegenerate, TooFewLabels
+from logratio.records import Sample
 from logratio.rollouts.labelling import LabelCounts, LabelledPair, Pairing, check_settings, label_pairs
-from logratio.rollouts.rewards import load_reward
+from logratio.rollouts.rewards import ModelReward, Reward, load_reward
 from logratio.runs import write_json_lines
 
 
@@ -38,6 +43,10 @@ class Arguments:
     directory of a reward model, or implicit:POLICY,REFERENCE."""
     out: Path
     """The comparisons: JSON Lines with prompt, chosen, rejected, chosen_reward, rejected_reward."""
+    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatFlags
+    )
+    """How prompts given as text are rendered."""
     pairs: Pairing = "best-worst"
     """Which pairs of a prompt's answers are labelled: the best against the worst, all, the neighbours in
     order of reward (adjacent), or some drawn at random."""
@@ -63,7 +72,8 @@ def run(arguments: Arguments) -> int:
         raise BadConfig(
             "--out is the file of completions itself", where=str(arguments.out), action="give another"
         )
-    samples = read_samples(arguments.completions)
+    samples = read_samples(arguments.completions, prompt_format=arguments.prompt_format.prompt_format)
+    announce_to_model(reward, samples)
     rewards = reward(samples)
     pairs, counts = label_pairs(
         samples,
@@ -80,6 +90,13 @@ def run(arguments: Arguments) -> int:
     print(describe(counts))
     print(f"judged by {reward.name} at temperature {arguments.temperature:g}; written to {arguments.out}")
     return 0
+
+
+def announce_to_model(reward: Reward, samples: list[Sample]) -> None:
+    """Say how a reward model reads the prompts; a function reads them as they are."""
+    if isinstance(reward, ModelReward):
+        answers = [sample.completions for sample in samples]
+        announce_rendering(reward.scorer.tokenizer, [sample.prompt for sample in samples], answers)
 
 
 def ensure_labels(

@@ -14,6 +14,7 @@ from logratio import __version__
 from logratio.cli.actors import NO_CRITIC, SHARED, check_critic, open_actor
 from logratio.cli.computing import ComputingFlags
 from logratio.cli.lora import LoraFlags
+from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
 from logratio.cli.training import HELD_OUT
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.data.splits import split_by_prompt
@@ -60,6 +61,10 @@ class PolicyGradientFlags:
     """How the numbers of policy, critic and reference are computed."""
     collect: Annotated[CollectorConfig, tyro.conf.arg(name="")] = field(default_factory=CollectorConfig)
     """How answers are collected, and what they are charged."""
+    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatFlags
+    )
+    """How prompts given as text are rendered."""
     held_out: float = 0.1
     """Share of the prompts kept out of training and written to held_out.jsonl, for `logratio evaluate`."""
     limit: int | None = None
@@ -141,7 +146,7 @@ def split_weight(spec: str) -> tuple[float, str]:
 
 def read_rows(flags: PolicyGradientFlags, *, seed: int) -> tuple[list[PromptRow], list[PromptRow]]:
     """Prompts to train on, and prompts kept out."""
-    rows = read_prompts(flags.prompts)[: flags.limit]
+    rows = read_prompts(flags.prompts, prompt_format=flags.prompt_format.prompt_format)[: flags.limit]
     train, held_out = split_by_prompt(rows, lambda row: row.prompt, held_out=flags.held_out, seed=seed)
     if not train:
         raise TooFewLabels(
@@ -177,6 +182,7 @@ def begin_run(
         | collect
         | flags.lora.identity()
         | flags.computing.identity()
+        | flags.prompt_format.identity()
         | {
             "stage": command,
             "prompts_sha256": hash_file(flags.prompts),
@@ -206,7 +212,7 @@ def prepare(
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
     train, held_out = rows
-    kept_out = [{"prompt": row.prompt.to_json(), **row.columns} for row in held_out]
+    kept_out = [row.prompt.columns() | dict(row.columns) for row in held_out]
     write_json_lines(run.path / HELD_OUT, kept_out)
     write_json(run.path / "training_prompts.json", sorted({row.prompt.key for row in train}))
     opened = open_actor(
@@ -221,6 +227,9 @@ def prepare(
         device=flags.device,
         num_frozen_bytes=bytes_of_models([*rewards.learned, *rewards.watched]),
     )
+    tokenizer = opened.actor.policy.tokenizer
+    flags.prompt_format.ensure_possible(tokenizer)
+    announce_rendering(tokenizer, [row.prompt for row in train])
     run.settle(model_fingerprint=opened.fingerprint, reference_fingerprint=opened.reference_fingerprint)
     write_json(run.path / LAWS, [opened.layout.to_json()])
     collector = LanguageCollector(

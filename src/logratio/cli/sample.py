@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering, with_format_taken
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.errors import BadConfig, LogratioError, RunExists
 from logratio.models import tokenisation
@@ -28,10 +31,13 @@ from logratio.models.pretrained import LoadedModel, check_device, check_dtype, l
 from logratio.policies.decoding import check_prompts
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
-from logratio.records import Sample
+from logratio.records import TOOLS, Prompt, Sample
 from logratio.rollouts.partial import PartialAnswers, make_room_for
 from logratio.rollouts.sampling import sample
 from logratio.runs import hash_json, write_json_lines
+
+WRITTEN_ANEW = ("prompt", "completions", TOOLS)
+"""Columns of a file of prompts that are not passed on as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,10 @@ class Arguments:
     out: Path
     """The answers: JSON Lines. While they are drawn they stand beside it, in a file that ends in
     .partial.jsonl."""
+    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatFlags
+    )
+    """How prompts given as text are rendered."""
     num_samples: int = 4
     """How many answers each prompt gets."""
     max_new_tokens: int = 64
@@ -81,7 +91,8 @@ def run(arguments: Arguments) -> int:
     check_dtype(arguments.dtype)
     partial_path = arguments.out.with_name(arguments.out.name + ".partial.jsonl")
     prepare_out(arguments, partial_path)
-    rows = read_prompts(arguments.prompts)[: arguments.limit or None]
+    rows = read_prompts(arguments.prompts, prompt_format=arguments.prompt_format.prompt_format)
+    rows = rows[: arguments.limit or None]
     loaded, encoded = open_model(arguments, rows)
     check_prompts(loaded.model, encoded, config, places=[row.source for row in rows])
     prompts = [row.prompt for row in rows]
@@ -137,7 +148,9 @@ def open_model(arguments: Arguments, rows: Sequence[PromptRow]) -> tuple[LoadedM
     """The model and the prompts' tokens; a prompt that cannot be encoded is found before weights are read."""
     revision, trust = arguments.revision, arguments.trust_remote_code
     tokenizer = load_tokenizer(arguments.model, revision=revision, trust_remote_code=trust)
+    arguments.prompt_format.ensure_possible(tokenizer)
     encoded = encode_all(tokenizer, rows)
+    announce_rendering(tokenizer, [row.prompt for row in rows])
     loaded = load(
         arguments.model,
         device=arguments.device,
@@ -168,7 +181,7 @@ def identity(arguments: Arguments, loaded: LoadedModel, rows: Sequence[PromptRow
         "format": 1,
         "model": loaded.fingerprint,
         "tokenizer": tokenisation.fingerprint(loaded.tokenizer),
-        "prompts": hash_json([row.prompt.to_json() for row in rows])[:16],
+        "prompts": hash_json([_identity_of(row.prompt) for row in rows])[:16],
         "num_samples": arguments.num_samples,
         "max_new_tokens": arguments.max_new_tokens,
         "temperature": arguments.temperature,
@@ -177,6 +190,12 @@ def identity(arguments: Arguments, loaded: LoadedModel, rows: Sequence[PromptRow
         "seed": arguments.seed,
         "dtype": arguments.dtype,
     }
+
+
+def _identity_of(prompt: Prompt) -> Any:
+    """What decides the answers to a prompt: its columns, or its text or messages where there is no more."""
+    columns = prompt.columns()
+    return columns["prompt"] if len(columns) == 1 else columns
 
 
 def draw_rest(
@@ -193,13 +212,13 @@ def draw_rest(
         samples = sample(
             loaded.model,
             loaded.tokenizer,
-            [row.prompt for row in rows],
+            [with_format_taken(loaded.tokenizer, row.prompt) for row in rows],
             num_samples=arguments.num_samples,
             seed=arguments.seed,
             config=config,
             # A file of answers may be a file of prompts: its old answers do not shadow the new ones.
             columns=[
-                {name: value for name, value in row.columns.items() if name not in ("prompt", "completions")}
+                {name: value for name, value in row.columns.items() if name not in WRITTEN_ANEW}
                 for row in rows
             ],
             progress=progress,

@@ -115,10 +115,11 @@ def read_labels(flags: Arguments) -> Labels:
     """
     from logratio.models.pretrained import load_tokenizer, read_limits
 
-    result = read_comparisons(flags.data, limit=flags.limit)
+    result = read_comparisons(flags.data, limit=flags.limit, prompt_format=flags.prompt_format.prompt_format)
     grades = read_grades(flags.data, margin=flags.training.margin, limit=flags.limit)
     source = resolve_model(flags.model)
     tokenizer, limits = load_tokenizer(source), read_limits(source)
+    flags.prompt_format.ensure_possible(tokenizer)
     readable = [
         replace(
             comparison,

@@ -13,6 +13,7 @@ import tyro
 from logratio import __version__
 from logratio.cli.computing import ComputingFlags, compute_as
 from logratio.cli.lora import LoraFlags, lay_adapter
+from logratio.cli.prompt_format import PromptFormatFlags
 from logratio.data.checks import CheckReport, check_comparisons, without_ties
 from logratio.data.encoding import EncodedPair
 from logratio.data.formats import read_comparisons
@@ -46,6 +47,10 @@ class TrainingFlags:
     """What of it is trained."""
     computing: Annotated[ComputingFlags, tyro.conf.arg(name="")] = field(default_factory=ComputingFlags)
     """How its numbers are computed."""
+    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatFlags
+    )
+    """How prompts given as text are rendered."""
     max_length: int = 1024
     """Tokens of prompt and answer together; longer answers are cut and counted, longer prompts left out."""
     held_out: float = 0.1
@@ -68,11 +73,11 @@ def read_pairs(flags: TrainingFlags) -> CheckReport:
     """
     from logratio.models.pretrained import load_tokenizer, read_limits
 
-    result = read_comparisons(flags.data, limit=flags.limit)
+    result = read_comparisons(flags.data, limit=flags.limit, prompt_format=flags.prompt_format.prompt_format)
     source = resolve_model(flags.model)
-    report = check_comparisons(
-        result, load_tokenizer(source), max_length=flags.max_length, limits=read_limits(source)
-    )
+    tokenizer = load_tokenizer(source)
+    flags.prompt_format.ensure_possible(tokenizer)
+    report = check_comparisons(result, tokenizer, max_length=flags.max_length, limits=read_limits(source))
     print(report.summary(), file=sys.stderr)
     ensure_trainable(report, flags.data)
     return report
@@ -129,6 +134,7 @@ def begin_run(flags: TrainingFlags, config: TrainingConfig, *, command: str) -> 
         "identity": config.identity()
         | flags.lora.identity()
         | flags.computing.identity()
+        | flags.prompt_format.identity()
         | {
             "stage": command,
             "data_sha256": hash_file(flags.data),

@@ -14,9 +14,10 @@ from logratio.data.encoding import UNLIMITED, EncodedPair, encode_comparison
 from logratio.data.formats import ReadResult, UnusableRow
 from logratio.data.labels import LabelReport, compare_labels
 from logratio.data.lengths import LengthBias, length_bias, quantiles
+from logratio.data.rendering import count_unrendered, describe_rendering, describe_unrendered
 from logratio.errors import BadConfig, BoundaryMismatch, ContradictoryLabels, DataFault, Tie
 from logratio.models.limits import ModelLimits
-from logratio.models.tokenisation import Tokenizer, end_token_id
+from logratio.models.tokenisation import Tokenizer, end_token_ids
 from logratio.records import Comparison
 
 __all__ = ["CheckReport", "EncodedPair", "check_comparisons"]
@@ -53,6 +54,10 @@ class CheckReport:
     """How many answers were cut, by side; `None` without a tokenizer."""
     prompts_repeated: list[str]
     """Rows in which both answers begin with the whole prompt."""
+    not_rendered: dict[str, int] = field(default_factory=dict)
+    """Fields, contents and tools that the chat template leaves out, with the number of rows."""
+    notes: list[str] = field(default_factory=list)
+    """How prompts are rendered and how answers end."""
     reasons: list[str] = field(default_factory=list)
     """Why training is refused; empty where it is not."""
     warnings: list[str] = field(default_factory=list)
@@ -99,7 +104,7 @@ class CheckReport:
             [
                 f"data: {count_rows(self.unusable, self.num_rows)}",
                 *([f"data: {count_ties(len(self.ties))}"] if self.ties else []),
-                *(f"data: {line}" for line in self.warnings),
+                *(f"data: {line}" for line in [*self.notes, *self.warnings]),
             ]
         )
 
@@ -124,6 +129,8 @@ class CheckReport:
             "truncated": self.truncated,
             "boundary_mismatches": self.boundary_mismatches,
             "prompts_repeated": self.prompts_repeated,
+            "not_rendered": self.not_rendered,
+            "notes": self.notes,
             "refuses_training": self.refuses_training,
             "reasons": self.reasons,
             "warnings": self.warnings,
@@ -171,7 +178,19 @@ def check_comparisons(
     report = _describe(kept, unusable, labels, places, with_tokens=tokenizer is not None)
     reasons += _reasons(report, max_unusable_share=max_unusable_share, min_usable=min_usable)
     warnings = [*_position_warnings(report, limits, max_length), *_warnings(report)]
-    return replace(report, reasons=reasons, warnings=warnings)
+    report = replace(report, reasons=reasons, warnings=warnings)
+    return report if tokenizer is None else _add_rendering(report, tokenizer)
+
+
+def _add_rendering(report: CheckReport, tokenizer: Tokenizer) -> CheckReport:
+    rows = [(one.prompt, (one.chosen, one.rejected)) for one in report.comparisons]
+    counts = count_unrendered(tokenizer, rows)
+    return replace(
+        report,
+        not_rendered=counts,
+        notes=describe_rendering(tokenizer, [prompt for prompt, _ in rows]),
+        warnings=[*report.warnings, *describe_unrendered(tokenizer, counts)],
+    )
 
 
 def _ensure_limits(max_length: int, max_prompt_length: int | None, max_unusable_share: float) -> None:
@@ -191,7 +210,7 @@ def _ensure_limits(max_length: int, max_prompt_length: int | None, max_unusable_
 def _tokenizer_faults(tokenizer: Tokenizer | None) -> list[str]:
     if tokenizer is not None:
         try:
-            end_token_id(tokenizer)
+            end_token_ids(tokenizer)
         except DataFault as fault:
             return [f"{fault.name}: {fault.what}"]
     return []
@@ -272,7 +291,7 @@ def _placed(groups: Sequence[Sequence[int]], places: Sequence[str]) -> list[list
 
 def _repeats_prompt(comparison: Comparison) -> bool:
     """Whether both answers begin with the whole prompt, as if a transcript had been taken for an answer."""
-    prompt = comparison.prompt.messages[-1].content.strip()
+    prompt = comparison.prompt.messages[-1].text.strip()
     answers = (comparison.chosen.text, comparison.rejected.text)
     return bool(prompt) and all(answer.strip().startswith(prompt) for answer in answers)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ from logratio.data.transcripts import (
     strip_space,
 )
 from logratio.data.values import (
+    dress_prompt,
     ensure_prompt_turns,
     kind_of,
     parse_completion,
     parse_prompt,
+    parse_prompt_columns,
     parse_tie,
     parse_turns,
     require_column,
+    with_prompt_format,
 )
 from logratio.errors import (
     BadConfig,
@@ -46,7 +49,7 @@ from logratio.errors import (
     RowNotObject,
     WrongType,
 )
-from logratio.records import Comparison, Completion, Message, Prompt
+from logratio.records import PROMPT_FORMAT, Comparison, Completion, Message, Prompt, PromptFormat
 
 SIDES = ("chosen", "rejected")
 FILE_FAULTS = (BadJsonLine, BadEncoding, RowNotObject)
@@ -86,12 +89,15 @@ class ReadResult:
         return len(self.comparisons) + len(self.unusable)
 
 
-def read_comparisons(path: Path | str, *, limit: int | None = None) -> ReadResult:
+def read_comparisons(
+    path: Path | str, *, limit: int | None = None, prompt_format: PromptFormat = "auto"
+) -> ReadResult:
     """Read comparisons; the faults of single rows are collected with their name and place.
 
     Args:
         path: JSON Lines, also `.gz`, or Parquet.
         limit: read only so many rows.
+        prompt_format: how prompts given as text are rendered, where a row does not say it itself.
 
     Raises:
         FileNotReadable: there is no such file, or it is empty, cut off or of another kind.
@@ -109,7 +115,8 @@ def read_comparisons(path: Path | str, *, limit: int | None = None) -> ReadResul
         try:
             if isinstance(row, DataFault):
                 raise row
-            comparisons.append(parse_comparison(row.value, where=row.source))
+            value = with_prompt_format(row.value, prompt_format, where=row.source)
+            comparisons.append(parse_comparison(value, where=row.source))
         except DataFault as fault:
             faults.append(fault)
             unusable.append(UnusableRow.of(fault, source=str(path)))
@@ -136,6 +143,7 @@ def parse_comparison(row: Mapping[str, Any], *, where: str) -> Comparison:
     values = [row[column] for column in SIDES]
     if all(isinstance(value, str) for value in values):
         prompt, texts = _parse_texts(row, where=where)
+        answers = [Completion(text=text) for text in texts]
     elif any(isinstance(value, str) for value in values) and all(
         isinstance(value, str | list) for value in values
     ):
@@ -145,11 +153,13 @@ def parse_comparison(row: Mapping[str, Any], *, where: str) -> Comparison:
             action="write both in the same form",
         )
     else:
-        prompt, texts = _parse_conversations(row, where=where)
+        prompt, turns = _parse_conversations(row, where=where)
+        answers = [Completion.of_turn(turn) for turn in turns]
     chosen, rejected = (
-        _completion(row, column, text, where=where) for column, text in zip(SIDES, texts, strict=True)
+        _completion(row, column, answer, where=where) for column, answer in zip(SIDES, answers, strict=True)
     )
-    _ensure_two_answers(chosen.text, rejected.text, where=where)
+    _ensure_two_answers(chosen, rejected, where=where)
+    prompt = dress_prompt(prompt, row, where=where)
     return Comparison(
         prompt=prompt, chosen=chosen, rejected=rejected, source=where, tie=parse_tie(row, where=where)
     )
@@ -157,20 +167,25 @@ def parse_comparison(row: Mapping[str, Any], *, where: str) -> Comparison:
 
 def _parse_texts(row: Mapping[str, Any], *, where: str) -> tuple[Prompt, tuple[str, str]]:
     chosen, rejected = row["chosen"], row["rejected"]
+    raw = row.get(PROMPT_FORMAT) == "raw"
+    if raw and row.get("prompt") is not None:
+        return parse_prompt_columns(row, where=where), (chosen, rejected)
     if row.get("prompt") is None:
         if not (looks_like_transcript(chosen) or looks_like_transcript(rejected)):
             require_column(row, "prompt", where=where)
-        return _parse_transcripts(chosen, rejected, where=where)
+        return _parse_transcripts(chosen, rejected, raw=raw, where=where)
     prompt = row["prompt"]
     if isinstance(prompt, str) and looks_like_transcript_prompt(prompt):
         # Some copies of HH repeat the prompt before both answers.
         if chosen.startswith(prompt) and rejected.startswith(prompt):
-            return _parse_transcripts(chosen, rejected, where=where)
+            return _parse_transcripts(chosen, rejected, raw=False, where=where)
         chosen, rejected = strip_space(chosen), strip_space(rejected)
     return parse_prompt(prompt, where=where), (chosen, rejected)
 
 
-def _parse_transcripts(chosen: str, rejected: str, *, where: str) -> tuple[Prompt, tuple[str, str]]:
+def _parse_transcripts(
+    chosen: str, rejected: str, *, raw: bool, where: str
+) -> tuple[Prompt, tuple[str, str]]:
     prompt, answer = split_transcript(chosen, column="chosen", where=where)
     other_prompt, other_answer = split_transcript(rejected, column="rejected", where=where)
     if prompt != other_prompt:
@@ -179,10 +194,12 @@ def _parse_transcripts(chosen: str, rejected: str, *, where: str) -> tuple[Promp
             where=where,
             action="give both answers to the same conversation, or take the row out",
         )
+    if raw:
+        return Prompt(prompt), (answer, other_answer)
     return parse_transcript_prompt(prompt), (strip_space(answer), strip_space(other_answer))
 
 
-def _parse_conversations(row: Mapping[str, Any], *, where: str) -> tuple[Prompt, tuple[str, str]]:
+def _parse_conversations(row: Mapping[str, Any], *, where: str) -> tuple[Prompt, tuple[Message, Message]]:
     chosen, rejected = (parse_turns(row[column], column=column, where=where) for column in SIDES)
     for column, turns in zip(SIDES, (chosen, rejected), strict=True):
         if turns[-1].role != "assistant":
@@ -197,20 +214,22 @@ def _parse_conversations(row: Mapping[str, Any], *, where: str) -> tuple[Prompt,
             where=where,
             action="give both answers to the same conversation, or take the row out",
         )
-    return _settle_prompt(row, chosen[:-1], where=where), (chosen[-1].content, rejected[-1].content)
+    return _settle_prompt(row, chosen[:-1], where=where), (chosen[-1], rejected[-1])
 
 
 def _settle_prompt(row: Mapping[str, Any], lead: tuple[Message, ...], *, where: str) -> Prompt:
     """The prompt from its column, from the turns `lead` before the answers, or from both if they agree."""
     if not lead:
-        require_column(row, "prompt", where=where)
-        return parse_prompt(row["prompt"], where=where)
+        return parse_prompt_columns(row, where=where)
+    if row.get("prompt") is not None and lead[0].role == "assistant":
+        # The assistant called tools before it answered: what led to the answer is what it is answered from.
+        lead = (*parse_prompt(row["prompt"], where=where).messages, *lead)
     ensure_prompt_turns(lead, column="chosen", where=where)
     if row.get("prompt") is None:
         return Prompt(lead)
     column = parse_prompt(row["prompt"], where=where)
     if isinstance(column.content, str):
-        agrees = any(turn.content.strip() == column.content.strip() for turn in lead if turn.role == "user")
+        agrees = any(turn.text.strip() == column.content.strip() for turn in lead if turn.role == "user")
     else:
         agrees = lead[: len(column.content)] == column.content
     if not agrees:
@@ -222,28 +241,28 @@ def _settle_prompt(row: Mapping[str, Any], lead: tuple[Message, ...], *, where: 
     return Prompt(lead)
 
 
-def _completion(row: Mapping[str, Any], column: str, text: str, *, where: str) -> Completion:
+def _completion(row: Mapping[str, Any], column: str, answer: Completion, *, where: str) -> Completion:
     """The answer, with its sampled tokens where the row carries them."""
     name = f"{column}_completion"
     if row.get(name) is None:
-        return Completion(text=text)
+        return answer
     completion = parse_completion(row[name], column=name, where=where)
-    if completion.text != row[column]:
+    if completion.text != answer.text:
         raise WrongType(
             f"{column} and the text of {name} differ, so that its tokens are not those of {column}",
             where=where,
             action=f"take {name} out of rows whose text was edited",
         )
-    return completion
+    return replace(completion, message=answer.message or completion.message)
 
 
-def _ensure_two_answers(chosen: str, rejected: str, *, where: str) -> None:
-    for column, text in zip(SIDES, (chosen, rejected), strict=True):
-        if not text.strip():
-            raise EmptyAnswer(f"{column} is empty: {text!r}", where=where, action="take the row out")
-    if normalise(chosen) == normalise(rejected):
+def _ensure_two_answers(chosen: Completion, rejected: Completion, *, where: str) -> None:
+    for column, answer in zip(SIDES, (chosen, rejected), strict=True):
+        if answer.is_empty:
+            raise EmptyAnswer(f"{column} is empty: {answer.text!r}", where=where, action="take the row out")
+    if normalise(chosen.identity) == normalise(rejected.identity):
         raise IdenticalPair(
-            f"chosen and rejected are the same: {chosen.strip()[:40]!r}",
+            f"chosen and rejected are the same: {chosen.identity.strip()[:40]!r}",
             where=where,
             action="take the row out",
         )

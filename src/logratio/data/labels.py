@@ -82,7 +82,7 @@ def compare_labels(comparisons: Sequence[Comparison]) -> LabelReport:
 def answers_of(comparison: Comparison) -> tuple[Answer, Answer]:
     """Winner and loser, each known by its prompt and what it says."""
     key = comparison.prompt.key
-    return (key, normalise(comparison.chosen.text)), (key, normalise(comparison.rejected.text))
+    return (key, normalise(comparison.chosen.identity)), (key, normalise(comparison.rejected.identity))
 
 
 def find_cycles(pairs: Mapping[Pair, Votes]) -> list[list[int]]:

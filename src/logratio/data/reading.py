@@ -17,7 +17,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from logratio.data.values import parse_completion, parse_prompt, require_column
+from logratio.data.values import (
+    parse_completion,
+    parse_prompt_columns,
+    require_column,
+    with_prompt_format,
+)
 from logratio.errors import (
     BadEncoding,
     BadJsonLine,
@@ -27,7 +32,7 @@ from logratio.errors import (
     RowNotObject,
     WrongType,
 )
-from logratio.records import Prompt, Sample
+from logratio.records import PROMPT_FORMAT, Prompt, PromptFormat, Sample
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 MAX_LINE_BYTES = 1 << 26
@@ -109,7 +114,7 @@ def read_judge(path: Path | str) -> str | None:
     return judge if isinstance(judge, str) else None
 
 
-def read_prompts(path: Path | str) -> list[PromptRow]:
+def read_prompts(path: Path | str, *, prompt_format: PromptFormat = "auto") -> list[PromptRow]:
     """Prompts: rows with `prompt` (text or messages) and further columns, or the lines of a `.txt` file.
 
     Raises:
@@ -117,9 +122,10 @@ def read_prompts(path: Path | str) -> list[PromptRow]:
     """
     path = Path(path)
     if path.suffix == ".txt":
-        rows = [_prompt_line(content, source=f"{path}:{line}") for line, content in _lines(path)]
+        lines = _lines(path)
+        rows = [_prompt_line(content, prompt_format, source=f"{path}:{line}") for line, content in lines]
     else:
-        rows = [_prompt_row(row) for row in read_rows(path)]
+        rows = [_prompt_row(row, prompt_format) for row in read_rows(path)]
     if not rows:
         raise FileNotReadable(
             "the file holds no prompt", where=str(path), action="write one prompt on each line"
@@ -127,7 +133,7 @@ def read_prompts(path: Path | str) -> list[PromptRow]:
     return rows
 
 
-def read_samples(path: Path | str) -> list[Sample]:
+def read_samples(path: Path | str, *, prompt_format: PromptFormat = "auto") -> list[Sample]:
     """Read the completions file that `logratio sample` writes.
 
     Raises:
@@ -143,7 +149,7 @@ def read_samples(path: Path | str) -> list[Sample]:
             parse_completion(answer, column=f"completions[{index}]", where=row.source)
             for index, answer in enumerate(answers)
         )
-        prompt = _prompt_row(row)
+        prompt = _prompt_row(row, prompt_format)
         columns = {name: value for name, value in prompt.columns.items() if name != "completions"}
         samples.append(Sample(prompt=prompt.prompt, completions=completions, columns=columns))
     if not samples:
@@ -151,15 +157,15 @@ def read_samples(path: Path | str) -> list[Sample]:
     return samples
 
 
-def _prompt_line(content: bytes, *, source: str) -> PromptRow:
-    text = _decode(content, source=source).strip()
-    return PromptRow(prompt=parse_prompt(text, where=source), columns={}, source=source)
+def _prompt_line(content: bytes, form: PromptFormat, *, source: str) -> PromptRow:
+    row = with_prompt_format({"prompt": _decode(content, source=source).strip()}, form, where=source)
+    return PromptRow(prompt=parse_prompt_columns(row, where=source), columns={}, source=source)
 
 
-def _prompt_row(row: Row) -> PromptRow:
-    require_column(row.value, "prompt", where=row.source)
-    prompt = parse_prompt(row.value["prompt"], where=row.source)
-    columns = {name: value for name, value in row.value.items() if name != "prompt"}
+def _prompt_row(row: Row, form: PromptFormat) -> PromptRow:
+    value = with_prompt_format(row.value, form, where=row.source)
+    prompt = parse_prompt_columns(value, where=row.source)
+    columns = {name: of for name, of in value.items() if name not in ("prompt", PROMPT_FORMAT)}
     return PromptRow(prompt=prompt, columns=columns, source=row.source)
 
 

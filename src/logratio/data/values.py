@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from logratio.data.transcripts import looks_like_transcript_prompt, parse_transcript_prompt
-from logratio.errors import BadRoles, MissingColumn, WrongType
-from logratio.records import Completion, Message, Prompt
+from logratio.errors import BadRoles, MissingColumn, PromptFormatMismatch, UnsupportedContent, WrongType
+from logratio.records import PROMPT_FORMAT, TOOLS, Completion, Message, Prompt, PromptFormat
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 TIE = "tie"
 """The column of comparisons that says that neither answer is preferred."""
-ALIASES = {"human": "user", "prompter": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
+ALIASES = (
+    dict.fromkeys(("human", "prompter"), "user")
+    | dict.fromkeys(("gpt", "model", "bot"), "assistant")
+    | dict.fromkeys(("function", "ipython"), "tool")
+)
+FORMATS = ("chat", "raw")
 
 
 def kind_of(value: Any) -> str:
@@ -67,6 +74,77 @@ def parse_tie(row: Mapping[str, Any], *, where: str) -> bool:
     return bool(tie)
 
 
+def parse_prompt_columns(row: Mapping[str, Any], *, where: str) -> Prompt:
+    """The prompt of a row, with its tools and the format that its text is rendered in.
+
+    Raises:
+        MissingColumn: there is no prompt.
+        WrongType, BadRoles, UnsupportedContent: as `parse_prompt` and `dress_prompt`.
+    """
+    require_column(row, "prompt", where=where)
+    value = row["prompt"]
+    if row.get(PROMPT_FORMAT) == "raw" and isinstance(value, str):
+        return dress_prompt(Prompt(value), row, where=where)
+    return dress_prompt(parse_prompt(value, where=where), row, where=where)
+
+
+def dress_prompt(prompt: Prompt, row: Mapping[str, Any], *, where: str) -> Prompt:
+    """The prompt with what further columns say of it: `tools`, and for a text `prompt_format`.
+
+    Raises:
+        WrongType: the tools are not a list of JSON objects, or the format is neither `chat` nor `raw`.
+    """
+    form: PromptFormat = "auto"
+    if row.get(PROMPT_FORMAT) is not None:
+        form = row[PROMPT_FORMAT]
+        if form not in FORMATS:
+            raise WrongType(
+                f"{PROMPT_FORMAT} is {form!r}", where=where, action=f"write one of {', '.join(FORMATS)}"
+            )
+    return replace(
+        prompt,
+        tools=_parse_tools(row.get(TOOLS), where=where),
+        format=form if isinstance(prompt.content, str) else "auto",
+    )
+
+
+def _parse_tools(value: Any, *, where: str) -> tuple[Any, ...]:
+    """Tools from a list of JSON schemas, or the text of one."""
+    tools = value
+    if isinstance(value, str) and value.strip():
+        try:
+            tools = json.loads(value)
+        except ValueError:
+            tools = value
+    if not tools:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise WrongType(
+            f"{TOOLS} is {kind_of(value)}; it must be a list of JSON schemas",
+            where=where,
+            action='write it as [{"type": "function", "function": {"name": …}}, …], or rename the column',
+        )
+    return tuple(tools)
+
+
+def with_prompt_format(row: dict[str, Any], form: PromptFormat, *, where: str) -> dict[str, Any]:
+    """The row as `--prompt-format` wants it read.
+
+    Raises:
+        PromptFormatMismatch: its answers were sampled with the prompt in the other format.
+    """
+    if form == "auto" or not isinstance(row.get("prompt"), str | None):
+        return row
+    known = row.get(PROMPT_FORMAT)
+    if known is not None and known != form:
+        raise PromptFormatMismatch(
+            f"the row says {PROMPT_FORMAT} {known!r}, and {form!r} was asked for",
+            where=where,
+            action=f"give --prompt-format {known}, or take the column {PROMPT_FORMAT} out of the rows",
+        )
+    return row | {PROMPT_FORMAT: form}
+
+
 def parse_turns(value: Any, *, column: str, where: str) -> tuple[Message, ...]:
     """Messages from a list of `{"role", "content"}`.
 
@@ -88,8 +166,8 @@ def parse_turns(value: Any, *, column: str, where: str) -> tuple[Message, ...]:
 
 
 def _parse_turn(turn: Mapping[str, Any], *, column: str, where: str) -> Message:
-    role, content = turn.get("role"), turn.get("content")
-    if not isinstance(role, str) or not isinstance(content, str):
+    role = turn.get("role")
+    if not isinstance(role, str) or not _says_something(turn):
         raise WrongType(
             f"{column} needs role and content as text; found: {', '.join(turn) or 'nothing'}",
             where=where,
@@ -102,7 +180,45 @@ def _parse_turn(turn: Mapping[str, Any], *, column: str, where: str) -> Message:
             where=where,
             action=f"write {near!r} instead" if near else f"the roles are {', '.join(ROLES)}",
         )
-    return Message(role=role, content=content)  # type: ignore[arg-type]
+    _ensure_text_parts(turn.get("content"), column=column, where=where)
+    _ensure_tool_calls(turn.get("tool_calls"), column=column, where=where)
+    return Message.from_json(turn)
+
+
+def _says_something(turn: Mapping[str, Any]) -> bool:
+    """Whether there is content as text or parts, or what may stand without: tool calls, reasoning."""
+    content = turn.get("content")
+    if content is None:
+        return bool(turn.get("tool_calls")) or any(
+            isinstance(turn.get(name), str) for name in ("reasoning_content", "reasoning", "thinking")
+        )
+    return isinstance(content, str | list)
+
+
+def _ensure_text_parts(content: Any, *, column: str, where: str) -> None:
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, dict):
+            raise WrongType(
+                f"{column}.content[{index}] is {kind_of(part)}, not a part",
+                where=where,
+                action='write each part as {"type": "text", "text": "…"}',
+            )
+        if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+            raise UnsupportedContent(
+                f"{column}.content[{index}] is of type {part.get('type')!r}, and only text is read",
+                where=where,
+                action="take the row out, or describe in text what it shows",
+            )
+
+
+def _ensure_tool_calls(calls: Any, *, column: str, where: str) -> None:
+    if calls is None or (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        return
+    raise WrongType(
+        f"{column}.tool_calls is {kind_of(calls)}; it must be a list of calls",
+        where=where,
+        action='write it as [{"type": "function", "function": {"name": …, "arguments": …}}, …]',
+    )
 
 
 def ensure_prompt_turns(turns: Sequence[Message], *, column: str, where: str) -> None:
@@ -110,14 +226,14 @@ def ensure_prompt_turns(turns: Sequence[Message], *, column: str, where: str) ->
     late = next((index for index, turn in enumerate(turns) if index and turn.role == "system"), None)
     if late is not None:
         raise BadRoles(f"{column}[{late}] is a system turn, which must come first", where=where)
-    if not turns or turns[-1].role != "user":
+    if not turns or turns[-1].role not in ("user", "tool"):
         found = turns[-1].role if turns else "no"
         raise BadRoles(
-            f"the turn before the answer is {found!r}, not the user's"
+            f"the turn before the answer is {found!r}, not the user's or a tool's"
             if turns
             else "no turn precedes the answer",
             where=where,
-            action="end the prompt with the user's turn",
+            action="end the prompt with the user's turn, or with what a tool answered",
         )
 
 
@@ -142,6 +258,10 @@ def parse_completion(value: Any, *, column: str, where: str) -> Completion:
             continue
         if not _is_list_of(numbers, int, float) or len(numbers) != len(tokens or ()):
             raise WrongType(f"{column}: {name} is not one number for each token", where=where)
+    if value.get("message") is not None:
+        (turn,) = parse_turns([value["message"]], column=f"{column}.message", where=where)
+        if turn.text != value["text"]:
+            raise WrongType(f"{column}: its text and that of its message differ", where=where)
     return Completion.from_json(value)
 
 

@@ -25,6 +25,7 @@ from logratio.models.config_limits import limits_of_config, limits_of_model
 from logratio.models.gguf import embedded_model_path
 from logratio.models.limits import ModelLimits, ensure_tokenizer_fits
 from logratio.models.sources import local_directory, under_adapters
+from logratio.models.turn_ends import remember_end_tokens
 from logratio.runs import atomic_directory, write_json
 
 __all__ = [
@@ -249,6 +250,7 @@ def _open_tokenizer(directory: Path, source: str, code: dict[str, Any]) -> tuple
         ) from error
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _end_token_of_config(directory, tokenizer, source=source)
+    remember_end_tokens(tokenizer, _ids_of(directory / "generation_config.json"))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
         # Masks say what is padding, never the token: an end token that is sampled keeps its loss.
@@ -258,11 +260,9 @@ def _open_tokenizer(directory: Path, source: str, code: dict[str, Any]) -> tuple
 
 def _end_token_of_config(directory: Path, tokenizer: Any, *, source: str) -> str:
     for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
-        first = value[0] if isinstance(value, list) and value else value
-        if isinstance(first, int) and 0 <= first < len(tokenizer):
-            return tokenizer.convert_ids_to_tokens(first)
+        ids = _ids_of(directory / name)
+        if ids and 0 <= ids[0] < len(tokenizer):
+            return tokenizer.convert_ids_to_tokens(ids[0])
     raise SpecialTokenTrouble(
         "the tokenizer has no end token, so that no answer could ever end",
         where=source,
@@ -291,6 +291,12 @@ def _not_loadable(error: Exception, source: str) -> ModelNotFound:
         where=source,
         action="it must be a decoder (causal) language model that transformers knows, with whole files",
     )
+
+
+def _ids_of(path: Path) -> list[int]:
+    """The end tokens that a configuration names."""
+    value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
 
 
 def _open_model(

@@ -11,131 +11,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from logratio.errors import BoundaryMismatch, ChatTemplateMismatch, SpecialTokenTrouble
+from logratio.models.chat_template import (
+    Tokenizer,
+    apply_template,
+    find_unrendered,
+    has_chat_template,
+    uses_chat_template,
+)
+from logratio.models.turn_ends import (
+    Stop,
+    TokenIds,
+    TurnEnd,
+    end_token_ids,
+    find_end,
+    frame_of,
+    plain_ids,
+    stop_token_ids,
+)
 from logratio.records import Completion, Message, Prompt
+
+__all__ = ["Stop", "Tokenizer", "end_token_ids", "find_end", "has_chat_template", "stop_token_ids"]
 
 HEADERS = {"user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
 """How turns are headed for a model without a chat template: the form of HH transcripts."""
-
-PROBE = "logratio"
-"""An answer that no chat template changes, to see what the template writes around it."""
-
-
-class Tokenizer(Protocol):
-    """The parts of a transformers tokenizer that are used here."""
-
-    @property
-    def eos_token_id(self) -> int | None: ...  # noqa: D102
-    @property
-    def bos_token_id(self) -> int | None: ...  # noqa: D102
-    @property
-    def unk_token(self) -> str | None: ...  # noqa: D102
-    @property
-    def chat_template(self) -> Any: ...  # noqa: D102
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]: ...  # noqa: D102
-    def __call__(self, text: str, *, add_special_tokens: bool) -> Any: ...  # noqa: D102
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...  # noqa: D102
-    def convert_ids_to_tokens(self, ids: int) -> Any: ...  # noqa: D102
-    def decode(self, token_ids: Any, **options: Any) -> Any: ...  # noqa: D102
-    def get_vocab(self) -> dict[str, int]: ...  # noqa: D102
-
-
-# --- what a tokenizer and its template put around texts -----------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """What stands around prompts and answers, found once by trying the tokenizer and its template."""
-
-    prefix: tuple[int, ...]
-    """Tokens that the tokenizer puts before every text, such as the begin token."""
-    control: tuple[str, ...]
-    """Texts that are read as control tokens."""
-    closing: str | None
-    """What the template writes behind the last answer, such as `<|im_end|>` and a line break; `None`: there
-    is no template, or it does not write answers."""
-    turn_end: int | None
-    """The first control token of `closing`."""
-
-
-_frames: WeakKeyDictionary[Tokenizer, tuple[tuple[Any, ...], Frame]] = WeakKeyDictionary()
-
-
-def frame_of(tokenizer: Tokenizer) -> Frame:
-    """The tokenizer's frame, from memory unless its template or its end token was changed."""
-    state = (tokenizer.chat_template, tokenizer.eos_token_id, tokenizer.bos_token_id)
-    known = _frames.get(tokenizer)
-    if known is None or known[0] != state:
-        known = (state, _find_frame(tokenizer))
-        _frames[tokenizer] = known
-    return known[1]
-
-
-def _find_frame(tokenizer: Tokenizer) -> Frame:
-    control = {
-        token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special
-    }
-    closing = _find_closing(tokenizer) if has_chat_template(tokenizer) else None
-    closing_ids = _plain_ids(tokenizer, closing or "")
-    return Frame(
-        prefix=_find_prefix(tokenizer),
-        control=tuple(text for text in control.values() if text != tokenizer.unk_token),
-        closing=closing,
-        turn_end=next((token for token in closing_ids if token in control), None),
-    )
-
-
-def _find_closing(tokenizer: Tokenizer) -> str | None:
-    turns = (Message(role="user", content="?"), Message(role="assistant", content=PROBE))
-    try:
-        _, found, closing = _apply_template(tokenizer, turns, answer_follows=False).rpartition(PROBE)
-    except ChatTemplateMismatch:
-        return None
-    return closing if found else None
-
-
-def _find_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """What stands before a text; what the tokenizer puts behind it (an end token) belongs to no prompt."""
-    bare = _plain_ids(tokenizer, PROBE)
-    dressed = tuple(tokenizer(PROBE, add_special_tokens=True)["input_ids"])
-    starts = range(len(dressed) - len(bare) + 1)
-    return next((dressed[:start] for start in starts if dressed[start : start + len(bare)] == bare), ())
-
-
-def has_chat_template(tokenizer: Tokenizer) -> bool:
-    """Whether prompts are rendered as turns of a conversation."""
-    return bool(tokenizer.chat_template)
-
-
-def stop_token_ids(tokenizer: Tokenizer, generation_config: Any = None) -> frozenset[int]:
-    """Tokens that end an answer: the end tokens of the tokenizer, the template and the generation config."""
-    configured = getattr(generation_config, "eos_token_id", None)
-    configured = configured if isinstance(configured, list | tuple) else [configured]
-    found = [tokenizer.eos_token_id, frame_of(tokenizer).turn_end, *configured]
-    return frozenset(token for token in found if token is not None)
-
-
-def end_token_id(tokenizer: Tokenizer) -> int:
-    """The token that is put once behind a finished answer: the template's turn end, else the end token.
-
-    Raises:
-        SpecialTokenTrouble: there is neither.
-    """
-    turn_end = frame_of(tokenizer).turn_end
-    token = tokenizer.eos_token_id if turn_end is None else turn_end
-    if token is None:
-        raise SpecialTokenTrouble(
-            "the tokenizer has no end token, so that the model could never learn to stop",
-            action="set eos_token in the model's tokenizer_config.json",
-        )
-    return token
 
 
 # --- prompts ----------------------------------------------------------------------------------------
@@ -144,16 +47,23 @@ def end_token_id(tokenizer: Tokenizer) -> int:
 def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> str:
     r"""The text that the model answers.
 
-    With a chat template: the turns and the header of the answer; a text is one user turn. Without: a text as
-    it stands, and messages in the form of HH transcripts, `"\n\nHuman: …\n\nAssistant:"`, behind the system
-    message, if any.
+    With a chat template: the turns and the header of the answer; a text is one user turn unless its format is
+    `raw`. Otherwise: a text as it stands, and messages in the form of HH transcripts,
+    `"\n\nHuman: …\n\nAssistant:"`, behind the system message, if any.
 
     Raises:
-        ChatTemplateMismatch: the template refuses these turns.
+        ChatTemplateMismatch: the template refuses these turns, or the model has none and a tool has spoken.
     """
-    if has_chat_template(tokenizer):
-        return _apply_template(tokenizer, prompt.messages, answer_follows=True)
-    return prompt.content if isinstance(prompt.content, str) else render_transcript(prompt.content)
+    if uses_chat_template(tokenizer, prompt):
+        return apply_template(tokenizer, prompt.messages, prompt.tools, answer_follows=True)
+    if isinstance(prompt.content, str):
+        return prompt.content
+    if any(turn.role == "tool" for turn in prompt.content):
+        raise ChatTemplateMismatch(
+            "the model has no chat template, and transcripts have no form for what a tool says",
+            action="take a model with a chat template that renders tools, or take the row out",
+        )
+    return render_transcript(prompt.content)
 
 
 def render_transcript(turns: Iterable[Message]) -> str:
@@ -173,9 +83,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
 
 
 def _encode_rendered(tokenizer: Tokenizer, prompt: Prompt, rendered: str) -> tuple[int, ...]:
-    if has_chat_template(tokenizer):
+    templated = uses_chat_template(tokenizer, prompt)
+    if templated:
         _refuse_control_tokens(tokenizer, prompt.messages)
-    ids = _rendered_ids(tokenizer, rendered)
+    ids = _rendered_ids(tokenizer, rendered, templated=templated)
     if not ids:
         raise SpecialTokenTrouble(
             "the prompt has no token, and the tokenizer has no begin token to start from",
@@ -192,7 +103,8 @@ def _encode_rendered(tokenizer: Tokenizer, prompt: Prompt, rendered: str) -> tup
 def _refuse_control_tokens(tokenizer: Tokenizer, turns: Iterable[Message]) -> None:
     control = frame_of(tokenizer).control
     for turn in turns:
-        found = next((token for token in control if token in turn.content), None)
+        texts = list(_texts([turn.text, turn.known_fields]))
+        found = next((token for token in control if any(token in text for text in texts)), None)
         if found is not None:
             raise SpecialTokenTrouble(
                 f"the text of the {turn.role} turn holds the control token {found!r}",
@@ -200,33 +112,39 @@ def _refuse_control_tokens(tokenizer: Tokenizer, turns: Iterable[Message]) -> No
             )
 
 
-def _apply_template(tokenizer: Tokenizer, turns: Iterable[Message], *, answer_follows: bool) -> str:
-    try:
-        rendered = tokenizer.apply_chat_template(
-            [turn.to_json() for turn in turns], tokenize=False, add_generation_prompt=answer_follows
-        )
-    except Exception as error:  # a template is a program of the model's maker: it may raise anything
-        raise ChatTemplateMismatch(
-            f"the chat template refuses these turns: {error}",
-            action="change the roles or their order to what the model's template takes",
-        ) from error
-    return str(rendered)
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def name_unrendered(tokenizer: Tokenizer, prompt: Prompt, answers: Sequence[Completion] = ()) -> list[str]:
+    """What of a prompt and its answers the model does not read: names, each once.
+
+    Answers whose tokens are known are read as those tokens.
+    """
+    if prompt.format == "raw" and isinstance(prompt.content, str):
+        return []
+    found = find_unrendered(tokenizer, prompt.messages, prompt.tools, answer_follows=True)
+    for answer in answers:
+        if answer.token_ids is None and answer.message is not None:
+            turns = (*prompt.messages, answer.message)
+            found += find_unrendered(tokenizer, turns, prompt.tools, answer_follows=False, only_last=True)
+    return list(dict.fromkeys(found))
 
 
 def _spaced(turn: Message) -> str:
     """A turn's text behind its header: one space between, unless the text begins with white space itself."""
-    bare = turn.role == "system" or not turn.content or turn.content[0].isspace()
-    return turn.content if bare else f" {turn.content}"
+    bare = turn.role in ("system", "developer") or not turn.text or turn.text[0].isspace()
+    return turn.text if bare else f" {turn.text}"
 
 
-def _plain_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _rendered_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+def _rendered_ids(tokenizer: Tokenizer, text: str, *, templated: bool) -> TokenIds:
     """Tokens of a rendered text: a template has put its begin token there already, else it is put here."""
-    ids = _plain_ids(tokenizer, text)
-    prefix = () if has_chat_template(tokenizer) else frame_of(tokenizer).prefix
+    ids = plain_ids(tokenizer, text)
+    prefix = () if templated else frame_of(tokenizer).prefix
     return ids if ids[: len(prefix)] == prefix else prefix + ids
 
 
@@ -245,14 +163,14 @@ def encode_completion(tokenizer: Tokenizer, prompt: Prompt, completion: Completi
     """
     if completion.token_ids is not None:
         return completion.token_ids
-    prompt_ids, joined = _joined_ids(tokenizer, prompt, completion)
+    prompt_ids, joined, end = _joined_ids(tokenizer, prompt, completion)
     if joined[: len(prompt_ids)] != prompt_ids:
         raise BoundaryMismatch(
             f"the prompt's last characters and the answer's first make one token: "
             f"{render_prompt(tokenizer, prompt)[-12:]!r} + {completion.text[:12]!r}",
             action="move white space from the prompt's end to the answer's beginning, or take it out",
         )
-    return _end_once(tokenizer, joined[len(prompt_ids) :], finished=completion.finish_reason == "stop")
+    return _end_once(tokenizer, joined[len(prompt_ids) :], end, finished=completion.finish_reason == "stop")
 
 
 def boundary_holds(tokenizer: Tokenizer, prompt: Prompt, completion: Completion) -> bool:
@@ -265,39 +183,48 @@ def boundary_holds(tokenizer: Tokenizer, prompt: Prompt, completion: Completion)
     """
     if completion.token_ids is not None:
         return True
-    prompt_ids, joined = _joined_ids(tokenizer, prompt, completion)
+    prompt_ids, joined, _ = _joined_ids(tokenizer, prompt, completion)
     return joined[: len(prompt_ids)] == prompt_ids
 
 
 def _joined_ids(
     tokenizer: Tokenizer, prompt: Prompt, completion: Completion
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens of the prompt alone, and of prompt and answer as one text."""
+) -> tuple[TokenIds, TokenIds, TokenIds]:
+    """Tokens of the prompt alone, of prompt and answer as one text, and of the end behind them."""
     rendered = render_prompt(tokenizer, prompt)
-    answer = _answer_text(tokenizer, prompt, rendered, completion)
-    return _encode_rendered(tokenizer, prompt, rendered), _rendered_ids(tokenizer, rendered + answer)
+    templated = uses_chat_template(tokenizer, prompt)
+    if templated:
+        answer, end = _answer_text(tokenizer, prompt, rendered, completion)
+    else:
+        answer = completion.text if isinstance(prompt.content, str) else _spaced(completion.turn)
+        end = end_token_ids(tokenizer, templated=False)
+    joined = _rendered_ids(tokenizer, rendered + answer, templated=templated)
+    return _encode_rendered(tokenizer, prompt, rendered), joined, end
 
 
-def _answer_text(tokenizer: Tokenizer, prompt: Prompt, rendered: str, completion: Completion) -> str:
-    """What stands between the rendered prompt and the end token."""
-    answer = Message(role="assistant", content=completion.text)
-    if not has_chat_template(tokenizer):
-        return completion.text if isinstance(prompt.content, str) else _spaced(answer)
-    full = _apply_template(tokenizer, (*prompt.messages, answer), answer_follows=False)
-    closing = frame_of(tokenizer).closing
-    if closing is None or not (full.startswith(rendered) and full.endswith(closing)):
+def _answer_text(
+    tokenizer: Tokenizer, prompt: Prompt, rendered: str, completion: Completion
+) -> tuple[str, TokenIds]:
+    """What stands between the rendered prompt and the end, and the tokens of the end."""
+    full = apply_template(tokenizer, (*prompt.messages, completion.turn), prompt.tools, answer_follows=False)
+    end = _turn_end_of(tokenizer, full)
+    if end is None or not full.startswith(rendered):
         raise ChatTemplateMismatch(
             "the chat template writes the prompt differently when an answer follows: "
             f"{_first_difference(rendered, full)}",
             action="use a chat template whose prompt with add_generation_prompt begins the conversation",
         )
-    body = full[len(rendered) : len(full) - len(closing)]
+    body = full[len(rendered) : len(full) - len(end.closing)]
     if completion.finish_reason == "length":
-        return body
+        return body, ()
     # White space that a template writes before the end token is the model's to write when it is sampled.
-    end = str(tokenizer.convert_ids_to_tokens(end_token_id(tokenizer)))
-    before_end, found, _ = closing.partition(end)
-    return body + before_end if found else body
+    return (body + end.before, end.ids) if end.ids else (body, end_token_ids(tokenizer))
+
+
+def _turn_end_of(tokenizer: Tokenizer, full: str) -> TurnEnd | None:
+    """What ends this conversation: of the ends that the template writes, the longest that stands there."""
+    turn_ends = sorted(frame_of(tokenizer).turn_ends, key=lambda end: -len(end.closing))
+    return next((end for end in turn_ends if full.endswith(end.closing)), None)
 
 
 def _first_difference(left: str, right: str) -> str:
@@ -305,22 +232,23 @@ def _first_difference(left: str, right: str) -> str:
     return f"{left[place : place + 20]!r} against {right[place : place + 20]!r}"
 
 
-def _end_once(tokenizer: Tokenizer, ids: tuple[int, ...], *, finished: bool) -> tuple[int, ...]:
-    end = end_token_id(tokenizer)
-    body = ids[:-1] if finished and ids[-1:] == (end,) else ids
-    inside = stop_token_ids(tokenizer).intersection(body)
-    if inside:
+def _end_once(tokenizer: Tokenizer, ids: TokenIds, end: TokenIds, *, finished: bool) -> TokenIds:
+    doubled = finished and ids[-len(end) :] == end
+    body = ids[: -len(end)] if doubled else ids
+    inside = find_end(body, stop_token_ids(tokenizer))
+    if inside is not None:
+        found = "".join(str(tokenizer.convert_ids_to_tokens(one)) for one in body[slice(*inside)])
         raise SpecialTokenTrouble(
-            f"the end token {tokenizer.convert_ids_to_tokens(min(inside))!r} stands within the answer",
+            f"the end token {found!r} stands within the answer",
             action="cut the answer's text there, or take the end token out of it",
         )
-    return (*body, end) if finished else body
+    return (*body, *end) if finished else body
 
 
 def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
-    """The answer as a person reads it: cut before the first stop token, without control tokens."""
-    stops = stop_token_ids(tokenizer)
-    kept = list(takewhile(lambda token: token not in stops, token_ids))
+    """The answer as a person reads it: cut before the first end, without control tokens."""
+    end = find_end(token_ids, stop_token_ids(tokenizer))
+    kept = list(token_ids if end is None else token_ids[: end[0]])
     return str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 

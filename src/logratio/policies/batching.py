@@ -18,6 +18,7 @@ from torch import Tensor
 from logratio.batches import Precision
 from logratio.models.decoder import Decoder
 from logratio.models.precision import Copies
+from logratio.models.turn_ends import Stop
 from logratio.policies.drawing import Drawn, draw, uniforms
 from logratio.policies.grid import Grid, PlaceSize
 from logratio.policies.kv_cache import DecodingState
@@ -56,6 +57,31 @@ class Drawing(NamedTuple):
     """`[rows]` true where the token ends its answer."""
 
 
+class Stops:
+    """What ends an answer, held against the tokens drawn last.
+
+    Args:
+        stop_ids: tokens, and tuples of several.
+    """
+
+    def __init__(self, stop_ids: Iterable[Stop]) -> None:
+        several = [(stop,) if isinstance(stop, int) else stop for stop in stop_ids]
+        self._single = torch.tensor(sorted(stop[0] for stop in several if len(stop) == 1), dtype=torch.long)
+        self._several = [torch.tensor(stop) for stop in several if len(stop) > 1]
+        self._length = max((len(stop) for stop in several), default=1)
+
+    def before_first(self, num_rows: int) -> Tensor:
+        """`[rows, length]` where nothing has been drawn yet."""
+        return torch.full((num_rows, self._length), -1)
+
+    def reached(self, behind: Tensor) -> Tensor:
+        """`[rows]` true where the tokens drawn last, `[rows, length]`, end an answer."""
+        ended = torch.isin(behind[:, -1], self._single)
+        for stop in self._several:
+            ended |= (behind[:, -len(stop) :] == stop).all(dim=1)
+        return ended
+
+
 class Engine(Protocol):
     """What computes logits."""
 
@@ -83,7 +109,7 @@ def steps(
     model: Any,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[Sequence[int]],
-    stop_ids: Iterable[int],
+    stop_ids: Iterable[Stop],
     pad_id: int,
     config: SamplingConfig,
 ) -> Iterator[Drawing]:
@@ -93,7 +119,7 @@ def steps(
         model: a causal language model of transformers, in evaluation mode.
         prompts: token ids.
         seeds: one for every answer wanted, prompt by prompt.
-        stop_ids: tokens that end an answer.
+        stop_ids: tokens that end an answer, and tuples of several that do in a row.
         pad_id: any token.
         config: how to draw.
 
@@ -104,11 +130,12 @@ def steps(
     if not waiting:
         return
     engine = _engine(model, [(prompts[run[0].prompt], len(run)) for run in waiting], pad_id, config)
-    stops = torch.tensor(sorted(stop_ids), dtype=torch.long)
+    stops = Stops(stop_ids)
     rows: list[Request] = []
     numbers = torch.empty(0, config.max_new_tokens, dtype=torch.float64)
     position = torch.empty(0, dtype=torch.long)
     ended = torch.empty(0, dtype=torch.bool)
+    behind = stops.before_first(0)
     while waiting or rows:
         if room := min(engine.room(), len(waiting)):
             entering = [waiting.popleft() for _ in range(room)]
@@ -118,6 +145,7 @@ def steps(
             numbers = torch.cat((numbers, uniforms([one.seed for one in new], config.max_new_tokens)))
             position = torch.cat((position, position.new_zeros(len(new))))
             ended = torch.cat((ended, ended.new_zeros(len(new))))
+            behind = torch.cat((behind, stops.before_first(len(new))))
         drawn = draw(
             engine.logits,
             numbers.gather(1, position[:, None])[:, 0],
@@ -125,7 +153,8 @@ def steps(
             top_k=config.top_k,
             top_p=config.top_p,
         )
-        stopped = torch.isin(drawn.tokens, stops)
+        behind = torch.cat((behind, drawn.tokens[:, None]), dim=1)[:, 1:]
+        stopped = stops.reached(behind)
         live = (~ended).nonzero()[:, 0]
         yield Drawing(
             [rows[row] for row in live.tolist()], Drawn(*(part[live] for part in drawn)), stopped[live]
@@ -133,7 +162,7 @@ def steps(
         ended |= stopped | (position + 1 == config.max_new_tokens)
         stay = engine.drop(~ended, last=not waiting)
         rows = [rows[row] for row in stay.tolist()]
-        numbers, ended = numbers[stay], ended[stay]
+        numbers, ended, behind = numbers[stay], ended[stay], behind[stay]
         position = (position[stay] + 1).clamp(max=config.max_new_tokens - 1)
         if rows:
             engine.step(drawn.tokens[stay])

@@ -11,6 +11,7 @@ import torch
 
 from logratio.errors import BadConfig, NonFiniteLogits, OutOfMemory, PromptTooLong
 from logratio.models.config_limits import limits_of_model
+from logratio.models.turn_ends import Stop
 from logratio.policies.batching import Drawing, steps
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import FinishReason
@@ -53,7 +54,7 @@ def sample_tokens(
     model: Any,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[Sequence[int]],
-    stop_ids: Iterable[int],
+    stop_ids: Iterable[Stop],
     pad_id: int,
     config: SamplingConfig,
     *,
@@ -68,7 +69,7 @@ def sample_tokens(
         model: a causal language model of transformers; it is in evaluation mode meanwhile.
         prompts: token ids, none empty.
         seeds: one non-negative number for every answer wanted.
-        stop_ids: tokens that end an answer; the one drawn is kept.
+        stop_ids: tokens that end an answer, and tuples of several that do in a row; what is drawn is kept.
         pad_id: any token of the vocabulary.
         config: how to draw.
         on_batch: called with the answers of each batch as soon as they are there.
@@ -90,7 +91,7 @@ def sample_tokens(
 
 
 def stream_tokens(
-    model: Any, prompt: Sequence[int], seed: int, stop_ids: Iterable[int], config: SamplingConfig
+    model: Any, prompt: Sequence[int], seed: int, stop_ids: Iterable[Stop], config: SamplingConfig
 ) -> Iterator[Step]:
     """Draw one answer token by token: the very tokens that `sample_tokens` draws for this seed.
 

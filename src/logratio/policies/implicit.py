@@ -45,6 +45,11 @@ class ImplicitScorer:
         """The policy's model."""
         return self.policy.model
 
+    @property
+    def tokenizer(self) -> Any:
+        """That of both models."""
+        return self.policy.tokenizer
+
     @torch.no_grad()
     def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
         """The reward of every answer behind its prompt, in nats.

@@ -169,7 +169,7 @@ def choose_pairs(
     """Pairs out of `answers`, which are in order of reward."""
     if how == "best-worst":
         # An empty answer would cost the prompt its only pair, so it is paired only if nothing else is there.
-        full = [answer for answer in answers if answer[1].text.strip()]
+        full = [answer for answer in answers if not answer[1].is_empty]
         ends = full if len(full) >= 2 else answers
         return [(ends[0], ends[-1])] if len(ends) >= 2 else []
     if how == "adjacent":
@@ -182,13 +182,13 @@ def choose_pairs(
 
 
 def _rank(answer: Answer) -> tuple[float, str]:
-    return answer[0], answer[1].text
+    return answer[0], answer[1].identity
 
 
 def _outcome(first: Answer, second: Answer, temperature: float) -> Outcome:
     # The same letter may be written as one character or as two: nobody would see a difference to label.
-    texts = [unicodedata.normalize("NFC", answer[1].text).strip() for answer in (first, second)]
-    if not all(texts):
+    texts = [unicodedata.normalize("NFC", answer[1].identity).strip() for answer in (first, second)]
+    if first[1].is_empty or second[1].is_empty:
         return "empty"
     if texts[0] == texts[1]:
         return "identical"
@@ -199,7 +199,7 @@ def _outcome(first: Answer, second: Answer, temperature: float) -> Outcome:
 
 def _draw(prompt: Prompt, first: Answer, second: Answer, temperature: float, seed: int) -> LabelledPair:
     # The pair is put in the order of its texts, so that the draw does not depend on how it was come by.
-    (a, b) = sorted((first, second), key=lambda answer: answer[1].text)
+    (a, b) = sorted((first, second), key=lambda answer: answer[1].identity)
     wins = _uniform("label", seed, prompt, *_texts(a, b)) < preference_probability(
         a[0], b[0], temperature=temperature
     )
@@ -215,7 +215,7 @@ def _probability_against(first: float, second: float, temperature: float) -> flo
 
 
 def _texts(first: Answer, second: Answer) -> tuple[str, ...]:
-    return tuple(sorted((first[1].text, second[1].text)))
+    return tuple(sorted((first[1].identity, second[1].identity)))
 
 
 def _uniform(purpose: str, seed: int, prompt: Prompt, *texts: str) -> float:

@@ -108,10 +108,10 @@ def reward_arguments(rows: Sequence[tuple[Sample, Completion]], *, name: str) ->
     return arguments | {key: [sample.columns.get(key) for sample, _ in rows] for key in columns}
 
 
-def _as_completion(prompt: Prompt, answer: Completion) -> str | list[dict[str, str]]:
+def _as_completion(prompt: Prompt, answer: Completion) -> str | list[dict[str, Any]]:
     if isinstance(prompt.content, str):
         return answer.text
-    return [{"role": "assistant", "content": answer.text}]
+    return [answer.turn.to_json()]
 
 
 def _ignore(*_values: Any) -> None:
@@ -194,7 +194,7 @@ def _number(value: Any, samples: Sequence[Sample], place: tuple[int, int], name:
 
 
 def _place(samples: Sequence[Sample], sample_index: int, answer_index: int) -> str:
-    beginning = " ".join(samples[sample_index].prompt.messages[-1].content.split())
+    beginning = " ".join(samples[sample_index].prompt.messages[-1].text.split())
     shown = beginning if len(beginning) <= 60 else beginning[:59] + "…"
     return f"prompt {sample_index + 1}, answer {answer_index + 1} (“{shown}”)"
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from logratio.errors import BadConfig, SpecialTokenTrouble
 from logratio.models import tokenisation
+from logratio.models.tokenisation import Stop
 from logratio.policies.decoding import Answered, Decoded, sample_tokens
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
@@ -123,7 +124,7 @@ def answer_seed(seed: int, prompt: Prompt, answer: int) -> int:
     return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
 
 
-def stop_tokens(policy_model: Any, tokenizer: Any) -> frozenset[int]:
+def stop_tokens(policy_model: Any, tokenizer: Any) -> frozenset[Stop]:
     """The tokens that end an answer of this model.
 
     Raises:
@@ -138,9 +139,11 @@ def stop_tokens(policy_model: Any, tokenizer: Any) -> frozenset[int]:
     return stop_ids
 
 
-def padding_token(tokenizer: Any, stop_ids: frozenset[int]) -> int:
+def padding_token(tokenizer: Any, stop_ids: frozenset[Stop]) -> int:
     """A token to pad with; it is masked, so that any will do."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stop_ids)
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    return min(stop if isinstance(stop, int) else min(stop) for stop in stop_ids)
 
 
 def to_completion(tokenizer: Any, decoded: Decoded, *, seed: int) -> Completion:

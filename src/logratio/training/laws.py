@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logratio.batches import AnswerGroup, Numbers, Precision
 from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
+from logratio.models.turn_ends import Stop, find_ends
 
 FLOAT32_LOGPROB_TOLERANCE = 1e-3
 """Nats a token: different orders of the same float32 sums differ by less; a wrong mask, position or
@@ -157,13 +158,14 @@ def sampler_and_trainer_agree(
 
 
 def end_token_carries_loss(
-    groups: Sequence[AnswerGroup], finished: Sequence[Sequence[bool]], stop_ids: Collection[int]
+    groups: Sequence[AnswerGroup], finished: Sequence[Sequence[bool]], stop_ids: Collection[Stop]
 ) -> LawHeld:
     """The last predicted token of every finished answer is an end token, and there is only one."""
     for number, (group, flags) in enumerate(zip(groups, finished, strict=True)):
         for answer, is_finished in zip(group.answers, flags, strict=True):
-            count = sum(token in stop_ids for token in answer)
-            if is_finished and (answer[-1] not in stop_ids or count != 1):
+            ends = find_ends(answer, stop_ids)
+            count = len(ends)
+            if is_finished and (count != 1 or ends[0][1] != len(answer)):
                 raise LawBroken(
                     "end_token_carries_loss",
                     float(count),
