@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from logratio.errors import BadConfig, ChatTemplateMismatch, PromptTooLong, TokenWithoutEmbedding
-from logratio.models.tokenisation import Tokenizer, encode_prompt, end_token_id, has_chat_template
+from logratio.models.tokenisation import Tokenizer, encode_prompt, end_token_ids, has_chat_template
 from logratio.records import Prompt
 
 WIDEN = (
@@ -123,7 +123,7 @@ def ensure_tokenizer_fits(tokenizer: Any, limits: ModelLimits, *, source: str) -
 
 def _frame_tokens(tokenizer: Tokenizer) -> set[int]:
     """What stands around every text: a prompt of one character, and the token that ends answers."""
-    found = set() if tokenizer.eos_token_id is None else {end_token_id(tokenizer)}
+    found = set() if tokenizer.eos_token_id is None else set(end_token_ids(tokenizer))
     try:
         found.update(encode_prompt(tokenizer, Prompt("?")))
     except ChatTemplateMismatch:
