@@ -14,6 +14,8 @@ STILL = "rollouts/test_control.py::test_moments_stand_still_while_an_update_is_m
 HEADS = "policies/test_control.py::"
 REPLAY = "training/test_replay.py::test_weights_and_metrics_are_those_of_autograd"
 TURN = "rollouts/test_in_turn.py::test_"
+SCALING = "rollouts/test_scaling.py::test_"
+MASKS = "rollouts/test_masks.py::test_"
 TAPE = "models/test_tape.py::test_"
 EPISODES = "evaluation/test_episodes.py::"
 MUTANTS = (
@@ -272,6 +274,56 @@ MUTANTS = (
         old='masks[number] = infos[number]["action_mask"]',
         new='masks[number] = infos[said.argmax()]["action_mask"]',
         checks=(TURN + "what_is_shown_is_what_gymnasium_s_vector_shows[masks]",),
+    ),
+    # --- spaces and masks ------------------------------------------------------------------------------
+    Mutant(
+        name="a policy acts in the environment's units wherever its bounds lie",
+        module="logratio.rollouts.spaces",
+        old="scaling = action_scaling(flat_low, flat_high)",
+        new="scaling = None",
+        checks=(SCALING + "each_dimension_has_a_map_of_its_own_in_the_form_of_the_space",),
+    ),
+    Mutant(
+        name="spaces whose results are published are scaled too",
+        module="logratio.rollouts.scaling",
+        old="scale = np.where(both & ~fits, scale, 1.0)",
+        new="scale = np.where(both, scale, 1.0)",
+        checks=(SCALING + "what_needs_no_map_is_given_bit_for_bit[2.0]",),
+    ),
+    Mutant(
+        name="a policy of before is scaled now",
+        module="logratio.cli.control_seeds",
+        old='found = description.get("action_scaling")',
+        new='found = description.get("action_scaling") or {"centre": [20.0], "scale": [15.0]}',
+        checks=("cli/test_control_spaces.py::test_a_saved_policy_acts_in_the_units_that_its_file_names",),
+    ),
+    Mutant(
+        name="a mask is that of the step before where another environment begins anew",
+        module="logratio.rollouts.environments",
+        old="self._hear(infos, where=~over, begins=self._nowhere)",
+        new="self._hear(infos, where=~over & ~over.any(), begins=self._nowhere)",
+        checks=(MASKS + "a_mask_holds_though_another_environment_begins_anew[Disabled]",),
+    ),
+    Mutant(
+        name="a mask holds in the next episode",
+        module="logratio.rollouts.environments",
+        old="self.masks.begin(begins)",
+        new="pass",
+        checks=(MASKS + "a_mask_does_not_hold_beyond_its_episode[Disabled]",),
+    ),
+    Mutant(
+        name="a rollout whose first mask comes late has none",
+        module="logratio.rollouts.control",
+        old="    if first is None:\n        return None\n    everything",
+        new="    if first is None or allowed[0] is None:\n        return None\n    everything",
+        checks=(MASKS + "a_mask_that_comes_in_the_midst_of_a_rollout_is_trained_with",),
+    ),
+    Mutant(
+        name="a choice that there is not is one of the next part",
+        module="logratio.rollouts.spaces",
+        old=" or (places < 0).any() or (places >= sizes).any():",
+        new=" or (places < 0).any():",
+        checks=(SCALING + "what_a_space_does_not_have_is_no_observation[space4-shown4]",),
     ),
     # --- recorded minibatches --------------------------------------------------------------------------
     Mutant(

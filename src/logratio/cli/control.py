@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from logratio.errors import BadConfig, EnvironmentFault, LogratioError
 from logratio.evaluation.episodes import EVALUATION_SEED, EpisodeReport, play_episodes
 from logratio.policies.control import ControlActor, ControlPolicy, NetworkConfig
 from logratio.policies.control_files import save_policy
+from logratio.report.checks.spaces import OF_THE_SPACES
+from logratio.report.collect import read_object
 from logratio.report.page import PAGE, render
 from logratio.rollouts.control import ControlCollector, ControlConfig
 from logratio.rollouts.environments import Environments, Vectorisation
@@ -87,7 +89,7 @@ def run_control(flags: ControlFlags, training: PolicyGradientConfig, train: Trai
         print(describe(flags, train_one(flags)))
         return 0
     found = train_several(flags, train_one, describe_run(flags, training, command))
-    print("\n".join([describe_seeds(flags.env, found), *places(flags, found)]))
+    print("\n".join([describe_seeds(flags.env, found), *describe_reach(found), *places(flags, found)]))
     return 0
 
 
@@ -100,6 +102,10 @@ def train_once(
     with ExitStack() as opened:
         environments = open_environments(flags, flags.collect.num_envs, seed=flags.seed)
         opened.callback(environments.close)
+        scaling = environments.action.scaling
+        if scaling is not None:
+            # Weights that were trained in other units do not go on in these.
+            description["identity"]["action_scaling"] = scaling.to_json()
         with RunDirectory.begin(flags.out, description, resume=flags.resume) as run:
             actor = ControlActor(new_policy(flags, environments, training))
             collector = ControlCollector(actor, environments, flags.collect, seed=flags.seed)
@@ -113,11 +119,14 @@ def train_once(
                 spaces=spaces_of(environments),
                 scale=scale.save(),
                 environment=flags.env,
+                action_scaling=None if scaling is None else scaling.to_json(),
             )
             report = run_report(flags, run, summary, judge(flags, actor.policy, scale))
             write_report(run, report)
             if flags.video:
-                report["film"] = film(flags.env, actor.policy, scale, run.path, seed=flags.seed)
+                report["film"] = film(
+                    flags.env, actor.policy, scale, run.path, seed=flags.seed, scaling=scaling
+                )
                 write_report(run, report)
     return report
 
@@ -241,9 +250,10 @@ def run_report(
 
 
 def write_report(run: RunDirectory, report: dict[str, Any]) -> None:
-    """Write report.json and the page."""
+    """Write report.json and the page; what they warn of stands in `report` too."""
     write_json(run.path / REPORT, report)
     render(run.path)
+    report["warnings"] = read_object(run.path / REPORT)["warnings"]
 
 
 def describe(flags: ControlFlags, report: dict[str, Any]) -> str:
@@ -258,7 +268,14 @@ def describe(flags: ControlFlags, report: dict[str, Any]) -> str:
         )
         if found["unended"]:
             lines.append(f"{'':<14} {found['unended']} of them had not ended and count as they stood")
+    lines += describe_reach(report)
     return "\n".join([*lines, f"model:   {flags.out / 'model'}", *places(flags, report)])
+
+
+def describe_reach(report: Mapping[str, Any]) -> list[str]:
+    """What lay outside of the environment's spaces, in lines for a terminal."""
+    found = [one for one in report.get("warnings") or [] if one["name"] in OF_THE_SPACES]
+    return [f"{one['severity'] + ':':<9}{one['what']}\n{'':<9}{one['action']}" for one in found]
 
 
 def places(flags: ControlFlags, report: dict[str, Any]) -> list[str]:

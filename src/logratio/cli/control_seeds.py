@@ -14,8 +14,10 @@ from logratio.cli.control_video import film
 from logratio.evaluation.bootstrap import RESAMPLES, resampled_means
 from logratio.evaluation.episodes import interquartile_interval, interquartile_mean
 from logratio.policies.control_files import load_policy
+from logratio.report.collect import read_object
 from logratio.report.page import render
 from logratio.rollouts.normalisation import ObservationScale
+from logratio.rollouts.scaling import ActionScaling
 from logratio.runs import REPORT, RunDirectory, write_json
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def train_several(
             found = aggregate(reports)
             write_json(run.path / REPORT, found)
             render(run.path)
+            found["warnings"] = read_object(run.path / REPORT)["warnings"]
         if flags.video:
             found["film"] = film_best(flags, reports)
             write_json(run.path / REPORT, found)
@@ -115,7 +118,9 @@ def film_best(flags: ControlFlags, reports: Mapping[Path, Mapping[str, Any]]) ->
     policy, description = load_policy(best / "model")
     scale = ObservationScale(1, wanted=False)
     scale.load(description["observation_scale"])
-    return film(flags.env, policy, scale, flags.out, seed=int(reports[best]["seed"]))
+    found = description.get("action_scaling")
+    scaling = None if found is None else ActionScaling.from_json(found)
+    return film(flags.env, policy, scale, flags.out, seed=int(reports[best]["seed"]), scaling=scaling)
 
 
 def describe_seeds(environment: str, found: Mapping[str, Any]) -> str:

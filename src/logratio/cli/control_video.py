@@ -17,7 +17,10 @@ from logratio.errors import BadConfig, EnvironmentFault, LogratioError, MissingE
 from logratio.evaluation.episodes import EVALUATION_SEED
 from logratio.policies.control import ControlPolicy
 from logratio.rollouts.environments import episode_seed
+from logratio.rollouts.in_turn import checked_reset, checked_step, shape_of
+from logratio.rollouts.masks import flat_mask
 from logratio.rollouts.normalisation import ObservationScale
+from logratio.rollouts.scaling import ActionScaling
 from logratio.rollouts.spaces import action_layout, alone, observation_layout
 from logratio.runs import atomic_write
 
@@ -51,7 +54,13 @@ def check_film(name: str) -> None:
 
 @torch.no_grad()
 def film(
-    name: str, policy: ControlPolicy, scale: ObservationScale, path: Path, *, seed: int
+    name: str,
+    policy: ControlPolicy,
+    scale: ObservationScale,
+    path: Path,
+    *,
+    seed: int,
+    scaling: ActionScaling | None = None,
 ) -> dict[str, Any]:
     """Play the first episode that judges, by the most probable actions, and write it as an MP4 file.
 
@@ -61,6 +70,7 @@ def film(
         scale: how it sees.
         path: the directory that the film goes into.
         seed: of the run.
+        scaling: how its numbers lie in the action space.
 
     Returns:
         The file's name, the run's seed, return and steps of what is seen, its seconds, and whether it is the
@@ -78,7 +88,8 @@ def film(
     ):
         rate = float(environment.metadata.get("render_fps", USUAL_FPS))
         file = Path(directory) / NAME
-        rewards, whole = record(play(environment, policy, scale, seed=seed), file, rate)
+        pictures = play(environment, policy, scale, seed=seed, scaling=scaling)
+        rewards, whole = record(pictures, file, rate)
         with atomic_write(path / NAME, "wb") as stream:
             stream.write(file.read_bytes())
     return {
@@ -107,24 +118,36 @@ def record(pictures: Iterator[Frame], file: Path, rate: float) -> tuple[list[flo
     return rewards, over
 
 
-def play(environment: Any, policy: ControlPolicy, scale: ObservationScale, *, seed: int) -> Iterator[Frame]:
+def play(
+    environment: Any,
+    policy: ControlPolicy,
+    scale: ObservationScale,
+    *,
+    seed: int,
+    scaling: ActionScaling | None,
+) -> Iterator[Frame]:
     """The pictures of an episode."""
-    sees, does = observation_layout(environment.observation_space), action_layout(environment.action_space)
-    observation, info = environment.reset(seed=episode_seed(seed + EVALUATION_SEED, 0, 0))
-    remembered, begins, over = policy.blank(1), True, False
+    sees = observation_layout(environment.observation_space)
+    does = action_layout(environment.action_space, scaling=scaling)
+    wanted = shape_of(environment.observation_space)
+    given = environment.reset(seed=episode_seed(seed + EVALUATION_SEED, 0, 0))
+    observation, info = checked_reset(given, wanted)
+    remembered, begins, over, allowed = policy.blank(1), True, False, None
     yield picture_of(environment), 0.0, over
     while not over:
-        mask = info.get("action_mask")
+        mask = (info or {}).get("action_mask")
+        allowed = allowed if mask is None else torch.from_numpy(flat_mask(mask))[None]
         actions, _, remembered = policy.act(
             torch.from_numpy(scale(sees.flatten(alone(observation)))),
             remembered,
             torch.tensor([begins]),
             noise=None,
-            allowed=None if mask is None else torch.as_tensor(mask).reshape(1, -1).bool(),
+            allowed=allowed,
         )
-        observation, reward, terminated, truncated, info = environment.step(does.give(actions.numpy())[0])
-        begins, over = False, bool(terminated or truncated)
-        yield picture_of(environment), float(reward), over
+        given = environment.step(does.give(actions.numpy())[0])
+        observation, reward, terminated, truncated, info = checked_step(given, wanted)
+        begins, over = False, terminated or truncated
+        yield picture_of(environment), reward, over
 
 
 def open_drawn(name: str) -> Any:

@@ -41,7 +41,8 @@ class NetworkConfig:
     deviation: Deviation = "parameter"
     """Where the deviation of continuous actions comes from: one parameter each, or the state."""
     initial_log_deviation: float = 0.0
-    """Its logarithm at the start; actions are in the environment's own units."""
+    """Its logarithm at the start, in the environment's own units, or in halves of the range between its
+    bounds where these are scaled."""
     image_width: int = 512
     """Features of an image."""
 

@@ -25,6 +25,7 @@ def save_policy(
     spaces: Mapping[str, Any],
     scale: Mapping[str, Any],
     environment: str,
+    action_scaling: Mapping[str, Any] | None = None,
 ) -> None:
     """Write policy and critic, with the form of what it sees and does and the scale it sees it in.
 
@@ -34,6 +35,8 @@ def save_policy(
         spaces: `shape`, `sizes` and `num_numbers`, as `ControlPolicy` takes them.
         scale: the state of the observations' normalisation.
         environment: the name of what it was trained on.
+        action_scaling: `centre` and `scale` of `a = centre + scale · u`, u what the policy gives and `a` the
+            action before it is cut to the bounds; none where u is the action.
     """
     description = {
         "format": FORMAT_VERSION,
@@ -44,6 +47,8 @@ def save_policy(
         "own_critic": policy.own_critic,
         "observation_scale": dict(scale),
     }
+    if action_scaling is not None:
+        description["action_scaling"] = dict(action_scaling)
     weights = {name: value.detach().contiguous() for name, value in policy.state_dict().items()}
     with atomic_directory(path) as temporary:
         save_file(weights, temporary / WEIGHTS)

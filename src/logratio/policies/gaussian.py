@@ -19,8 +19,10 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 class GaussianHead(nn.Module):
     """`π(a|s) = Π_i N(a_i; μ_i(s), σ_i)`, the means linear in the features of the state.
 
-    What is drawn is what is scored: an environment that has bounds is given the action cut to them, and the
-    log-probability stays that of the draw, of which the cut action is a function.
+    What is drawn is what is scored: an environment that has bounds is given the draw scaled and cut to them,
+    and the log-density stays that of the draw, of which the action is a function. Where a draw `u` is scaled
+    to `a = centre + scale · u`, the density of `a` is less by the constant `Σ_i log scale_i`: ratios are the
+    same, log-densities and entropy are in units of the draw.
 
     Args:
         inputs: features of a state.

@@ -20,6 +20,7 @@ from logratio.policies.control import ControlActor, ControlRollout
 from logratio.rollouts import replay
 from logratio.rollouts.environments import Environments, Step, View
 from logratio.rollouts.normalisation import ObservationScale, RewardScale
+from logratio.rollouts.reach import reach
 
 RECENT = 100
 """Episodes over which the return is averaged for the metrics."""
@@ -218,7 +219,6 @@ class ControlCollector:
         self._earned = rewards, over.numpy(), real.numpy()
         values, next_values = self._values(observations, begins, over, steps, first)
         goes_on = (real & ~terminated).float()
-        masks = [view.allowed for view in views]
         return ControlRollout(
             trajectories=Trajectories(
                 mask=real,
@@ -231,11 +231,11 @@ class ControlCollector:
             ),
             items=range(len(real) if self.actor.policy.has_memory else int(real.sum())),
             item_of_row=self._items(real),
-            metrics=self._describe(real),
+            metrics=self._describe(real) | self._reach(rows),
             observations=observations.flatten(0, 1),
             actions=torch.stack(actions, dim=1).flatten(0, 1),
             begins=begins.flatten(),
-            allowed=None if masks[0] is None else _side_by_side(masks).flatten(0, 1),
+            allowed=_masks([view.allowed for view in views]),
             remembered=first,
             all_real=bool(real.all()),
         )
@@ -266,6 +266,16 @@ class ControlCollector:
             return torch.arange(len(real))[:, None].expand(real.shape)
         return (real.flatten().cumsum(0) - 1).clamp(min=0).reshape(real.shape)
 
+    def _reach(self, rows: Sequence[Row]) -> dict[str, float]:
+        """How much of what was drawn and seen lay outside of the environment's spaces."""
+        views, _, actions, _, steps = zip(*rows, strict=True)
+        return reach(
+            self.environments,
+            [one.numpy() for one in actions],
+            [view.observations for view in views],
+            [step.real for step in steps],
+        )
+
     def _describe(self, real: Tensor) -> dict[str, float]:
         """Steps so far, and return and length of the last episodes."""
         self.state.recent.extend(self.environments.finished)
@@ -280,6 +290,15 @@ class ControlCollector:
             "episode_length": float(np.mean(lengths)),
             "objective": mean,
         }
+
+
+def _masks(allowed: Sequence[np.ndarray | None]) -> Tensor | None:
+    """`[n · time, Σ sizes]` what was allowed; before the first mask of all, everything was."""
+    first = next((mask for mask in allowed if mask is not None), None)
+    if first is None:
+        return None
+    everything = np.ones_like(first)
+    return _side_by_side([everything if mask is None else mask for mask in allowed]).flatten(0, 1)
 
 
 def draw_seed(seed: int, step: int) -> int:

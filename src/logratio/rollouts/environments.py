@@ -17,6 +17,7 @@ import numpy as np
 
 from logratio.errors import BadConfig, EnvironmentFault, LogratioError
 from logratio.rollouts.in_turn import InTurn
+from logratio.rollouts.masks import ActionMasks
 from logratio.rollouts.replay import History
 from logratio.rollouts.spaces import (
     ActionLayout,
@@ -105,7 +106,7 @@ class Environments:
         self._over = self._nowhere
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._returns = np.zeros(self.num_envs)
-        self._allowed: np.ndarray | None = None
+        self.masks = ActionMasks(self.action.sizes, self.num_envs, name=name)
         self._view: View | None = None
 
     @property
@@ -127,7 +128,8 @@ class Environments:
         raw, infos = self._guarded(lambda: self.vector.reset(seed=seeds if self.one_by_one else seeds[0]))
         self._over = self._nowhere
         self._lengths[:], self._returns[:] = 0, 0.0
-        self._look(self._flat(raw), infos, self._everywhere)
+        self._hear(infos, where=self._everywhere, begins=self._everywhere)
+        self._look(self._flat(raw), self._everywhere)
 
     def step(self, actions: np.ndarray) -> Step:
         """Act in every environment.
@@ -152,6 +154,11 @@ class Environments:
         self.history.add(actions)
         self._count(rewards, real, over)
         begins = ~real if self._next_step else over
+        if self._disabled:
+            # Of what is over only the next episode says what is allowed.
+            self._hear(infos, where=~over, begins=self._nowhere)
+        else:
+            self._hear(infos, where=self._everywhere, begins=begins)
         if not self._next_step and np.count_nonzero(over):
             self.history.begin(over)
             if self._disabled:
@@ -159,10 +166,11 @@ class Environments:
                 mask = {"reset_mask": over.copy()}
                 raw, infos = self._guarded(lambda: self.vector.reset(seed=self._seeds(over), options=mask))
                 now = self._flat(raw)
+                self._hear(infos, where=over, begins=over)
             else:
                 after = self._with_final(now, infos, over)
         self._over = over
-        self._look(now, infos, begins)
+        self._look(now, begins)
         return Step(real=real, rewards=rewards, terminated=terminated, truncated=truncated, after=after)
 
     def begin_again(self, where: np.ndarray, episodes: np.ndarray) -> None:
@@ -173,12 +181,13 @@ class Environments:
         raw, infos = self._guarded(lambda: self.vector.reset(seed=self._seeds(where), options=mask))
         self._over = self._over & ~where
         self._lengths[where], self._returns[where] = 0, 0.0
-        self._look(self._flat(raw), infos, where)
+        self._hear(infos, where=where, begins=where)
+        self._look(self._flat(raw), where)
 
     def take_over(self, observations: np.ndarray, *, over: np.ndarray) -> None:
         """Go on from what the vector was made to hold; `over` is true where an episode has just ended."""
         self._over = over
-        self._look(observations, {}, np.zeros(self.num_envs, dtype=bool))
+        self._look(observations, self._nowhere)
 
     @property
     def under_way(self) -> dict[str, list[float]]:
@@ -223,7 +232,7 @@ class Environments:
             raise EnvironmentFault(
                 f"{self.name} {what}",
                 where=f"{getattr(error, 'place', 'an environment')}, after {self.steps} steps of all",
-                action=KEPT,
+                action=getattr(error, "action", "") or KEPT,
             ) from error
 
     def _flat(self, raw: Any) -> np.ndarray:
@@ -257,8 +266,16 @@ class Environments:
             action=KEPT,
         )
 
-    def _look(self, now: np.ndarray, infos: Mapping[str, Any], begins: np.ndarray) -> None:
-        self._view = View(observations=now, begins=begins, allowed=self._mask(infos))
+    def _hear(self, infos: Mapping[str, Any], *, where: np.ndarray, begins: np.ndarray) -> None:
+        """Take over what is said of the allowed actions."""
+        if np.count_nonzero(begins):
+            self.masks.begin(begins)
+        self.masks.update(infos, where=where, begins=begins)
+
+    def _look(self, now: np.ndarray, begins: np.ndarray) -> None:
+        if self.masks.allowed is not None:
+            self._check_choice()
+        self._view = View(observations=now, begins=begins, allowed=self.masks.allowed)
 
     def _ends(self, terminated: Any, truncated: Any, real: np.ndarray) -> tuple[np.ndarray, ...]:
         """`[n]` each: which episodes came to their end, which were cut off, and which are over."""
@@ -269,37 +286,19 @@ class Environments:
         truncated = np.asarray(truncated, dtype=bool) & real & ~terminated
         return terminated, truncated, terminated | truncated
 
-    def _mask(self, infos: Mapping[str, Any]) -> np.ndarray | None:
-        """`[n, Σ sizes]` which actions are allowed; one that says nothing is taken at its last word."""
-        if "action_mask" not in infos:
-            return self._allowed
-        said = np.asarray(infos.get("_action_mask", np.ones(self.num_envs, dtype=bool)))
-        masks = np.stack([_flat_mask(mask) for mask in np.asarray(infos["action_mask"])[said]])
-        width = sum(self.action.sizes)
-        if not self.action.sizes or masks.shape[1] != width:
+    def _check_choice(self) -> None:
+        """Raise `EnvironmentFault` where nothing is allowed, and an action will be looked at."""
+        nothing = self.masks.nothing_allowed()
+        if self._next_step:
+            self.masks.lift(nothing & self._over)
+            nothing = nothing & ~self._over
+        if nothing.any():
+            number = int(np.argmax(nothing))
             raise EnvironmentFault(
-                f"{self.name} has an action mask of {masks.shape[1]} entries, its actions are {width}",
-                where="info['action_mask']",
-                action="give one entry for each action of each choice",
+                f"{self.name} allows no action at all",
+                where=f"environment {number}, step {int(self._lengths[number]) + 1} of its episode",
+                action="let the episode end where nothing can be done",
             )
-        allowed = (
-            np.ones((self.num_envs, width), dtype=bool) if self._allowed is None else self._allowed.copy()
-        )
-        allowed[said] = masks
-        self._check_choice(allowed)
-        self._allowed = allowed
-        return allowed
-
-    def _check_choice(self, allowed: np.ndarray) -> None:
-        """Raise `EnvironmentFault` where nothing is allowed."""
-        for part in np.split(allowed, np.cumsum(self.action.sizes)[:-1], axis=1):
-            if not part.any(axis=1).all():
-                number = int(np.argmin(part.any(axis=1)))
-                raise EnvironmentFault(
-                    f"{self.name} allows no action at all",
-                    where=f"environment {number}, step {int(self._lengths[number]) + 1} of its episode",
-                    action="let the episode end where nothing can be done",
-                )
 
     def _with_final(self, now: np.ndarray, infos: Mapping[str, Any], over: np.ndarray) -> np.ndarray:
         """The observations with the final ones in the places of those that an episode began with."""
@@ -323,12 +322,6 @@ class Environments:
             for number in np.flatnonzero(over):
                 self.finished.append((float(self._returns[number]), int(self._lengths[number])))
             self._returns[over], self._lengths[over] = 0.0, 0
-
-
-def _flat_mask(mask: Any) -> np.ndarray:
-    """An action mask of one environment; Gymnasium's are tuples where there are several choices."""
-    parts = mask if isinstance(mask, tuple) else (mask,)
-    return np.concatenate([np.ravel(part) for part in parts]).astype(bool)
 
 
 def episode_seed(seed: int, environment: int, episode: int) -> int:

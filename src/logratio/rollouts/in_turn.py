@@ -10,24 +10,28 @@ from typing import Any
 
 import numpy as np
 
+from logratio.rollouts.old_gym import NEW_FORM, OLD_FORM, Odd, of_the_old_gym
+
 Shape = tuple[int, ...]
 
 
 class Raised(Exception):
     """What an environment raised, and which it was; arguments are plain, to pass between processes."""
 
-    MARK = re.compile(r"(.*) \[environment (\d+), step (\d+)\]\Z", re.DOTALL)
+    MARK = re.compile(r"(.*) \[environment (\d+), step (\d+)\](?: do: (.*))?\Z", re.DOTALL)
 
     @classmethod
-    def at(cls, what: str, number: int, step: int) -> Raised:
+    def at(cls, what: str, number: int, step: int, *, action: str = "") -> Raised:
         """The fault with its place in its text: AsyncVectorEnv passes on the text alone."""
-        return cls(f"{what} [environment {number}, step {step}]")
+        return cls(f"{what} [environment {number}, step {step}]" + (f" do: {action}" if action else ""))
 
     @classmethod
     def by(cls, error: Exception, number: int, step: int) -> Raised:
         """What was raised, or what was odd, as a fault with its place."""
-        what = str(error) if isinstance(error, Odd) else f"raised {type(error).__name__}: {error}"
-        return cls.at(what, number, step)
+        odd = error if isinstance(error, Odd) else of_the_old_gym(error)
+        if odd is not None:
+            return cls.at(str(odd), number, step, action=odd.action)
+        return cls.at(f"raised {type(error).__name__}: {error}", number, step)
 
     @property
     def what(self) -> str:
@@ -40,6 +44,12 @@ class Raised(Exception):
         """Which environment, and at which step of its episode."""
         found = self.MARK.match(str(self))
         return f"environment {found[2]}, step {found[3]} of its episode" if found else "an environment"
+
+    @property
+    def action(self) -> str:
+        """What can be done about it; empty where that is not known."""
+        found = self.MARK.match(str(self))
+        return (found[4] or "") if found else ""
 
 
 class InTurn:
@@ -118,30 +128,62 @@ class InTurn:
         return concatenate(space, self._seen, empty)
 
 
-class Odd(Exception):
-    """What an environment gave is of another form than it must be."""
-
-
 def checked_reset(given: Any, wanted: Shape | None) -> Any:
     """What a reset gave, an observation of this shape and infos; raises `Odd` where it is something else."""
+    if not isinstance(given, tuple | list) or (len(given) == 2 and not _is_info(given[1])):
+        raise Odd(f"gave an observation alone at reset, {OLD_FORM}", action=NEW_FORM)
     if len(given) != 2:
-        raise Odd(f"gave {len(given)} values, not 2")
+        raise Odd(f"gave {len(given)} values, not 2, at reset", action=NEW_FORM)
     _check_shape(given[0], wanted)
     return given
 
 
 def checked_step(given: Any, wanted: Shape | None) -> Any:
-    """What a step gave, its reward as a float; raises `Odd` where it is something else."""
+    """What a step gave: its reward as a float, what it says of an end as true or false.
+
+    Raises:
+        Odd: it is something else.
+    """
+    if not isinstance(given, tuple | list):
+        raise Odd(f"gave {type(given).__name__} in a step, not 5 values", action=NEW_FORM)
     if len(given) != 5:
-        raise Odd(f"gave {len(given)} values, not 5")
+        old = f", {OLD_FORM}" if len(given) == 4 else ""
+        raise Odd(f"gave {len(given)} values, not 5, in a step{old}", action=NEW_FORM)
     observation, reward, terminated, truncated, info = given
     # Asked here as well, which spares most observations a call.
     if getattr(observation, "shape", None) != wanted:
         _check_shape(observation, wanted)
+    if not isinstance(reward, float):
+        reward = number_of(reward)
+    if terminated.__class__ is not bool or truncated.__class__ is not bool:
+        terminated, truncated = truth_of(terminated, "terminated"), truth_of(truncated, "truncated")
+    if not _is_info(info):
+        raise Odd(f"gave an info that is no dictionary: {info!r:.60}", action=NEW_FORM)
+    return observation, float(reward), terminated, truncated, info
+
+
+def number_of(reward: Any) -> float:
+    """A reward as a float, also where it is an array of one number; raises `Odd` where it is none."""
     try:
-        return observation, float(reward), terminated, truncated, info
+        if isinstance(reward, str | bytes):
+            raise TypeError
+        if np.size(reward) == 1:
+            return float(np.asarray(reward).item())
     except (TypeError, ValueError) as error:
-        raise Odd(f"gave a reward that is no number: {reward!r}") from error
+        raise Odd(f"gave a reward that is no number: {reward!r:.60}") from error
+    raise Odd(f"gave a reward of shape {np.shape(reward)}, not one number: {reward!r:.60}")
+
+
+def truth_of(value: Any, name: str) -> bool:
+    """What a step says of an end; raises `Odd` where it is neither true nor false."""
+    one = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
+    if isinstance(one, int) and one in (0, 1):
+        return bool(one)
+    raise Odd(f"gave {name} that is neither true nor false: {value!r:.60}", action=NEW_FORM)
+
+
+def _is_info(info: Any) -> bool:
+    return info.__class__ is dict or info is None or isinstance(info, Mapping)
 
 
 def shape_of(space: Any) -> Shape | None:
@@ -159,9 +201,9 @@ def _check_shape(observation: Any, wanted: Shape | None) -> None:
 
 def _masks(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the environments say of the actions that there are, in Gymnasium's form."""
-    if not any(infos) or not any("action_mask" in info for info in infos):
+    if not any(infos) or not any(info and "action_mask" in info for info in infos):
         return {}
-    said = np.array(["action_mask" in info for info in infos])
+    said = np.array([bool(info) and "action_mask" in info for info in infos])
     masks = np.empty(len(infos), dtype=object)
     for number in np.flatnonzero(said).tolist():
         masks[number] = infos[number]["action_mask"]

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from logratio.errors import BadConfig, EnvironmentNotFound, MissingExtra
+from logratio.errors import BadConfig, EnvironmentFault, EnvironmentNotFound, MissingExtra
 from logratio.rollouts.environments import Environments, Vectorisation
 from logratio.rollouts.in_turn import InTurn, checked_reset, checked_step, placed, shape_of
+from logratio.rollouts.old_gym import WRAP, is_registered_there
 from logratio.rollouts.pool import make_pool
 
 INSTALL = "pip install 'logratio[control]'"
@@ -134,6 +135,12 @@ def _find(gymnasium: Any, name: str) -> Any:
     try:
         return gymnasium.spec(plain)
     except gymnasium.error.Error as error:
+        if is_registered_there(plain):
+            raise EnvironmentNotFound(
+                f"{plain!r} is registered with the old gym package, not with Gymnasium",
+                where="--env",
+                action=f"register it with gymnasium.register; {WRAP}",
+            ) from error
         near = difflib.get_close_matches(plain, list(gymnasium.registry), n=3, cutoff=0.6)
         elsewhere = "one that a package brings is given with it, as in module:Name-v0"
         action = f"perhaps you meant {', '.join(near)}; {elsewhere}" if near else elsewhere
@@ -159,4 +166,10 @@ class _faults:
                 f"{self.name} needs a package that is not installed",
                 where=f"--env {self.name}",
                 action=str(error),
+            ) from error
+        if isinstance(error, TypeError) and "gymnasium.Env" in str(error):
+            raise EnvironmentFault(
+                f"{self.name} is none of Gymnasium's environments: {error}",
+                where=f"--env {self.name}",
+                action=f"let its class be one of gymnasium.Env; {WRAP}",
             ) from error

@@ -7,12 +7,13 @@ A policy knows neither dictionaries nor bounds: it sees `[environments, features
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from logratio.errors import UnsupportedSpace
+from logratio.rollouts.scaling import ActionScaling, action_scaling, drawn_bounds
 
 SMALLEST_IMAGE = 36
 """Rows and columns that the convolutions need."""
@@ -25,7 +26,12 @@ class ObservationLayout:
     shape: tuple[int, ...]
     """`(features,)`, or `(C, H, W)` of an image."""
     flatten: Callable[[Any], np.ndarray]
-    """From a batch of observations, as a vector environment gives it, to `[environments, *shape]`."""
+    """From a batch of observations, as a vector environment gives it, to `[environments, *shape]`; raises
+    `ValueError` for an element that the space does not have."""
+    low: np.ndarray
+    """`[features]` the least that the space has, as it is flattened; empty for an image."""
+    high: np.ndarray
+    """`[features]` the most."""
 
     @property
     def is_image(self) -> bool:
@@ -42,7 +48,14 @@ class ActionLayout:
     num_numbers: int
     """Numbers in an action; 0 where an action is choices."""
     give: Callable[[np.ndarray], np.ndarray]
-    """From `[environments, columns]` to what the vector environment takes; numbers are cut to the bounds."""
+    """From `[environments, columns]` to what the vector environment takes; numbers are scaled to the space,
+    and cut to its bounds."""
+    scaling: ActionScaling | None = None
+    """How a policy's numbers lie in the space; `None` where they are the action's own."""
+    low: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """`[num_numbers]` in a policy's numbers, what is below it is cut."""
+    high: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """`[num_numbers]` and what is above."""
 
     @property
     def num_columns(self) -> int:
@@ -64,9 +77,8 @@ def observation_layout(space: Any) -> ObservationLayout:
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
         return _image(space)
     match space:
-        case spaces.Box():
-            size = int(np.prod(space.shape))
-            return ObservationLayout(shape=(size,), flatten=lambda batch: _numbers(batch, size))
+        case spaces.Box() if np.prod(space.shape):
+            return _vector(space.low, space.high, 1.0)
         case spaces.Discrete():
             return _one_hot([int(space.n)], [int(space.start)])
         case spaces.MultiDiscrete():
@@ -75,23 +87,26 @@ def observation_layout(space: Any) -> ObservationLayout:
                 np.broadcast_to(space.start, space.nvec.shape).flatten().tolist(),
             )
         case spaces.MultiBinary():
-            size = int(np.prod(space.shape))
-            return ObservationLayout(shape=(size,), flatten=lambda batch: _numbers(batch, size))
+            return _vector(np.zeros(space.shape), np.ones(space.shape), 1.0, whole=True)
         case spaces.Dict():
             return _side_by_side({name: observation_layout(part) for name, part in space.spaces.items()})
         case spaces.Tuple():
             return _side_by_side(dict(enumerate(map(observation_layout, space.spaces))))
     raise UnsupportedSpace(
-        f"observations of {type(space).__name__} are not understood",
+        f"observations of {_described(space)} are not understood",
         action="wrap the environment: Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple are",
     )
 
 
-def action_layout(space: Any) -> ActionLayout:
+def action_layout(space: Any, *, scaling: ActionScaling | Literal["own"] | None = "own") -> ActionLayout:
     """How a policy's answers become actions of a Gymnasium space.
 
+    Args:
+        space: of the actions.
+        scaling: of the policy, where it has been trained already; `own` is what the space's bounds ask for.
+
     Raises:
-        UnsupportedSpace: neither Discrete, MultiDiscrete, MultiBinary nor Box.
+        UnsupportedSpace: neither Discrete, MultiDiscrete, MultiBinary nor Box of floats; or one of nothing.
     """
     from gymnasium import spaces
 
@@ -108,16 +123,10 @@ def action_layout(space: Any) -> ActionLayout:
             return _choices(
                 (2,) * int(np.prod(shape)), lambda drawn: drawn.reshape(-1, *shape).astype(np.int8)
             )
-        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
-            shape, dtype = space.shape, space.dtype
-            low, high = space.low, space.high
-            return ActionLayout(
-                sizes=(),
-                num_numbers=int(np.prod(shape)),
-                give=lambda drawn: np.clip(drawn.reshape(-1, *shape), low, high).astype(dtype),
-            )
+        case spaces.Box() if np.issubdtype(space.dtype, np.floating) and np.prod(space.shape):
+            return _numbers_within(space, scaling)
     raise UnsupportedSpace(
-        f"actions of {type(space).__name__} ({space}) are not understood",
+        f"actions of {_described(space)} ({space}) are not understood",
         action="wrap the environment so that it takes Discrete, MultiDiscrete, MultiBinary or Box of floats",
     )
 
@@ -135,8 +144,54 @@ def _choices(sizes: tuple[int, ...], give: Callable[[np.ndarray], np.ndarray]) -
     return ActionLayout(sizes=sizes, num_numbers=0, give=give)
 
 
-def _numbers(batch: Any, size: int) -> np.ndarray:
-    return np.asarray(batch, dtype=np.float32).reshape(-1, size)
+def _numbers_within(space: Any, scaling: ActionScaling | Literal["own"] | None) -> ActionLayout:
+    """Numbers, scaled to a Box and cut to its bounds."""
+    shape, dtype, low, high = space.shape, space.dtype, space.low, space.high
+    flat_low, flat_high = low.flatten(), high.flatten()
+    if scaling == "own":
+        scaling = action_scaling(flat_low, flat_high)
+
+    def as_they_are(drawn: np.ndarray) -> np.ndarray:
+        return np.clip(drawn.reshape(-1, *shape), low, high).astype(dtype)
+
+    def scaled(drawn: np.ndarray) -> np.ndarray:
+        # In double precision: between 1,000,000 and 1,000,001 float32 has sixteen numbers.
+        actions = centre + scale * drawn.reshape(-1, len(centre)).astype(np.float64)
+        return np.clip(actions, flat_low, flat_high).astype(dtype).reshape(-1, *shape)
+
+    if scaling is not None:
+        centre, scale = np.array(scaling.centre), np.array(scaling.scale)
+    least, most = drawn_bounds(flat_low, flat_high, scaling)
+    return ActionLayout(
+        sizes=(),
+        num_numbers=len(flat_low),
+        give=as_they_are if scaling is None else scaled,
+        scaling=scaling,
+        low=least,
+        high=most,
+    )
+
+
+def _described(space: Any) -> str:
+    """The kind of a space, with its shape where that holds nothing, and whose it is where not Gymnasium's."""
+    kind = type(space).__name__
+    if type(space).__module__.partition(".")[0] == "gym":
+        return f"the old gym package's {kind}, which is none of Gymnasium's,"
+    return f"{kind} of shape {space.shape}" if kind == "Box" and 0 in space.shape else kind
+
+
+def _vector(low: np.ndarray, high: np.ndarray, unit: float, *, whole: bool = False) -> ObservationLayout:
+    """Numbers in units of `unit`; `whole` ones are refused where they are none between the bounds."""
+    size, divisor = int(np.prod(low.shape)), np.float32(unit)
+
+    def flatten(batch: Any) -> np.ndarray:
+        values = np.asarray(batch, dtype=np.float32).reshape(-1, size)
+        if whole and not np.isin(values, (0.0, 1.0)).all():
+            raise ValueError("a number that is neither 0 nor 1")
+        return values if unit == 1.0 else values / divisor
+
+    least, most = (bound.flatten().astype(np.float64) / unit for bound in (low, high))
+    return ObservationLayout(shape=(size,), flatten=flatten, low=least, high=most)
 
 
 def _image(space: Any) -> ObservationLayout:
@@ -144,29 +199,40 @@ def _image(space: Any) -> ObservationLayout:
     first = space.shape[0] < min(space.shape[1:]) and space.shape[0] <= 4 * 4
     shape = space.shape if first else (space.shape[2], *space.shape[:2])
     if min(shape[1:]) < SMALLEST_IMAGE:
-        size = int(np.prod(space.shape))
-        return ObservationLayout(
-            shape=(size,), flatten=lambda batch: _numbers(batch, size) / np.float32(255.0)
-        )
-    if first:
-        return ObservationLayout(shape=shape, flatten=lambda batch: np.asarray(batch))
-    return ObservationLayout(shape=shape, flatten=lambda batch: np.moveaxis(np.asarray(batch), -1, -3))
+        return _vector(space.low, space.high, 255.0)
+
+    def flatten(batch: Any) -> np.ndarray:
+        pictures = np.asarray(batch)
+        if pictures.dtype != np.uint8:
+            raise ValueError(f"a picture of {pictures.dtype}, not of bytes")
+        return pictures if first else np.moveaxis(pictures, -1, -3)
+
+    return ObservationLayout(shape=shape, flatten=flatten, low=np.zeros(0), high=np.zeros(0))
 
 
 def _one_hot(sizes: list[int], starts: list[int]) -> ObservationLayout:
-    offsets = np.cumsum([0, *sizes[:-1]]) - np.asarray(starts)
-    total = sum(sizes)
+    offsets = np.cumsum([0, *sizes[:-1]])
+    total, first = sum(sizes), np.asarray(starts)
 
     def flatten(batch: Any) -> np.ndarray:
-        values = np.asarray(batch, dtype=np.int64).reshape(-1, len(sizes))
-        hot = np.zeros((len(values), total), dtype=np.float32)
-        np.put_along_axis(hot, values + offsets, 1.0, axis=1)
+        given = np.asarray(batch).reshape(-1, len(sizes))
+        places = given.astype(np.int64) - first
+        if (places != given - first).any() or (places < 0).any() or (places >= sizes).any():
+            raise ValueError(
+                f"{given.tolist()}, where {starts} to {np.add(first, sizes) - 1} are all there is"
+            )
+        hot = np.zeros((len(places), total), dtype=np.float32)
+        np.put_along_axis(hot, places + offsets, 1.0, axis=1)
         return hot
 
-    return ObservationLayout(shape=(total,), flatten=flatten)
+    return ObservationLayout(shape=(total,), flatten=flatten, low=np.zeros(total), high=np.ones(total))
 
 
 def _side_by_side(parts: dict[Any, ObservationLayout]) -> ObservationLayout:
+    if not parts:
+        raise UnsupportedSpace(
+            "observations hold nothing", action="wrap the environment so that it shows any"
+        )
     if any(part.is_image for part in parts.values()):
         raise UnsupportedSpace(
             "an image beside other observations is not understood",
@@ -176,4 +242,9 @@ def _side_by_side(parts: dict[Any, ObservationLayout]) -> ObservationLayout:
     def flatten(batch: Any) -> np.ndarray:
         return np.concatenate([part.flatten(batch[name]) for name, part in parts.items()], axis=1)
 
-    return ObservationLayout(shape=(sum(part.shape[0] for part in parts.values()),), flatten=flatten)
+    return ObservationLayout(
+        shape=(sum(part.shape[0] for part in parts.values()),),
+        flatten=flatten,
+        low=np.concatenate([part.low for part in parts.values()]),
+        high=np.concatenate([part.high for part in parts.values()]),
+    )

@@ -168,7 +168,9 @@ class LateMasks(Environments):
 
     _late: np.ndarray | None = None
 
-    def _mask(self, infos: Any) -> np.ndarray | None:
-        now, late = super()._mask(infos), self._late
-        self._late = now
-        return now if late is None else late
+    def _look(self, now: np.ndarray, begins: np.ndarray) -> None:
+        super()._look(now, begins)
+        view, late = self.view, self._late
+        self._late = view.allowed
+        if late is not None:
+            self._view = replace(view, allowed=late)

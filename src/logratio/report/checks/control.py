@@ -10,7 +10,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from logratio.report.checks import policy_gradient
+from logratio.report.checks import policy_gradient, spaces
 from logratio.report.checks.course import ERRORS, STAGES, head_mean, stretches
 from logratio.report.digits import is_number, number, percent
 from logratio.report.environment import alone, run_label, runs_of, stage_of
@@ -210,6 +210,9 @@ CHECKS: tuple[Check, ...] = (
     return_lost,
     drawn_earn_more,
     episodes_unended,
+    spaces.actions_clipped,
+    spaces.observations_outside,
+    spaces.masks_missing,
     policy_gradient.update_kl_high,
     policy_gradient.clip_fraction_high,
     policy_gradient.clip_never_active,
