@@ -5,6 +5,7 @@ import pytest
 from mutants.harness import Mutant, survivors
 
 LIVE, FILES, COMMANDS = "models/test_adapters.py", "models/test_adapter_files.py", "cli/test_train_lora.py"
+MERGING = "models/test_adapter_merging.py"
 OFF = f"{LIVE}::test_off_it_is_the_base_bit_for_bit_and_on_again_what_it_was"
 BY_HAND = f"{LIVE}::test_merged_is_the_base_with_the_product_added"
 GRADIENTS = f"{LIVE}::test_gradients_of_policy_and_critic_in_one_loss_are_those_of_two_models"
@@ -160,9 +161,9 @@ MUTANTS = (
     ),
     Mutant(
         name="a model opened from an adapter stays frozen",
-        module="logratio.models.adapter_files",
-        old="return merged.requires_grad_(True).eval()",
-        new="return merged.eval()",
+        module="logratio.models.adapter_merging",
+        old="return merged.requires_grad_(True).eval(), notes",
+        new="return merged.eval(), notes",
         checks=(
             f"{FILES}::test_an_adapter_is_opened_as_the_plain_model_that_it_makes",
             f"{COMMANDS}::test_whole_weights_are_trained_from_an_adapter",
@@ -171,8 +172,8 @@ MUTANTS = (
     Mutant(
         name="an adapter that is opened is left out: the reference is the bare base",
         module="logratio.models.pretrained",
-        old="        model = merge_source(model, adapter)\n",
-        new="",
+        old="        model, said = merge_source(model, adapter)\n",
+        new="        said = ()\n",
         checks=(REFERENCE, f"{FILES}::test_an_adapter_is_opened_as_the_plain_model_that_it_makes"),
     ),
     Mutant(
@@ -191,10 +192,38 @@ MUTANTS = (
     ),
     Mutant(
         name="weights of an adapter that are missing are made up",
-        module="logratio.models.adapter_files",
-        old='*(key for key in found.missing_keys if f".{POLICY}" in key)',
-        new="",
+        module="logratio.models.adapter_merging",
+        old="strange = [*placeless, *_without_others(model, missing)]",
+        new="strange = placeless",
         checks=(f"{FILES}::test_weights_that_do_not_fit_the_base_are_named",),
+    ),
+    Mutant(
+        name="an adapter on tied embeddings is folded into both",
+        module="logratio.models.adapter_merging",
+        old="            untie(model)\n",
+        new="            pass\n",
+        checks=(f"{MERGING}::test_a_merged_adapter_computes_what_peft_does",),
+    ),
+    Mutant(
+        name="embeddings that differ are saved as one weight",
+        module="logratio.models.adapter_merging",
+        old="        config.tie_word_embeddings = equal\n",
+        new="        config.tie_word_embeddings = True\n",
+        checks=(f"{MERGING}::test_a_merged_adapter_computes_what_peft_does",),
+    ),
+    Mutant(
+        name="a fold that computes something else is not noticed",
+        module="logratio.models.adapter_merging",
+        old="    _check_numbers(before, _logprobs(merged), limit, source)\n",
+        new="",
+        checks=(f"{MERGING}::test_a_fold_that_computes_something_else_is_refused",),
+    ),
+    Mutant(
+        name="rows of an extended vocabulary that are in no file are made up",
+        module="logratio.models.adapter_merging",
+        old="                    weight[before:] = torch.nan\n",
+        new="                    weight[before:] = 0.0\n",
+        checks=(f"{MERGING}::test_rows_that_are_in_no_file_are_named",),
     ),
     Mutant(
         name="a policy computes with whatever adapter is in use",

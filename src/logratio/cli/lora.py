@@ -51,13 +51,16 @@ def lay_adapter(model: Any, flags: LoraFlags, *, source: str, seed: int, name: s
     """
     if not flags.lora_rank:
         return
-    from logratio.models.adapters import adapter_parameters, add_adapter
+    from logratio.models.adapters import adapter_parameters, add_adapter, left_out
 
     base = base_name(source)
     add_adapter(model, name, rank=flags.lora_rank, alpha=flags.lora_alpha, seed=seed, base=base)
     trained = sum(weight.numel() for weight in adapter_parameters(model, name))
     every = sum(weight.numel() for weight in model.parameters())
     print(f"adapter {name}: {trained:,} weights of {every:,} are trained", file=sys.stderr)
+    if without := left_out(model):
+        what = f"{sum(without.values()):,} weights are no linear layers and have no adapter"
+        print(f"adapter {name}: {what}: {', '.join(without)}", file=sys.stderr)
 
 
 def base_name(source: str) -> str:

@@ -1,4 +1,4 @@
-"""Adapters on disk, in peft's own format: saved beside a model, and merged into their base when opened.
+"""Adapters on disk, in peft's own format: saved beside a model, and read; `adapter_merging` folds them in.
 
 An adapter that is opened is merged at once. A new adapter laid on top has, when it is off, exactly that model
 as its reference; continuing the old one with the bare base as reference would measure every divergence from
@@ -8,16 +8,16 @@ the wrong model, and its first DPO loss would not be ln 2.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from logratio.errors import BadConfig, ModelNotFound, UnsafeArtifact
-from logratio.models.adapters import LOW_RANK, POLICY, require_peft
+from logratio.models.adapters import LOW_RANK, POLICY, WRAPPED, require_peft
 from logratio.runs import atomic_directory, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -40,8 +40,10 @@ class AdapterSource:
     """The base's revision on the hub."""
     base_fingerprint: str | None
     """Hash of the base's weights, where logratio saved the adapter."""
-    embedding_rows: int | None = None
-    """Rows of the embeddings that it brings along, where it does; they may be more than the base's."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the whole weights that it brings along beside low-rank ones, by their names in the base."""
+    beside: tuple[str, ...] = ()
+    """Further adapters in directories within its own, which are not opened with it."""
 
 
 def save_adapter(model: Any, path: Path, *, name: str = POLICY, base_fingerprint: str | None = None) -> None:
@@ -133,41 +135,25 @@ def read_adapter(directory: Path) -> AdapterSource:
             action="write the base's directory or hub id there as base_model_name_or_path",
         )
     require_peft(where=str(directory))
+    fingerprint, rows = _read_header(directory / WEIGHTS)
     return AdapterSource(
-        directory=directory, base=base, revision=revision, base_fingerprint=_read_hash(directory / WEIGHTS)
+        directory=directory,
+        base=base,
+        revision=revision,
+        base_fingerprint=fingerprint,
+        rows=rows,
+        beside=adapters_within(directory),
     )
 
 
-def merge_source(model: Any, source: AdapterSource) -> Any:
-    """Fold an adapter that was read into its base, in place; returns the model, plain again.
+def adapters_within(directory: Path) -> tuple[str, ...]:
+    """The directories of adapters in a directory, as peft leaves them where a model has several by name."""
+    return tuple(sorted(str(path.parent) for path in directory.glob(f"*/{CONFIG}")))
 
-    Raises:
-        ModelNotFound: its weights do not fit the base, are not whole or not finite.
-    """
-    import peft
 
-    try:
-        settings = peft.PeftConfig.from_pretrained(str(source.directory))
-        settings.inference_mode = True
-        # It draws numbers, which are written over.
-        with torch.random.fork_rng(devices=[]):
-            tuner = peft.LoraModel(model, settings, POLICY)
-        held = load_file(source.directory / WEIGHTS)
-        tensors = {name.removeprefix(PREFIX): value for name, value in held.items()}
-        found = peft.set_peft_model_state_dict(model, tensors, adapter_name=POLICY)
-        # Of the base's own weights none are in the file.
-        strange = [*found.unexpected_keys, *(key for key in found.missing_keys if f".{POLICY}" in key)]
-        if strange:
-            raise ValueError(f"{len(strange)} weights are missing or have no place, {strange[0]} among them")
-        merged = tuner.merge_and_unload(safe_merge=True)
-    except Exception as error:  # peft raises whatever a file makes it raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelNotFound(
-            f"the adapter cannot be laid on its base: {lines[0][:200]}",
-            where=str(source.directory),
-            action=f"its files must be whole, and {source.base} the model that it was trained on",
-        ) from error
-    return merged.requires_grad_(True).eval()
+def whole_name(name: str) -> str:
+    """The name that a whole weight of an adapter's file has in the base."""
+    return name.removeprefix(PREFIX).replace(".token_adapter", "").replace(WRAPPED, ".")
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -183,11 +169,18 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_hash(path: Path) -> str | None:
+def _read_header(path: Path) -> tuple[str | None, dict[str, int]]:
+    """The hash of the base that stands in the file, and the rows of the whole weights in it."""
     try:
         with safe_open(path, framework="pt") as stream:
-            return (stream.metadata() or {}).get(BASE_HASH)
+            shapes = {name: stream.get_slice(name).get_shape() for name in stream.keys()}  # noqa: SIM118
+            known = (stream.metadata() or {}).get(BASE_HASH)
     except Exception as error:  # what safetensors raises has no common root
         raise ModelNotFound(
             f"{path.name} cannot be read: {error}", where=str(path), action="save it again"
         ) from error
+    return known, {whole_name(name): shape[0] for name, shape in shapes.items() if _is_whole(name, shape)}
+
+
+def _is_whole(name: str, shape: Sequence[int]) -> bool:
+    return LOW_RANK not in name and name.endswith(".weight") and len(shape) > 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -96,6 +97,27 @@ def linear_layers(model: Any) -> list[str]:
         for name, module in model.named_modules()
         if id(module) in body and (isinstance(module, nn.Linear) or is_transposed(module))
     ]
+
+
+def left_out(model: Any) -> dict[str, int]:
+    """Weights of the body that multiply and on which no adapter lies: how many, by what they are called.
+
+    Experts that are one parameter of three dimensions and their routers are no linear layers.
+    """
+    known = {
+        id(weight)
+        for layer in _layers(model).values()
+        for weight in (layer.get_base_layer().weight, *layer.parameters())
+    }
+    embeddings = [one for one in model.base_model.modules() if isinstance(one, nn.Embedding)]
+    known |= {id(weight) for one in embeddings for weight in one.parameters()}
+    found: dict[str, int] = {}
+    for name, weight in model.base_model.named_parameters():
+        if weight.ndim > 1 and id(weight) not in known:
+            # `layers.3.mlp.gate.weight` is one of its kind in every layer.
+            kind = re.split(r"(?:^|\.)\d+\.", name)[-1]
+            found[kind] = found.get(kind, 0) + weight.numel()
+    return dict(sorted(found.items()))
 
 
 def is_transposed(module: nn.Module) -> bool:

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging
 
 from logratio.errors import BadConfig, ModelNotFound, SpecialTokenTrouble
-from logratio.models.adapter_files import CONFIG, AdapterSource, merge_source
+from logratio.models.adapter_files import CONFIG, AdapterSource
+from logratio.models.adapter_merging import merge_source
 from logratio.models.adapters import WRAPPED
 from logratio.models.allocator import keep_freed_memory
 from logratio.models.config_limits import limits_of_config, limits_of_model
@@ -103,8 +104,7 @@ def load(
     tokenizer, notes = _open_tokenizer(_tokenizer_home(whole, adapters), source, code)
     ensure_tokenizer_fits(tokenizer, _read_limits(whole, adapters, source, code), source=source)
     model, more = _open_model(whole, source, checked_dtype, code)
-    model = _merge(model, adapters)
-    merged = tuple(f"an adapter is merged into {one.base}" for one in reversed(adapters))
+    model, merged = _merge(model, adapters)
     fitted = _fit_tokenizer(model, tokenizer, source=source)
     return LoadedModel(
         model=model.to(checked_device).eval(),
@@ -223,8 +223,9 @@ def _tokenizer_home(whole: Path, adapters: Sequence[AdapterSource]) -> Path:
     return [*brought, whole][0]
 
 
-def _merge(model: Any, adapters: Sequence[AdapterSource]) -> Any:
-    """Merge adapters, the outermost first, into the model that they lie on."""
+def _merge(model: Any, adapters: Sequence[AdapterSource]) -> tuple[Any, tuple[str, ...]]:
+    """Merge adapters, the outermost first, into the model that they lie on; the model, and what to say."""
+    notes: list[str] = []
     for number, adapter in enumerate(reversed(adapters)):
         known = adapter.base_fingerprint
         # Only of weights as they stand in files: narrowed ones differ, and merges round as machines do.
@@ -235,8 +236,11 @@ def _merge(model: Any, adapters: Sequence[AdapterSource]) -> Any:
                 where=str(adapter.directory / CONFIG),
                 action="write there as base_model_name_or_path where the model of that time is",
             )
-        model = merge_source(model, adapter)
-    return model
+        model, said = merge_source(model, adapter)
+        notes += [f"an adapter is merged into {adapter.base}", *said]
+        if adapter.beside:
+            notes.append(f"further adapters are not opened with it: {', '.join(adapter.beside)}")
+    return model, tuple(notes)
 
 
 def _open_tokenizer(directory: Path, source: str, code: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
@@ -274,8 +278,16 @@ def _read_limits(
     whole: Path, adapters: Sequence[AdapterSource], source: str, code: dict[str, Any]
 ) -> ModelLimits:
     """The limits of a model with its adapters: the outermost that brings embeddings says how many rows."""
-    brought = [one.embedding_rows for one in adapters if one.embedding_rows is not None]
-    return limits_of_config(_open_config(whole, source, code), embedding_rows=next(iter(brought), None))
+    config = _open_config(whole, source, code)
+    brought = [one.rows for one in adapters if one.rows]
+    if not brought:
+        return limits_of_config(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=code["trust_remote_code"])
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings)
+    found = [rows[f"{name}.weight"] for rows in brought if f"{name}.weight" in rows]
+    return limits_of_config(config, embedding_rows=next(iter(found), None))
 
 
 def _open_config(directory: Path, source: str, code: dict[str, Any]) -> Any:

@@ -10,7 +10,13 @@ from typing import Any
 
 from logratio.errors import BadConfig, ModelNotFound, UnsafeArtifact
 from logratio.models import gguf
-from logratio.models.adapter_files import CONFIG, AdapterSource, holds_adapter, read_adapter
+from logratio.models.adapter_files import (
+    CONFIG,
+    AdapterSource,
+    adapters_within,
+    holds_adapter,
+    read_adapter,
+)
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -140,6 +146,8 @@ def _read_config(directory: Path, *, source: str) -> dict[str, Any]:
     except FileNotFoundError:
         files = sorted(file.name for file in directory.glob("*.gguf"))
         action = f"give the file: {directory / files[0]}" if files else WAYS
+        if adapters := adapters_within(directory):
+            action = f"it holds adapters in directories of their own: give one of {', '.join(adapters)}"
         raise ModelNotFound("the directory has no config.json", where=source, action=action) from None
     except (OSError, ValueError) as error:
         raise ModelNotFound(f"config.json cannot be read: {error}", where=str(path), action=WAYS) from error
