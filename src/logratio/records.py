@@ -232,6 +232,8 @@ class Sample:
     """The answers."""
     columns: Mapping[str, Any]
     """Further columns of the prompt's row, given to reward functions by name."""
+    source: str = field(default="", compare=False)
+    """Where it was read: `file:line`."""
 
     def to_json(self) -> dict[str, Any]:
         """`{"prompt", "completions", …columns}`."""

@@ -25,6 +25,9 @@ def match(completions, wanted, **kwargs):
 def constant(completions, **kwargs):
     return [0.5] * len(completions)
 
+def of_one(prompts, completions, **kwargs):
+    return [float(len(one)) if prompt == "one" else None for prompt, one in zip(prompts, completions)]
+
 def broken(completions, **kwargs):
     return [float("nan")] * len(completions)
 """
@@ -119,7 +122,7 @@ def test_nothing_finished_says_which_flag_left_it_out(place):
 
 
 def test_a_bad_reward_names_the_row_and_writes_nothing(place):
-    with pytest.raises(BadReward, match="prompt 1, answer 1"):
+    with pytest.raises(BadReward, match=r"completions\.jsonl:1, answer 1"):
         run(arguments(place, reward="broken"))
     assert not (place / "out").exists()
 
@@ -179,3 +182,16 @@ def test_counts_of_prompts_without_a_pair_are_said():
 def test_labelling_needs_no_torch():
     code = "import sys; import logratio.cli.label; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_answers_without_a_reward_are_left_out_and_counted(place, capsys):
+    assert run(arguments(place, "of_one")) == 0
+    shown = capsys.readouterr()
+    assert "3 prompts, 8 answers, 1 pairs" in shown.out
+    assert "4 answers have no reward and were left out" in shown.out
+    assert "2 prompts have fewer than two answers" in shown.out
+    named = f"lr_label_rewards:of_one has no reward for {place / 'completions.jsonl'}:2, answer 1 (“two”)"
+    assert named in shown.err
+    assert "and 1 more answers have none" in shown.err
+    (row,) = [json.loads(line) for line in (place / "out" / "comparisons.jsonl").read_text().splitlines()]
+    assert (row["prompt"], row["chosen"], row["rejected"]) == ("one", "long answer", "same")

@@ -236,3 +236,29 @@ def test_a_fixed_opening_and_a_fixed_answer_are_noticed():
     same = statistics(["yes"] * 5 + [f"no {index}" for index in range(NUM - 5)])
     assert names(caveats.repeated_answer(same, NUM)) == ["RepeatedAnswer"]
     assert caveats.repeated_answer(varied, NUM) == []
+
+
+class SomeJudge(LengthJudge):
+    """Has nothing to say of every fourth prompt, and of one answer of the policy."""
+
+    def __call__(self, samples):
+        return [
+            [None if index % 4 == 0 or one[0].completions[0].text == "gg good 1" else one[1][0]]
+            for index, one in enumerate(zip(samples, super().__call__(samples), strict=True))
+        ]
+
+
+def test_prompts_without_a_reward_are_left_out_of_every_model(evaluation):
+    kept = [index for index in range(NUM) if index % 4 and index != 1]
+    found = compare(SAMPLES, SomeJudge(), DISTANCES, seed=3, resamples=500)
+    some = {name: [own[index] for index in kept] for name, own in SAMPLES.items()}
+    distances = {name: distance([value.exact[index] for index in kept]) for name, value in DISTANCES.items()}
+    expected = compare(some, LengthJudge(), distances, seed=3, resamples=500)
+    one, other = found.to_json(), expected.to_json()
+    warnings = [warning for warning in one.pop("warnings") if warning not in other["warnings"]]
+    other.pop("warnings")
+    assert one == other
+    (warning,) = warnings
+    assert warning["what"] == "tests:letters has no reward for answers to 11 of 40 prompts: left out."
+    with pytest.raises(TooFewLabels):
+        compare({name: own[:3] for name, own in SAMPLES.items()}, SomeJudge(), DISTANCES)

@@ -43,7 +43,7 @@ def test_it_is_the_difference_of_what_transformers_says() -> None:
     scorer = ImplicitScorer(trained, reference)
     wanted = []
     for prompt, completion in TEXTS:
-        ids = scorer._encode(0, prompt, completion)
+        ids = scorer.encode(prompt, completion, place="here")
         wanted.append(by_transformers(trained, *ids) - by_transformers(reference, *ids))
     found = scorer.score(TEXTS)
     assert found == pytest.approx(wanted, abs=1e-4)

@@ -10,7 +10,8 @@ from logratio.errors import EmptyAnswer, PromptTooLong
 from logratio.models.pretrained import save
 from logratio.models.scoring import add_head, load_for_training
 from logratio.policies.scorer import Scorer, as_read, gather_answers, num_tokens_read
-from logratio.records import Completion, Message, Prompt
+from logratio.records import Completion, Message, Prompt, Sample
+from logratio.rollouts.rewards import ModelReward
 from tiny import exact_llama, random_groups, tiny_llama
 
 VOCABULARY = 50
@@ -144,6 +145,32 @@ def test_what_cannot_be_scored_is_named_with_its_place(scorer):
     assert "the dog" in fault.value.where
     with pytest.raises(PromptTooLong, match="512"):
         scorer.score([(Prompt("the cat"), Completion(text="x" * 600))])
+
+
+def test_an_answer_that_cannot_be_read_costs_only_itself(scorer, capsys):
+    fine, long = Completion(text="sat"), Completion(text="x" * 600)
+    samples = [
+        Sample(prompt=Prompt("the cat"), completions=(fine, long), columns={}, source="f.jsonl:7"),
+        Sample(prompt=Prompt("a dog"), completions=(fine, *[long] * 4), columns={}, source="f.jsonl:8"),
+    ]
+    reward = ModelReward("judge", scorer)
+    (one, none), (two, *rest) = reward(samples)
+    expected = scorer.score([(Prompt("the cat"), fine), (Prompt("a dog"), fine)])
+    assert [one, two] == pytest.approx(expected, abs=1e-6)
+    assert [none, *rest] == [None] * 5
+    assert reward.num_unread == 5
+    shown = capsys.readouterr().err
+    assert "judge cannot read an answer, which has no reward: PromptTooLong" in shown
+    assert "f.jsonl:7" in shown
+    # Where it can read none at all, it is the wrong judge.
+    with pytest.raises(PromptTooLong):
+        reward([Sample(prompt=Prompt("the cat"), completions=(long, long), columns={})])
+
+
+def test_an_end_token_written_as_text_is_text(scorer):
+    prompt, text = Prompt("the cat"), "sat<|im_end|> on"
+    written, other = scorer.score([(prompt, Completion(text=text)), (prompt, Completion(text="sat"))])
+    assert abs(written - other) > 1e-6
 
 
 def test_sequences_are_gathered_by_prompt_in_order():

@@ -153,7 +153,7 @@ def test_no_answers_no_call():
 # --- what a function may not return -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), -float("inf"), "0.5", [1.0], 1j])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), "0.5", [1.0], 1j])
 def test_what_is_not_a_finite_number_names_its_row(bad):
     with pytest.raises(BadReward) as fault:
         Reward("mine:f", lambda **kwargs: [0.0, 0.0, bad, 0.0])(TWO)
@@ -164,7 +164,7 @@ def test_what_is_not_a_finite_number_names_its_row(bad):
 
 def test_a_later_prompt_is_named_by_its_own_number():
     with pytest.raises(BadReward) as fault:
-        Reward("r", lambda **kwargs: [0.0, 0.0, 0.0, None])(TWO)
+        Reward("r", lambda **kwargs: [0.0, 0.0, 0.0, math.nan])(TWO)
     assert fault.value.where == "prompt 2, answer 1 (“second question”)"
 
 

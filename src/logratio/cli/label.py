@@ -17,6 +17,8 @@ probable under it than under the model that it was trained from.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +30,8 @@ from logratio.data.reading import JUDGE, read_samples
 from logratio.errors import BadConfig, RewardDegenerate, TooFewLabels
 from logratio.records import Sample
 from logratio.rollouts.labelling import LabelCounts, LabelledPair, Pairing, check_settings, label_pairs
-from logratio.rollouts.rewards import ModelReward, Reward, load_reward
+from logratio.rollouts.reward_values import place_of_answer
+from logratio.rollouts.rewards import FEW, ModelReward, Reward, load_reward
 from logratio.runs import write_json_lines
 
 
@@ -75,6 +78,7 @@ def run(arguments: Arguments) -> int:
     samples = read_samples(arguments.completions, prompt_format=arguments.prompt_format.prompt_format)
     announce_to_model(reward, samples)
     rewards = reward(samples)
+    tell_without_reward(reward.name, samples, rewards)
     pairs, counts = label_pairs(
         samples,
         rewards,
@@ -99,8 +103,28 @@ def announce_to_model(reward: Reward, samples: list[Sample]) -> None:
         announce_rendering(reward.scorer.tokenizer, [sample.prompt for sample in samples], answers)
 
 
+def tell_without_reward(
+    name: str, samples: Sequence[Sample], rewards: Sequence[Sequence[float | None]]
+) -> None:
+    """Name the answers that the reward has nothing to say of, the first of them with their places."""
+    places = [
+        place_of_answer(samples, number, index)
+        for number, values in enumerate(rewards)
+        for index, value in enumerate(values)
+        if value is None
+    ]
+    for place in places[:FEW]:
+        print(f"{name} has no reward for {place}, which is left out", file=sys.stderr)
+    if len(places) > FEW:
+        print(f"and {len(places) - FEW} more answers have none", file=sys.stderr)
+
+
 def ensure_labels(
-    pairs: list[LabelledPair], counts: LabelCounts, rewards: list[list[float]], *, where: str
+    pairs: list[LabelledPair],
+    counts: LabelCounts,
+    rewards: Sequence[Sequence[float | None]],
+    *,
+    where: str,
 ) -> None:
     """Refuse to write a file that nothing could be learned from.
 
@@ -108,10 +132,11 @@ def ensure_labels(
         RewardDegenerate: every answer has the same reward.
         TooFewLabels: no pair could be labelled.
     """
-    distinct = {value for values in rewards for value in values}
+    distinct = {value for values in rewards for value in values if value is not None}
     if len(distinct) == 1 and counts.pairs_considered:
+        num_judged = counts.num_answers - counts.without_reward
         raise RewardDegenerate(
-            f"all {counts.num_answers} answers have the reward {distinct.pop():g}",
+            f"all {num_judged} answers have the reward {distinct.pop():g}",
             where=where,
             action="look at the reward function: it must tell some answers from others",
         )
@@ -132,6 +157,8 @@ def describe(counts: LabelCounts) -> str:
         f"{counts.labelled} labelled + {counts.identical} of identical answers + {counts.ties} ties"
         f" + {counts.empty} with an empty answer = {counts.pairs_considered}",
     ]
+    if counts.without_reward:
+        lines.append(f"{counts.without_reward} answers have no reward and were left out")
     if counts.unfinished:
         lines.append(f"{counts.unfinished} answers were cut off at the limit of tokens and left out")
     if counts.prompts_without_pair:

@@ -239,6 +239,7 @@ def prepare(
         reference=opened.reference,
         config=settle_horizon(flags.collect, config, num_prompts=len(train)),
         columns=[row.columns for row in train],
+        sources=[row.source for row in train],
         watched=rewards.watched,
         greedy=greedy,
         at_reference=opened.fingerprint == opened.reference_fingerprint,

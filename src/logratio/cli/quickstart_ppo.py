@@ -160,9 +160,9 @@ def judge_candidates(bench: Bench, key: str) -> str:
     bench.release()
     samples = read_drawn(bench, BEST_OF_N)
     proxy = as_ppo_is_paid(judge_slowly(load_proxy(bench), samples), samples, settings.collect)
-    judged = {"gold": bench.reward(samples), "proxy": proxy}
+    judged = {"gold": bench.reward.of_all(samples), "proxy": proxy}
     dense = read_drawn(bench, UPPER_BOUND) if settings.bound_prompts else []
-    write_json(settings.out / JUDGED, judged | {"dense": bench.reward(dense)})
+    write_json(settings.out / JUDGED, judged | {"dense": bench.reward.of_all(dense)})
     n, seed = settings.best_of, settings.seed
     chosen, ideal = (
         best_of_n_curve(judged["gold"], judged[judge], sizes=[n], seed=seed)[0] for judge in ("proxy", "gold")
@@ -180,7 +180,7 @@ def judge_slowly(reward: Reward, samples: Sequence[Sample]) -> list[list[float]]
     with Progress("judging", len(samples), unit="prompts") as progress:
         for start in range(0, len(samples), JUDGED_AT_A_TIME):
             part = samples[start : start + JUDGED_AT_A_TIME]
-            values += reward(part)
+            values += reward.of_all(part)
             progress.advance(len(part))
     return values
 
@@ -216,7 +216,7 @@ def compare_methods(bench: Bench, evaluation: Evaluation, bound: Sequence[BoundP
     sizes = sizes_to(settings.best_of)
     curve = best_of_n_curve(judged["gold"], judged["proxy"], sizes=sizes, seed=settings.seed)
     picked = pick_best(read_drawn(bench, BEST_OF_N), judged["proxy"], n=settings.best_of)
-    rewards = [values[0] for values in bench.reward(picked)]
+    rewards = [values[0] for values in bench.reward.of_all(picked)]
     prompts = len(judged["dense"])
     frontier = describe_frontier(
         curve, bound, prompts=prompts, samples_a_prompt=settings.bound_samples if prompts else 0

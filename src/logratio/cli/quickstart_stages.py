@@ -108,7 +108,7 @@ def encode_all(bench: Bench, rows: Sequence[PromptRow]) -> None:
 def try_reward(bench: Bench, row: PromptRow) -> None:
     """Judge a made-up answer, so that a reward that cannot work is found before minutes of sampling."""
     answer = Completion(text="That is a good answer.", token_ids=(0,))
-    bench.reward([Sample(prompt=row.prompt, completions=(answer,), columns=judge_columns(row))])
+    bench.reward.of_all([Sample(prompt=row.prompt, completions=(answer,), columns=judge_columns(row))])
 
 
 # --- answers and labels -----------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def label(bench: Bench, key: str) -> str:
     """Draw which of two answers is preferred, by Bradley-Terry on the reward."""
     settings = bench.settings
     samples = read_samples(settings.out / COMPLETIONS)
-    rewards = bench.reward(samples)
+    rewards = bench.reward.of_all(samples)
     pairs, counts = label_pairs(
         samples,
         rewards,

@@ -151,7 +151,9 @@ def read_samples(path: Path | str, *, prompt_format: PromptFormat = "auto") -> l
         )
         prompt = _prompt_row(row, prompt_format)
         columns = {name: value for name, value in prompt.columns.items() if name != "completions"}
-        samples.append(Sample(prompt=prompt.prompt, completions=completions, columns=columns))
+        samples.append(
+            Sample(prompt=prompt.prompt, completions=completions, columns=columns, source=row.source)
+        )
     if not samples:
         raise FileNotReadable("the file holds no row", where=str(path), action="run `logratio sample` again")
     return samples

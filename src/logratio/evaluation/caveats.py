@@ -59,6 +59,21 @@ def optimised_proxy(judge: str, trained_on_judge: bool) -> list[Caveat]:
     ]
 
 
+def without_reward(judge: str, missing: int, num_prompts: int) -> list[Caveat]:
+    """The judge had no reward for an answer to some prompts."""
+    if not missing:
+        return []
+    return [
+        Caveat(
+            name="PromptsWithoutReward",
+            severity="warning",
+            what=f"{judge} has no reward for answers to {missing} of {num_prompts} prompts: left out.",
+            meaning="Every number is of the other prompts.",
+            action="Give prompts that the judge is made for, or a judge for all of them.",
+        )
+    ]
+
+
 def judge_saw_prompts(judge: str, seen: int, num_prompts: int) -> list[Caveat]:
     """The judge is a model that was trained on prompts which the policies are judged on."""
     if not seen:

@@ -36,8 +36,8 @@ class Judge(Protocol):
 
     name: str
 
-    def __call__(self, samples: Sequence[Sample]) -> list[list[float]]:
-        """A number for every answer of every sample."""
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[Sequence[float | None]]:
+        """A number for every answer of every sample, or None where the judge has nothing to say of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +168,8 @@ def compare(
 ) -> Evaluation:
     """Judge answers of several models to the same prompts and compare the models.
 
+    Prompts to which an answer has no reward are left out, with every model's answer; a warning counts them.
+
     Args:
         samples: model to its samples; `policy` and `reference` must be there. All hold the same prompts in
             the same order, with one answer each, drawn with the same seeds.
@@ -184,7 +186,18 @@ def compare(
     """
     order = ordered_names(samples)
     ensure_comparable({name: samples[name] for name in order})
-    rewards = {name: [values[0] for values in judge(samples[name])] for name in order}
+    judged = {name: [values[0] for values in judge(samples[name])] for name in order}
+    kept = judged_by_all(judged)
+    ensure_enough(len(kept))
+    unjudged = caveats.without_reward(
+        judge.name, len(samples[REFERENCE]) - len(kept), len(samples[REFERENCE])
+    )
+    samples = {name: [samples[name][number] for number in kept] for name in order}
+    divergences = {name: value.of(kept) for name, value in divergences.items()}
+    rewards = {
+        name: [value for number in kept if (value := values[number]) is not None]
+        for name, values in judged.items()
+    }
     answers = {name: [sample.completions[0] for sample in samples[name]] for name in order}
     intervals = {"seed": seed, "resamples": resamples}
     stages = [
@@ -206,9 +219,18 @@ def compare(
         stages=tuple(stages),
         contests=tuple(contests),
         rows=tuple(lay_rows(samples, stages)),
-        warnings=(*warnings, *found),
+        warnings=(*warnings, *unjudged, *found),
         seed=seed,
     )
+
+
+def judged_by_all(rewards: Mapping[str, Sequence[float | None]]) -> list[int]:
+    """Numbers of the prompts to which every model's answer has a reward: prompts are compared in pairs."""
+    return [
+        number
+        for number, values in enumerate(zip(*rewards.values(), strict=True))
+        if all(value is not None for value in values)
+    ]
 
 
 def ordered_names(names: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,13 @@ class Divergence:
     log_ratios: tuple[float, ...]
     """`log π(y|x) − log ρ(y|x)`: the plain estimate, k1."""
 
+    def of(self, answers: Sequence[int]) -> Divergence:
+        """The same of some of the answers."""
+        return Divergence(
+            exact=tuple(self.exact[answer] for answer in answers),
+            log_ratios=tuple(self.log_ratios[answer] for answer in answers),
+        )
+
     @property
     def mean(self) -> float:
         """Estimate of KL[π, ρ] in nats per sequence."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from logratio.batches import AnswerGroup
+from logratio.batches import AnswerGroup, TokenIds
 from logratio.errors import BadConfig, DataFault
 from logratio.models import tokenisation
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.scorer import as_read, gather_answers
+from logratio.policies.scorer import encode_as_text, gather_answers
 from logratio.records import Completion, Prompt
 
 
@@ -61,21 +61,30 @@ class ImplicitScorer:
         Raises:
             DataFault: a prompt or an answer that the tokenizer or its chat template refuses.
         """
-        groups, places = gather_answers([self._encode(number, *text) for number, text in enumerate(texts)])
+        return self.score_encoded(
+            [self.encode(*text, place=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
+            max_tokens=max_tokens,
+        )
+
+    @torch.no_grad()
+    def score_encoded(
+        self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
+    ) -> list[float]:
+        """The reward of every answer behind its prompt, both as tokens, in nats."""
+        groups, places = gather_answers(sequences)
         now, before = (_logprobs(model, groups, max_tokens) for model in (self.policy, self.reference))
         return [now[group][answer] - before[group][answer] for group, answer in places]
 
-    def _encode(
-        self, number: int, prompt: Prompt, completion: Completion
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        tokenizer = self.policy.tokenizer
+    def encode(self, prompt: Prompt, completion: Completion, *, place: str) -> tuple[TokenIds, TokenIds]:
+        """Tokens of a prompt and of an answer.
+
+        Raises:
+            DataFault: the tokenizer or its chat template refuses them; at `place`.
+        """
         try:
-            prompt_ids = tokenisation.encode_prompt(tokenizer, prompt)
-            return prompt_ids, tokenisation.encode_completion(
-                tokenizer, prompt, as_read(tokenizer, completion)
-            )
+            return encode_as_text(self.policy.tokenizer, prompt, completion)
         except DataFault as fault:
-            fault.where = fault.where or f"text {number + 1} to be scored (“{str(prompt).strip()[:60]}”)"
+            fault.where = fault.where or f"{place} (“{str(prompt).strip()[:60]}”)"
             raise
 
 

@@ -19,6 +19,7 @@ from logratio.errors import DataFault, EmptyAnswer
 from logratio.models import tokenisation
 from logratio.models.config_limits import limits_of_model
 from logratio.models.packing import Layout, for_scores, last_places, lay_apart, pack
+from logratio.models.plain_text import spell_out
 from logratio.models.refusals import refuses_input
 from logratio.policies.reader import Reader
 from logratio.records import Completion, Prompt
@@ -100,8 +101,16 @@ class Scorer(Reader):
         Raises:
             DataFault: a prompt or an answer that this tokenizer or its chat template refuses.
         """
-        encoded = [self._encode(number, *text) for number, text in enumerate(texts)]
-        groups, places = gather_answers(encoded)
+        return self.score_encoded(
+            [self.encode(*text, place=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
+            max_tokens=max_tokens,
+        )
+
+    def score_encoded(
+        self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
+    ) -> list[float]:
+        """Score of every answer behind its prompt, both as tokens; what stands twice is computed once."""
+        groups, places = gather_answers(sequences)
         if not groups:
             return []
         longest = max(map(num_tokens_read, groups))
@@ -113,19 +122,21 @@ class Scorer(Reader):
         scores = self.score_groups(groups, max_tokens=max_tokens)
         return [scores[group][answer] for group, answer in places]
 
-    def _encode(self, number: int, prompt: Prompt, completion: Completion) -> tuple[TokenIds, TokenIds]:
+    def encode(self, prompt: Prompt, completion: Completion, *, place: str) -> tuple[TokenIds, TokenIds]:
+        """Tokens of a prompt and of an answer, whose text is text: it holds no control token.
+
+        Raises:
+            DataFault: this tokenizer or its chat template refuses them, or they are too long; at `place`.
+        """
         try:
-            prompt_ids = tokenisation.encode_prompt(self.tokenizer, prompt)
-            answer_ids = tokenisation.encode_completion(
-                self.tokenizer, prompt, as_read(self.tokenizer, completion)
-            )
+            prompt_ids, answer_ids = encode_as_text(self.tokenizer, prompt, completion)
             if not answer_ids:
                 raise EmptyAnswer("an answer that was cut off has no token", action="take the row out")
             limits = limits_of_model(self.model)
             limits.ensure_embedded(self.tokenizer, (*prompt_ids, *answer_ids))
             limits.ensure_room(len(prompt_ids) + len(answer_ids))
         except DataFault as fault:
-            fault.where = fault.where or f"text {number + 1} to be scored (“{str(prompt).strip()[:60]}”)"
+            fault.where = fault.where or f"{place} (“{str(prompt).strip()[:60]}”)"
             raise
         return prompt_ids, answer_ids
 
@@ -190,6 +201,21 @@ def gather_answers(
         places.append((group, answers[group].setdefault(answer, len(answers[group]))))
     groups = [AnswerGroup(prompt, tuple(answers[number])) for prompt, number in prompts.items()]
     return groups, places
+
+
+def encode_as_text(tokenizer: Any, prompt: Prompt, completion: Completion) -> tuple[TokenIds, TokenIds]:
+    """Tokens of a prompt and of an answer to be judged; control tokens in the answer's text are spelled out.
+
+    Raises:
+        DataFault: the tokenizer or its chat template refuses them.
+    """
+    prompt_ids = tokenisation.encode_prompt(tokenizer, prompt)
+    reader, answer = spell_out(
+        tokenizer, as_read(tokenizer, completion), sampled=completion.token_ids is not None
+    )
+    if reader is not tokenizer:
+        prompt_ids = tokenisation.encode_prompt(reader, prompt)
+    return prompt_ids, tokenisation.encode_completion(reader, prompt, answer)
 
 
 def as_read(tokenizer: Any, completion: Completion) -> Completion:

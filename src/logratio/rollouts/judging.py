@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from logratio.errors import BadReward
 from logratio.records import Completion, Sample
+from logratio.rollouts.reward_values import place_of_answer
 
-Rewarder = Callable[[Sequence[Sample]], list[list[float]]]
+Rewarder = Callable[[Sequence[Sample]], Sequence[Sequence[float | None]]]
 REPEATED = 3
 """Tokens of a run that counts as repeated."""
 
@@ -22,7 +24,7 @@ class WeightedReward:
     name: str
     """What the metrics call it."""
     reward: Rewarder
-    """Gives a number for every answer of every sample."""
+    """Gives a number for every answer of every sample, or None where it has nothing to say of it."""
     weight: float = 1.0
     """What it counts in the sum."""
 
@@ -32,16 +34,49 @@ def weighted_sum(
 ) -> tuple[Tensor, dict[str, float]]:
     """`[answers]` the sum that is learned from, in float64, and the mean of each reward by name.
 
+    A reward that is None for an answer is left out of that answer's sum, and the answer out of that reward's
+    mean, as in TRL. An answer for which all are None has no reward: its sum is NaN.
+
     Raises:
-        BadReward: a reward raised, or did not give a finite number for each answer.
+        BadReward: a reward raised, or did not give a finite number or None for each answer.
     """
-    total = torch.zeros(sum(len(own.completions) for own in samples), dtype=torch.float64)
-    means = {}
-    for part in rewards:
-        values = flat_rewards(samples, part)
-        total = total + part.weight * values
-        means[f"reward/{part.name}"] = float(values.mean())
-    return total, means
+    parts = {part.name: flat_rewards(samples, part) for part in rewards}
+    weighted = torch.stack([part.weight * parts[part.name] for part in rewards])
+    total = torch.where(weighted.isnan().all(dim=0), torch.nan, weighted.nansum(dim=0))
+    return total, means_of("reward", parts)
+
+
+def means_of(kind: str, parts: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean of each reward over the answers that have it; one that no answer has is left out."""
+    return {
+        f"{kind}/{name}": float(values.nanmean())
+        for name, values in parts.items()
+        if not values.isnan().all()
+    }
+
+
+def rewarded_prompts(samples: Sequence[Sample], *earned: Tensor) -> list[int]:
+    """Numbers of the prompts of which every answer has a reward: an answer without one says nothing.
+
+    Args:
+        samples: prompts with as many answers each.
+        earned: `[answers]` their rewards, NaN where there is none; and those of further answers to the same
+            prompts.
+
+    Raises:
+        BadReward: no prompt is left.
+    """
+    known = [
+        values.reshape(len(samples), -1).isnan().any(dim=1).logical_not() for values in earned if len(values)
+    ]
+    kept = [int(number) for number in torch.stack(known).all(dim=0).nonzero()]
+    if not kept:
+        raise BadReward(
+            f"none of the {len(samples)} prompts of this update has a reward for all of its answers",
+            where=f"the first is {place_of_answer(samples, 0, 0)}",
+            action="give a reward that judges them, or take such prompts out of the file",
+        )
+    return kept
 
 
 def charge_cut_off(earned: Tensor, cut_off: Tensor, *, worst: bool, penalty: float) -> Tensor:
@@ -60,12 +95,13 @@ def charge_cut_off(earned: Tensor, cut_off: Tensor, *, worst: bool, penalty: flo
 
 def watch(samples: Sequence[Sample], rewards: Sequence[WeightedReward]) -> dict[str, float]:
     """The mean of each reward that is looked at and not learned from."""
-    return {f"watched/{part.name}": float(flat_rewards(samples, part).mean()) for part in rewards}
+    return means_of("watched", {part.name: flat_rewards(samples, part) for part in rewards})
 
 
 def flat_rewards(samples: Sequence[Sample], part: WeightedReward) -> Tensor:
-    """`[answers]` one reward, in float64."""
-    return torch.tensor([value for own in part.reward(samples) for value in own], dtype=torch.float64)
+    """`[answers]` one reward, in float64; NaN where it is None."""
+    values = [value for own in part.reward(samples) for value in own]
+    return torch.tensor([torch.nan if value is None else value for value in values], dtype=torch.float64)
 
 
 def describe_answers(answers: Sequence[Completion]) -> dict[str, float]:

@@ -47,6 +47,8 @@ class LabelCounts:
     """Prompts read."""
     num_answers: int
     """Answers read."""
+    without_reward: int
+    """Answers left out because the reward has none for them."""
     unfinished: int
     """Answers left out because they were cut off at the limit of tokens, where that was asked for."""
     prompts_without_pair: int
@@ -84,7 +86,7 @@ class LabelCounts:
 
 def label_pairs(
     samples: Sequence[Sample],
-    rewards: Sequence[Sequence[float]],
+    rewards: Sequence[Sequence[float | None]],
     *,
     how: Pairing = "best-worst",
     temperature: float = 0.0,
@@ -100,7 +102,7 @@ def label_pairs(
 
     Args:
         samples: prompts with their answers.
-        rewards: a reward for each answer of each sample.
+        rewards: a reward for each answer of each sample; None where it has none, and is left out.
         how: `best-worst` is one pair a prompt; `adjacent` pairs the neighbours in order of reward; `random`
             draws `pairs_per_prompt` of all pairs; `all` takes all.
         temperature: in units of the reward.
@@ -118,9 +120,11 @@ def label_pairs(
     pairs: list[LabelledPair] = []
     outcomes: list[Outcome] = []
     expected = 0.0
-    unfinished = without_pair = 0
+    unfinished = without_pair = without_reward = 0
     for sample, values in zip(samples, rewards, strict=True):
-        answers = sorted(zip(values, sample.completions, strict=True), key=_rank)
+        both = zip(values, sample.completions, strict=True)
+        answers = sorted([(value, answer) for value, answer in both if value is not None], key=_rank)
+        without_reward += len(values) - len(answers)
         if finished_only:
             ended = [answer for answer in answers if answer[1].finish_reason == "stop"]
             unfinished += len(answers) - len(ended)
@@ -135,6 +139,7 @@ def label_pairs(
     counts = LabelCounts(
         num_prompts=len(samples),
         num_answers=sum(len(sample.completions) for sample in samples),
+        without_reward=without_reward,
         unfinished=unfinished,
         prompts_without_pair=without_pair,
         pairs_considered=len(outcomes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,10 +26,20 @@ from logratio.policies.language_actor import LanguageActor, Reading
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.records import Prompt, Sample
 from logratio.rollouts.collecting import CollectorConfig
-from logratio.rollouts.judging import WeightedReward, charge_cut_off, describe_answers, watch, weighted_sum
+from logratio.rollouts.judging import (
+    WeightedReward,
+    charge_cut_off,
+    describe_answers,
+    rewarded_prompts,
+    watch,
+    weighted_sum,
+)
+from logratio.rollouts.reward_values import place_of_answer
 from logratio.rollouts.sampling import SEED_BITS, sample
 from logratio.rollouts.trajectories import answer_trajectories, token_mask
 
+FEW = 3
+"""Prompts without a reward that are named in an update."""
 DEFAULT_HORIZON = 10_000.0
 """Ziegler et al., 2019, arXiv:1909.08593."""
 
@@ -46,6 +57,7 @@ class LanguageCollector:
         reference: what the divergence is to; `None`: nothing is charged and no divergence is known.
         config: how.
         columns: further columns of each prompt's row, for the rewards.
+        sources: `file:line` of each prompt, where it is known.
         watched: rewards that are written down and not learned from.
         greedy: also answer each prompt with the most probable tokens, for the greedy baseline.
         at_reference: the policy starts with the reference's very weights, so that their divergence is 0 then.
@@ -65,6 +77,7 @@ class LanguageCollector:
         reference: LanguagePolicy | None,
         config: CollectorConfig,
         columns: Sequence[Mapping[str, Any]] | None = None,
+        sources: Sequence[str] | None = None,
         watched: Sequence[WeightedReward] = (),
         greedy: bool = False,
         at_reference: bool = False,
@@ -79,8 +92,10 @@ class LanguageCollector:
         self.reference, self.config, self.greedy = reference, config, greedy
         self.at_reference = at_reference
         self.columns = columns if columns is not None else [{}] * len(prompts)
+        self.sources = sources if sources is not None else [""] * len(prompts)
         self.kl_controller = new_controller(config)
         self._told = False
+        self._told_of: set[str] = set()
 
     @property
     def num_examples(self) -> int:
@@ -111,14 +126,16 @@ class LanguageCollector:
 
         Raises:
             BadConfig: an update has so many answers that the controller of β could turn it negative.
-            BadReward: a reward raised, or did not give a finite number for each answer.
+            BadReward: a reward raised, or gave something else than a finite number or None for an answer; or
+                no prompt has a reward for all of its answers. Prompts without one are left out otherwise.
         """
         k, num_sequences = self.config.num_samples, len(examples) * self.config.num_samples
         self._check_horizon(num_sequences)
         # What gradients and activations took is needed elsewhere now: by models that lie in files.
         return_freed_memory()
         samples = self._answer(step, examples, num_samples=k, temperature=1.0)
-        scores, metrics = self._score(samples)
+        greedy = self._answer(step, examples, num_samples=1, temperature=0.0) if self.greedy else []
+        samples, scores, base, metrics = self._judge(samples, greedy)
         groups = [self._group(own) for own in samples]
         mask = token_mask(groups)
         read = self._read(groups, time=mask.shape[1] + 1)
@@ -147,7 +164,7 @@ class LanguageCollector:
             group_size=k,
             precision=self.actor.policy.precision,
             reference_logprobs=None if self.reference is None else now["reference_logprobs"],
-            greedy_returns=self._greedy_returns(step, examples) if self.greedy else None,
+            greedy_returns=base.repeat_interleave(k) if self.greedy else None,
         )
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
@@ -172,7 +189,7 @@ class LanguageCollector:
     ) -> list[Sample]:
         digest = hashlib.sha256(f"{self.config.sampling_seed}:{step}".encode()).digest()
         with self.actor.policy.chosen():
-            return sample(
+            samples = sample(
                 self.actor.policy.model,
                 self.actor.policy.tokenizer,
                 [self.prompts[example] for example in examples],
@@ -186,18 +203,56 @@ class LanguageCollector:
                 ),
                 columns=[self.columns[example] for example in examples],
             )
+        return [
+            replace(own, source=self.sources[example]) for own, example in zip(samples, examples, strict=True)
+        ]
 
-    def _score(self, samples: Sequence[Sample]) -> tuple[Tensor, dict[str, float]]:
-        """`[sequences]` the weighted sum of the rewards less the penalty, with what there is to say of it."""
-        answers = [answer for own in samples for answer in own.completions]
-        cut_off = torch.tensor([answer.finish_reason == "length" for answer in answers])
+    def _judge(
+        self, samples: list[Sample], greedy: list[Sample]
+    ) -> tuple[list[Sample], Tensor, Tensor, dict[str, float]]:
+        """The samples of the prompts that are learned from, their scores and those of their greedy answers.
+
+        Every estimator takes prompts with all their answers, so a prompt with an answer that no reward
+        judges is left out whole.
+        """
         earned, metrics = weighted_sum(samples, self.rewards)
-        total = charge_cut_off(
+        base = weighted_sum(greedy, self.rewards)[0] if greedy else earned.new_empty(0)
+        kept = rewarded_prompts(samples, earned, base)
+        if len(kept) < len(samples):
+            metrics["prompts_without_reward"] = float(len(samples) - len(kept))
+            self._tell_of(sorted({*range(len(samples))} - {*kept}), samples)
+            earned, base = (values.reshape(len(samples), -1)[kept].flatten() for values in (earned, base))
+            samples, greedy = ([own[number] for number in kept] if own else [] for own in (samples, greedy))
+        scores, described = self._score(samples, earned)
+        return samples, scores, self._charge(greedy, base), metrics | described
+
+    def _tell_of(self, numbers: Sequence[int], samples: Sequence[Sample]) -> None:
+        """Name prompts without a reward, each once in a run, at most a few an update."""
+        new = [number for number in numbers if samples[number].prompt.key not in self._told_of]
+        self._told_of |= {samples[number].prompt.key for number in new}
+        for number in new[:FEW]:
+            print(
+                f"no reward for {place_of_answer(samples, number, 0)}: the prompt is left out of its update",
+                file=sys.stderr,
+            )
+        if len(new) > FEW:
+            print(f"and {len(new) - FEW} more prompts of this update have no reward", file=sys.stderr)
+
+    def _charge(self, samples: Sequence[Sample], earned: Tensor) -> Tensor:
+        """`[sequences]` what answers earned, less what those that were cut off are charged."""
+        answers = [answer for own in samples for answer in own.completions]
+        cut_off = torch.tensor([answer.finish_reason == "length" for answer in answers], dtype=torch.bool)
+        return charge_cut_off(
             earned,
             cut_off,
             worst=self.config.cut_off_reward == "worst",
             penalty=self.config.missing_end_penalty,
         )
+
+    def _score(self, samples: Sequence[Sample], earned: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """`[sequences]` what is learned from, with what there is to say of it."""
+        answers = [answer for own in samples for answer in own.completions]
+        total = self._charge(samples, earned)
         spread = float(total.std(correction=0))
         if spread == 0 and not self._told:
             self._told = True
@@ -205,7 +260,7 @@ class LanguageCollector:
                 f"every answer of this update has the reward {float(total[0]):g}: nothing is learned from it",
                 file=sys.stderr,
             )
-        metrics |= {"reward": float(total.mean()), "reward_std": spread} | describe_answers(answers)
+        metrics = {"reward": float(total.mean()), "reward_std": spread} | describe_answers(answers)
         if len(total) > len(samples):
             groups = total.reshape(len(samples), -1)
             alike = groups.max(dim=1).values == groups.min(dim=1).values
@@ -217,11 +272,6 @@ class LanguageCollector:
         if self.config.reward_baseline == "none":
             return scores
         return leave_one_out(scores, group_size=self.config.num_samples)
-
-    def _greedy_returns(self, step: int, examples: Sequence[int]) -> Tensor:
-        """`[sequences]` reward of the greedy answer to each answer's prompt."""
-        greedy, _ = self._score(self._answer(step, examples, num_samples=1, temperature=0.0))
-        return greedy.repeat_interleave(self.config.num_samples)
 
     def _group(self, own: Sample) -> AnswerGroup:
         return AnswerGroup(

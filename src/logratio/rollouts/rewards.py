@@ -3,7 +3,8 @@
 Neither is believed before its numbers are checked.
 
 A function written for TRL's trainers works as it stands: it is called once, with a row for each answer, as
-`f(prompts=[…], completions=[…], **columns)`, and returns one number a row.
+`f(prompts=[…], completions=[…], **columns)`, and returns one number a row, or None for a row that is not its
+own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-import math
 import pkgutil
 import sys
 import traceback
@@ -20,12 +20,14 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import TYPE_CHECKING, Any
 
-from logratio.errors import BadReward, LogratioError, ModelNotFound
+from logratio.errors import BadReward, DataFault, LogratioError, ModelNotFound
 from logratio.records import Completion, Prompt, Sample
+from logratio.rollouts.reward_values import checked_rewards, place_of_answer
 
 if TYPE_CHECKING:
+    from logratio.batches import TokenIds
     from logratio.policies.implicit import ImplicitScorer
     from logratio.policies.scorer import Scorer
 
@@ -35,11 +37,13 @@ IMPLICIT = "implicit:"
 """Before two models: the policy, a comma, and its reference."""
 FORM = "write module:function, such as logratio.rollouts.sentiment:sentiment"
 GIVEN_BY_US = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+FEW = 3
+"""Answers that are named each; of others their number is said."""
 NOT_PASSED_ON = ("prompt", "completion")
 
 
 class Reward:
-    """A reward function with a name; calling it with samples gives one checked number for each answer.
+    """A reward function with a name; called with samples it gives a checked number, or None, for each answer.
 
     Args:
         name: what reports call it, such as `module:function`.
@@ -50,8 +54,8 @@ class Reward:
         self.name = name
         self.function = function
 
-    def __call__(self, samples: Sequence[Sample]) -> list[list[float]]:
-        """The reward of every answer of every sample, in their order.
+    def __call__(self, samples: Sequence[Sample]) -> list[list[float | None]]:
+        """The reward of every answer of every sample, in their order; None where the reward has none for it.
 
         Text prompts come with texts as completions; message prompts come as lists of messages, each
         completion being a list of one assistant message. Further columns of a prompt's row are repeated for
@@ -59,12 +63,32 @@ class Reward:
         given where the tokens of all answers are known. `trainer_state` is None, since nothing is trained.
 
         Raises:
-            BadReward: the function raised, or did not return one finite number a row.
+            BadReward: the function raised, or did not return one finite number or None a row.
         """
         rows = [(sample, answer) for sample in samples for answer in sample.completions]
         values = checked_rewards(self._call(samples, rows), samples, name=self.name) if rows else []
         numbers = iter(values)
         return [list(islice(numbers, len(sample.completions))) for sample in samples]
+
+    def of_all(self, samples: Sequence[Sample]) -> list[list[float]]:
+        """The reward of every answer, where each must have one.
+
+        Raises:
+            BadReward: as when it is called, or an answer has none.
+        """
+        return [
+            [self._required(samples, (number, place), value) for place, value in enumerate(values)]
+            for number, values in enumerate(self(samples))
+        ]
+
+    def _required(self, samples: Sequence[Sample], place: tuple[int, int], value: float | None) -> float:
+        if value is None:
+            raise BadReward(
+                f"{self.name} has no reward for an answer, and here each must have one",
+                where=place_of_answer(samples, *place),
+                action="return a number for every answer; leave out prompts that the reward does not suit",
+            )
+        return value
 
     def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
         arguments = _accepted(self.function, reward_arguments(rows, name=self.name))
@@ -129,14 +153,38 @@ class ModelReward(Reward):
     def __init__(self, name: str, scorer: Scorer | ImplicitScorer) -> None:
         super().__init__(name, scorer.score)
         self.scorer = scorer
+        self.num_unread = 0
 
     def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
-        scores = self.function([(sample.prompt, answer) for sample, answer in rows])
+        encoded = [self._encode(sample, answer) for sample, answer in rows]
+        readable = [one for one in encoded if not isinstance(one, DataFault)]
+        faults = [one for one in encoded if isinstance(one, DataFault)]
+        if not readable:
+            # No fault of single answers: it cannot read this template, or texts of this length.
+            raise faults[0]
+        self._tell(faults)
+        scores = iter(self.scorer.score_encoded(readable))
         # It lies idle until the next batch is there, while others need the memory.
         from logratio.models.resident import release
 
         release(self.scorer.model)
-        return scores
+        return [None if isinstance(one, DataFault) else next(scores) for one in encoded]
+
+    def _encode(self, sample: Sample, answer: Completion) -> tuple[TokenIds, TokenIds] | DataFault:
+        try:
+            return self.scorer.encode(sample.prompt, answer, place=sample.source or "an answer")
+        except DataFault as fault:
+            return fault
+
+    def _tell(self, faults: Sequence[DataFault]) -> None:
+        """Name answers that the model cannot read, the first ones of a run, and how many there are so far."""
+        told = self.num_unread < FEW
+        self.num_unread += len(faults)
+        for fault in faults[:FEW] if told else ():
+            why = f"{fault.name}: {fault.what} ({fault.where})"
+            print(f"{self.name} cannot read an answer, which has no reward: {why}", file=sys.stderr)
+        if faults and told and self.num_unread >= FEW:
+            print(f"{self.name}: further answers that it cannot read are counted", file=sys.stderr)
 
 
 def _accepted(function: RewardFunction, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -148,55 +196,6 @@ def _accepted(function: RewardFunction, arguments: dict[str, Any]) -> dict[str, 
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return arguments
     return {key: value for key, value in arguments.items() if key in parameters}
-
-
-def checked_rewards(returned: Any, samples: Sequence[Sample], *, name: str) -> list[float]:
-    """One finite number for each answer, exactly as returned.
-
-    Raises:
-        BadReward: not a list, of another length, or with a value that is not a finite number; `where` names
-            the prompt, the answer and how the prompt begins.
-    """
-    places = [
-        (number, index) for number, sample in enumerate(samples) for index in range(len(sample.completions))
-    ]
-    try:
-        values = list(returned)
-    except TypeError as error:
-        raise BadReward(
-            f"{name} returned {type(returned).__name__}, not a list of numbers",
-            action="return a list with one number for each completion",
-        ) from error
-    if len(values) != len(places):
-        where = _place(samples, *places[len(values)]) if len(values) < len(places) else ""
-        raise BadReward(
-            f"{name} returned {len(values)} numbers for {len(places)} answers",
-            where=f"the first answer without one is {where}" if where else "",
-            action="return exactly one number for each completion, in their order",
-        )
-    return [_number(value, samples, place, name) for value, place in zip(values, places, strict=True)]
-
-
-def _number(value: Any, samples: Sequence[Sample], place: tuple[int, int], name: str) -> float:
-    number = None
-    if isinstance(value, SupportsFloat):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            number = None
-    if number is not None and math.isfinite(number):
-        return number
-    raise BadReward(
-        f"{name} returned {value!r}, which is not a finite number",
-        where=_place(samples, *place),
-        action="return a finite number for every answer; leave out prompts that the reward does not suit",
-    )
-
-
-def _place(samples: Sequence[Sample], sample_index: int, answer_index: int) -> str:
-    beginning = " ".join(samples[sample_index].prompt.messages[-1].text.split())
-    shown = beginning if len(beginning) <= 60 else beginning[:59] + "…"
-    return f"prompt {sample_index + 1}, answer {answer_index + 1} (“{shown}”)"
 
 
 def load_reward(spec: str, *, device: str = "cpu") -> Reward:
