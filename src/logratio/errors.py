@@ -58,7 +58,7 @@ class RowNotObject(DataFault):
 
 
 class BadEncoding(DataFault):
-    """A line is not UTF-8, or has a byte-order mark, a NUL byte or a lone surrogate."""
+    """A line is not UTF-8, or has a NUL byte or a lone surrogate; or the file is UTF-16."""
 
 
 class MissingColumn(DataFault):
@@ -127,6 +127,10 @@ class SpecialTokenTrouble(DataFault):
 
 class SplitLeak(DataFault):
     """The same prompt stands in both training and held-out data."""
+
+
+class UnusableRows(DataFault):
+    """Rows cannot be used, and more of them than may be left out; with --strict, none may be."""
 
 
 class TooFewLabels(DataFault):

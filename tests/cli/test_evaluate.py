@@ -180,7 +180,7 @@ def test_bad_input_is_named_before_a_model_is_loaded(models, place, capsys, monk
     monkeypatch.setattr("logratio.models.pretrained.load", refuse)
     assert main(flags(models, **changed)) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"{fault}: ")
+    assert any(line.startswith(f"{fault}: ") for line in error.splitlines())
     assert "  do:    " in error
     assert not (place / "out/report.json").exists()
 

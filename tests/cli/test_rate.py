@@ -16,9 +16,9 @@ from logratio.errors import (
     BadConfig,
     DatabaseBusyOrBroken,
     FileNotReadable,
-    MissingColumn,
     NotWritable,
     TooFewLabels,
+    UnusableRows,
 )
 from logratio.records import Completion, Prompt
 
@@ -147,7 +147,7 @@ def test_one_model_alone_and_a_missing_file(tmp_path):
         with pytest.raises(FileNotReadable):
             run(Arguments(comparisons=tmp_path / name))
     path.write_text("prompt,chosen\np,c\n")
-    with pytest.raises(MissingColumn, match="no columns of models"):
+    with pytest.raises(UnusableRows, match="no columns of models"):
         run(Arguments(comparisons=path))
 
 

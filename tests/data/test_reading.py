@@ -31,9 +31,9 @@ BAD_LINES = {
     "a text": (b'"prompt"', errors.RowNotObject),
     "a number": (b"7", errors.RowNotObject),
     "Latin-1": ('{"prompt": "é"}'.encode("latin-1"), errors.BadEncoding),
-    "a byte-order mark": (b"\xef\xbb\xbf" + GOOD, errors.BadEncoding),
+    "a byte-order mark within": (b"\xef\xbb\xbf" + GOOD, errors.BadEncoding),
     "NUL": (b'{"prompt": "a\0"}', errors.BadEncoding),
-    "NUL escaped": (b'{"prompt": "a\\u0000"}', errors.BadEncoding),
+    "a number beyond all": (b'{"prompt": "a", "n": 1e999}', errors.BadJsonLine),
     "half a surrogate pair": (b'{"prompt": [{"content": "\\ud83d"}]}', errors.BadEncoding),
     "half a pair in a key": (b'{"\\udc00": 1}', errors.BadEncoding),
 }
@@ -137,7 +137,7 @@ def test_parquet_rows_are_those_of_json(tmp_path):
     assert [row.line for row in rows] == [1, 2]
     assert rows[0].value == values[0] | {"day": "2026-01-02"}
     assert rows[1].value == values[1] | {"score": None}
-    assert read_prompts(path)[1].prompt == Prompt((Message(role="user", content="b"),))
+    assert read_prompts(path).usable[1].prompt == Prompt((Message(role="user", content="b"),))
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
@@ -168,7 +168,7 @@ def write_rows(path, *rows):
 def test_prompts_keep_their_further_columns(tmp_path):
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     path = write_rows(tmp_path / "prompts.jsonl", {"prompt": "a", "label": 1}, {"prompt": turns})
-    first, second = read_prompts(path)
+    first, second = read_prompts(path).usable
     assert (first.prompt, first.columns, first.source) == (Prompt("a"), {"label": 1}, f"{path}:1")
     assert second.prompt.to_json() == turns
 
@@ -176,7 +176,7 @@ def test_prompts_keep_their_further_columns(tmp_path):
 def test_plain_lines_are_prompts(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("first one\r\n\n  second: {}  \n", encoding="utf-8")
-    rows = read_prompts(path)
+    rows = read_prompts(path).usable
     assert [(row.prompt.content, row.source) for row in rows] == [
         ("first one", f"{path}:1"),
         ("second: {}", f"{path}:3"),
@@ -185,7 +185,7 @@ def test_plain_lines_are_prompts(tmp_path):
 
 def test_a_transcript_prompt_becomes_turns(tmp_path):
     path = write_rows(tmp_path / "prompts.jsonl", {"prompt": "\n\nHuman: hi\n\nAssistant:"})
-    assert read_prompts(path)[0].prompt == Prompt((Message(role="user", content="hi"),))
+    assert read_prompts(path).usable[0].prompt == Prompt((Message(role="user", content="hi"),))
 
 
 @pytest.mark.parametrize(
@@ -203,10 +203,11 @@ def test_a_transcript_prompt_becomes_turns(tmp_path):
 )
 def test_a_bad_prompt_is_named_with_its_line(tmp_path, row, fault, word):
     path = write_rows(tmp_path / "prompts.jsonl", {"prompt": "good"}, row)
-    with pytest.raises(fault) as caught:
-        read_prompts(path)
-    assert caught.value.where == f"{path}:2"
-    assert word in str(caught.value)
+    read = read_prompts(path)
+    assert [row.prompt for row in read.usable] == [Prompt("good")]
+    (left_out,) = read.unusable
+    assert (left_out.fault_name, left_out.source) == (fault.__name__, f"{path}:2")
+    assert word in f"{left_out.what} {left_out.action}"
 
 
 @pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
@@ -217,11 +218,65 @@ def test_a_file_of_blank_lines_holds_no_prompt(tmp_path, name):
         read_prompts(path)
 
 
-def test_a_byte_order_mark_in_plain_lines_is_named(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("hello\n", encoding="utf-16")
-    with pytest.raises(errors.BadEncoding, match="UTF-16"):
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl", "prompts.jsonl.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_file_in_another_encoding_is_refused_by_its_name(tmp_path, name, encoding):
+    path = tmp_path / name
+    content = '{"prompt": "a"}\n'.encode(encoding)
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(errors.BadEncoding, match=encoding.upper()) as caught:
         read_prompts(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl", "prompts.jsonl.gz"])
+def test_a_byte_order_mark_at_the_beginning_is_passed_over(tmp_path, name):
+    path = tmp_path / name
+    lines = b"one\ntwo\n" if name.endswith("txt") else b'{"prompt": "one"}\n{"prompt": "two"}\n'
+    content = b"\xef\xbb\xbf" + lines
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    read = read_prompts(path)
+    assert [(row.prompt.content, row.source) for row in read.usable] == [
+        ("one", f"{path}:1"),
+        ("two", f"{path}:2"),
+    ]
+    assert read.unusable == []
+
+
+def test_a_nul_that_json_writes_is_a_character_like_others(tmp_path):
+    path = write_rows(tmp_path / "prompts.jsonl", {"prompt": "a\0b", "note": "\0"})
+    (row,) = read_prompts(path).usable
+    assert (row.prompt.content, row.columns) == ("a\0b", {"note": "\0"})
+
+
+def test_every_row_is_usable_or_left_out_and_columns_are_counted(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    lines = [
+        b'{"prompt": "a", "n": 1}',
+        b"no json",
+        b"",
+        b'{"prompt": 3, "n": 2}',
+        b'{"prompt": "b", "m": null}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    read = read_prompts(path)
+    assert (read.num_rows, len(read.usable)) == (4, 2)
+    assert [(row.fault_name, row.source) for row in read.unusable] == [
+        ("BadJsonLine", f"{path}:2"),
+        ("WrongType", f"{path}:4"),
+    ]
+    assert read.columns == {"prompt": 2, "n": 1}
+    assert [row.source for row in read_prompts(path, limit=3).usable] == [f"{path}:1"]
+    with pytest.raises(errors.BadConfig, match="limit"):
+        read_prompts(path, limit=0)
+
+
+def test_a_file_of_another_kind_is_refused_as_a_whole(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b"no json\n[]\n")
+    with pytest.raises(errors.BadJsonLine, match="no line is a JSON object") as caught:
+        read_prompts(path)
+    assert caught.value.where == f"{path}:1"
 
 
 # --- samples ---------------------------------------------------------------------------------------
@@ -235,7 +290,7 @@ def test_samples_come_back_as_they_were_written(tmp_path):
     )
     sample = Sample(prompt=Prompt("a"), completions=(completion, Completion(text="")), columns={"label": [1]})
     path = write_rows(tmp_path / "completions.jsonl", sample.to_json())
-    assert read_samples(path) == [sample]
+    assert read_samples(path).usable == [sample]
 
 
 @pytest.mark.parametrize(
@@ -259,10 +314,10 @@ def test_a_bad_answer_is_named_with_its_line_and_number(tmp_path, change, word):
     path = write_rows(
         tmp_path / "completions.jsonl", {"prompt": "a", "completions": [ANSWER, ANSWER | change]}
     )
-    with pytest.raises(errors.WrongType, match=word) as caught:
-        read_samples(path)
-    assert caught.value.where == f"{path}:1"
-    assert "completions[1]" in caught.value.what
+    (left_out,) = read_samples(path).unusable
+    assert (left_out.fault_name, left_out.source) == ("WrongType", f"{path}:1")
+    assert "completions[1]" in left_out.what
+    assert word in left_out.what
 
 
 @pytest.mark.parametrize(
@@ -275,5 +330,5 @@ def test_a_bad_answer_is_named_with_its_line_and_number(tmp_path, change, word):
     ],
 )
 def test_a_row_without_answers_is_named(tmp_path, row, fault):
-    with pytest.raises(fault):
-        read_samples(write_rows(tmp_path / "completions.jsonl", row))
+    (left_out,) = read_samples(write_rows(tmp_path / "completions.jsonl", row)).unusable
+    assert left_out.fault_name == fault.__name__

@@ -16,8 +16,10 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from logratio.data.formats import FILE_FAULTS, normalise, parse_comparison
-from logratio.data.reading import Row, scan_rows
+from logratio.data.formats import COLUMNS, normalise, parse_comparison
+from logratio.data.grades import REWARDS
+from logratio.data.reading import FILE_FAULTS, Row, scan_rows
+from logratio.data.unusable import UnusableRow
 from logratio.data.values import parse_completion, parse_prompt_columns, require_column
 from logratio.errors import BadConfig, ContradictoryLabels, DataFault, EmptyAnswer, IdenticalPair, WrongType
 from logratio.records import Completion, Prompt
@@ -30,6 +32,9 @@ Verdict = Literal["a", "b", "tie", "bad", "skip", "flag"]
 Pairing = Literal["all", "adjacent", "random"]
 """Which pairs of a prompt's answers are compared."""
 
+USED_OF_ANSWERS = ("prompt", "completions", "model")
+USED_OF_COMPARISONS = (*COLUMNS, "chosen_model", "rejected_model", "margin", *REWARDS, "gold")
+"""The columns that are read of rows with answers, and of rows with comparisons."""
 ROW_GOLD = ("chosen", "rejected", "tie")
 FEW_ANSWERS = "one answer"
 LEFT_OUT = {IdenticalPair: "identical", EmptyAnswer: "empty"}
@@ -96,6 +101,12 @@ class PairFile:
     """Of the file."""
     left_out: dict[str, int] = field(default_factory=dict)
     """How many were left out, by reason: identical, empty, duplicate, one answer, or a fault's name."""
+    num_rows: int = 0
+    """Rows of the file."""
+    unusable: list[UnusableRow] = field(default_factory=list)
+    """Those of them that cannot be used; they are counted in `left_out` too."""
+    columns: dict[str, int] = field(default_factory=dict)
+    """How many of the other rows have each column."""
 
     @property
     def num_considered(self) -> int:
@@ -181,7 +192,14 @@ def read_pairs(
     for answers in reader.answers.values():
         _pair_answers(reader, answers, _pairing_of(pairing, pairs_per_prompt, seed))
     pairs = sorted(reader.pairs.values(), key=lambda pair: reader.order[pair.id])
-    return PairFile(pairs=pairs, sha256=sha256, left_out=dict(reader.left_out))
+    return PairFile(
+        pairs=pairs,
+        sha256=sha256,
+        left_out=dict(reader.left_out),
+        num_rows=reader.num_rows,
+        unusable=reader.unusable,
+        columns=dict(reader.columns),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,19 +223,27 @@ class _Reader:
         self.order: dict[str, int] = {}
         self.left_out: Counter[str] = Counter()
         self.answers: dict[str, list[_Answer]] = {}
+        self.num_rows = 0
+        self.unusable: list[UnusableRow] = []
+        self.columns: Counter[str] = Counter()
         self._contradicted: set[str] = set()
 
     def read(self, path: Path | str) -> None:
         """All rows; a row that cannot be used is counted by its fault."""
         faults: list[DataFault] = []
-        number = -1
         for number, row in enumerate(scan_rows(path)):
+            self.num_rows += 1
             try:
                 self._read_row(number, row)
             except DataFault as fault:
                 faults.append(fault)
                 self.left_out[LEFT_OUT.get(type(fault), fault.name)] += 1
-        if faults and len(faults) == number + 1 and all(isinstance(fault, FILE_FAULTS) for fault in faults):
+        self.unusable = [UnusableRow.of(fault, source=str(path)) for fault in faults]
+        if (
+            faults
+            and len(faults) == self.num_rows
+            and all(isinstance(fault, FILE_FAULTS) for fault in faults)
+        ):
             raise faults[0]
 
     def add(self, pair: Pair, *, row: int) -> None:
@@ -244,6 +270,7 @@ class _Reader:
             self._read_answers(number, row)
         else:
             self._read_comparison(number, row)
+        self.columns.update([name for name, value in row.value.items() if value is not None])
 
     def _read_comparison(self, number: int, row: Row) -> None:
         comparison = parse_comparison(row.value, where=row.source)

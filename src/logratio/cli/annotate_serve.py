@@ -26,11 +26,13 @@ import webbrowser
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from logratio.annotate.keys import authorities, new_token
 from logratio.annotate.live import Follower
@@ -38,6 +40,8 @@ from logratio.annotate.pairs import PairFile, Pairing, read_pairs
 from logratio.annotate.queue import Queue, QueueSettings
 from logratio.annotate.store import Store
 from logratio.cli.annotate_watch import Watch, describe_progress
+from logratio.cli.pair_rows import settle_pairs
+from logratio.cli.rows import RowFlags
 from logratio.errors import BadConfig, BadEncoding, FileNotReadable, MissingExtra, TooFewLabels
 
 if TYPE_CHECKING:
@@ -84,6 +88,8 @@ class Arguments:
     live: Path | None = None
     """Follow the answers that a sampling run is writing: its --out, or the directory that is in. Pairs are
     added as they come."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of rows of --data and --gold that cannot be used."""
     lease_minutes: float = 10.0
     """For how long a pair is kept for the person who looks at it."""
     seed: int = 0
@@ -170,10 +176,12 @@ def fill(store: Store, arguments: Arguments) -> Counter[str]:
     left_out: Counter[str] = Counter()
     if arguments.data is not None:
         file = reader(arguments)(arguments.data)
+        settle_pairs(file, arguments.rows)
         store.add_file(str(arguments.data.resolve()), file)
         left_out.update(file.left_out)
     if arguments.gold is not None:
         file = read_pairs(arguments.gold, gold=True)
+        settle_pairs(file, arguments.rows)
         store.add_file(str(arguments.gold.resolve()), file)
         left_out.update({f"{reason} (gold)": count for reason, count in file.left_out.items()})
     pairs = store.pairs()
@@ -216,11 +224,11 @@ def queue_settings(arguments: Arguments) -> QueueSettings:
 
 
 def read_guidelines(path: Path | None) -> str | None:
-    """The text of the guidelines."""
+    """The text of the guidelines, without the mark that some editors begin UTF-8 with."""
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadEncoding(
             "the guidelines are not UTF-8", where=str(path), action="save them as UTF-8"

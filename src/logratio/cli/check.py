@@ -3,7 +3,8 @@
 Each row is usable, or left out for one named reason with its file and line; the counts add up to the rows
 of the file. With a model, its tokenizer and its configuration show also what training would see: lengths in
 tokens, answers that are cut, prompts that leave no room, tokens that have no embedding, rows behind the last
-position. No weight is loaded. The exit status is 1 where training would be refused, else 0.
+position. No weight is loaded. The exit status is 1 where training would be refused, else 0;
+with --strict it is 2 where a row cannot be used.
 
     logratio check --data comparisons.jsonl
     logratio check --data comparisons.jsonl --model embedded --max-length 512 --json check.json
@@ -19,14 +20,21 @@ from typing import Annotated, Any
 import tyro
 
 from logratio.cli.prompt_format import PromptFormatFlags
-from logratio.data.checks import CheckReport, check_comparisons, count_rows, count_ties
+from logratio.cli.rows import RowFlags
+from logratio.data.checks import CheckReport, check_comparisons, count_ties
 from logratio.data.encoding import UNLIMITED
-from logratio.data.formats import UnusableRow, read_comparisons
+from logratio.data.formats import COLUMNS, read_comparisons
+from logratio.data.grades import REWARDS
+from logratio.data.unusable import (
+    FEW_SHOWN,
+    UnusableRow,
+    by_fault,
+    count_rows,
+    describe_columns,
+    one_line,
+)
 from logratio.models.limits import ModelLimits
 from logratio.runs import write_json
-
-FEW = 3
-"""Places of each fault that are shown without --all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +55,8 @@ class Arguments:
     """Tokens of prompt and answer together; longer answers are cut and counted."""
     max_prompt_length: int | None = None
     """Tokens of a prompt; rows with a longer one are left out. By default a prompt may fill all but one."""
-    max_unusable_share: float = 0.1
-    """Refuse training if a larger share of the rows cannot be used."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of rows that cannot be used."""
     limit: int | None = None
     """Read only so many rows."""
     json: Path | None = None
@@ -70,12 +78,15 @@ def run(arguments: Arguments) -> int:
         tokenizer,
         max_length=arguments.max_length,
         max_prompt_length=arguments.max_prompt_length,
-        max_unusable_share=arguments.max_unusable_share,
         limits=limits,
+        max_unusable_share=arguments.rows.max_unusable_share,
+        used=(*COLUMNS, *REWARDS),
     )
     if arguments.json is not None:
         write_json(arguments.json, report.to_json())
-    print_report(report, few=None if arguments.all else FEW)
+    print_report(report, few=None if arguments.all else FEW_SHOWN)
+    if arguments.rows.strict:
+        arguments.rows.ensure(report.unusable, report.num_rows)
     return int(report.refuses_training)
 
 
@@ -107,7 +118,7 @@ STYLES = {"training would be refused": "bold red", "training can begin": "bold g
 def describe(report: CheckReport, *, few: int | None) -> Iterator[str]:
     """The report in lines."""
     yield count_rows(report.unusable, report.num_rows)
-    for name, rows in report.unusable_by_fault().items():
+    for name, rows in by_fault(report.unusable).items():
         yield f"\n{name}: {len(rows)}"
         yield from _places(rows, few)
     if report.ties:
@@ -122,6 +133,8 @@ def describe(report: CheckReport, *, few: int | None) -> Iterator[str]:
         if groups:
             yield f"\n{title}: {len(groups)}"
             yield from _more([f"  {'  '.join(rows)}" for rows in groups], few)
+    if report.columns_not_used:
+        yield f"\n{one_line(describe_columns(report.columns_not_used))}"
     if report.num_usable:
         yield ""
         yield from _measures(report)
@@ -134,7 +147,7 @@ def describe(report: CheckReport, *, few: int | None) -> Iterator[str]:
 
 
 def _places(rows: list[UnusableRow], few: int | None) -> Iterator[str]:
-    yield from _more([f"  {row.source}  {_one_line(row.what)}" for row in rows], few)
+    yield from _more([f"  {row.source}  {one_line(row.what)}" for row in rows], few)
     for action in sorted({row.action for row in rows if row.action})[:few]:
         yield f"  do: {action}"
 
@@ -143,11 +156,6 @@ def _more(lines: list[str], few: int | None) -> Iterator[str]:
     yield from lines[:few]
     if few is not None and len(lines) > few:
         yield f"  and {len(lines) - few} more (--all or --json shows them)"
-
-
-def _one_line(text: str) -> str:
-    """A text without line breaks and control characters, which a terminal might obey."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _measures(report: CheckReport) -> Iterator[str]:

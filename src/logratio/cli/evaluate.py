@@ -30,8 +30,11 @@ import tyro
 
 from logratio import __version__
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
+from logratio.cli.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
+from logratio.cli.rows import RowFlags, settle_rows
 from logratio.data.reading import PromptRow, read_prompts
-from logratio.errors import BadConfig, LogratioError, NotWritable, RunExists, SplitLeak
+from logratio.data.unusable import ReadRows
+from logratio.errors import BadConfig, NotWritable, RunExists, SplitLeak
 from logratio.runs import (
     REPORT,
     SAMPLES,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from logratio.evaluation.compare import Evaluation
     from logratio.evaluation.measure import EvaluationConfig
     from logratio.models.pretrained import LoadedModel
+    from logratio.rollouts.rewards import Reward
 
 ALSO = re.compile(r"(?P<name>[A-Za-z][\w-]*)=(?P<source>.+)")
 
@@ -89,6 +93,8 @@ class Arguments:
     """Numbers of the weights: float32, or bfloat16 (KL is then less exact)."""
     overwrite: bool = False
     """Replace a report that stands in --out."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of prompts that cannot be answered or judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +103,8 @@ class ChosenPrompts:
 
     rows: tuple[PromptRow, ...]
     """Distinct prompts in the file's order."""
-    counts: dict[str, int]
-    """`prompts_in_file = duplicates + not_chosen + evaluated`."""
+    counts: dict[str, Any]
+    """`prompts_in_file = duplicates + not_chosen + evaluated`, and the rows left out before, by reason."""
 
 
 class OpenedOnDemand(Mapping[str, "LoadedModel"]):
@@ -139,15 +145,14 @@ def run(arguments: Arguments) -> int:
     sources = model_sources(arguments)
     judge = load_reward(arguments.reward, device=arguments.device)
     prepare_out(arguments)
-    chosen = choose_prompts(
-        read_prompts(arguments.prompts, prompt_format=arguments.prompt_format.prompt_format),
-        num_prompts=arguments.num_prompts,
-        seed=arguments.seed,
-    )
+    read = read_answerable(arguments, sources, judge)
+    used = columns_of_judges([judge], read.columns)
+    data = settle_rows(read, arguments.rows, used=used, noted=arguments.out / REPORT)
+    chosen = choose_prompts(read.usable, num_prompts=arguments.num_prompts, seed=arguments.seed)
+    print(f"data: {describe_chosen(chosen)}", file=sys.stderr)
     trained = [source for name, source in sources.items() if name != "reference"]
     record = training_record(*trained, arguments.out)
     ensure_held_out(chosen.rows, record.prompt_keys)
-    ensure_readable(sources, chosen.rows, arguments.prompt_format)
     models = OpenedOnDemand(sources, device=arguments.device, dtype=arguments.dtype)
     evaluation = evaluate_policies(
         models,
@@ -159,7 +164,12 @@ def run(arguments: Arguments) -> int:
         warnings=judge_saw_prompts(judge.name, count_seen(arguments.reward, chosen.rows), len(chosen.rows)),
     )
     provenance = describe_run(arguments, config, models, seconds=time.monotonic() - started)
-    write_report(arguments.out, evaluation, counts=chosen.counts, provenance=provenance)
+    write_report(
+        arguments.out,
+        evaluation,
+        counts=(data if data["unusable"] or data["columns_not_used"] else {}) | chosen.counts,
+        provenance=provenance,
+    )
     print(describe(evaluation))
     print(f"\nreport: {arguments.out / REPORT}\npage:   logratio report {arguments.out}")
     return 0
@@ -274,36 +284,37 @@ def count_seen(judge: str, rows: Sequence[PromptRow]) -> int:
     return sum(row.prompt.key in seen for row in rows)
 
 
-def ensure_readable(
-    sources: Mapping[str, str], rows: Sequence[PromptRow], prompt_format: PromptFormatFlags | None = None
-) -> None:
-    """Find out with the tokenizers alone whether the models fit together and can read every prompt.
+def read_answerable(arguments: Arguments, sources: Mapping[str, str], judge: Reward) -> ReadRows[PromptRow]:
+    """The prompts, and which the models cannot answer or the judge cannot read, by the tokenizers alone.
 
     Raises:
         ReferenceAliased: two models have different tokenizers.
-        DataFault: a prompt that the chat template or the tokenizer refuses, with its line.
+        DataFault: the file cannot be read.
     """
     from logratio.evaluation.measure import ensure_same_tokenizer
     from logratio.models.pretrained import load_tokenizer
-    from logratio.models.tokenisation import encode_prompt
 
+    read = read_prompts(arguments.prompts, prompt_format=arguments.prompt_format.prompt_format)
     reference = load_tokenizer(sources["reference"])
     for name, source in sources.items():
         if name != "reference":
             ensure_same_tokenizer(name, load_tokenizer(source), reference)
-    (prompt_format or PromptFormatFlags()).ensure_possible(reference)
-    for row in rows:
-        try:
-            encode_prompt(reference, row.prompt)
-        except LogratioError as fault:
-            fault.where = fault.where or row.source
-            raise
-    announce_rendering(reference, [row.prompt for row in rows])
+    arguments.prompt_format.ensure_possible(reference)
+    limits = limits_of_all(sources.values())
+    read = read.keep(answerable(reference, limits, max_new_tokens=arguments.max_new_tokens, judges=[judge]))
+    announce_rendering(reference, [row.prompt for row in read.usable])
+    return read
 
 
-def judge_columns(row: PromptRow) -> dict[str, Any]:
-    """The columns that the judge is given; old answers in the file do not shadow the new ones."""
-    return {name: value for name, value in row.columns.items() if name not in ("prompt", "completions")}
+def describe_chosen(chosen: ChosenPrompts) -> str:
+    """What became of the prompts that can be answered: those that are not evaluated are counted."""
+    counts = chosen.counts
+    parts = [f"{counts['evaluated']} evaluated"]
+    if counts["duplicates"]:
+        parts.append(f"{counts['duplicates']} repeated")
+    if counts["not_chosen"]:
+        parts.append(f"{counts['not_chosen']} not drawn (--num-prompts)")
+    return f"{counts['prompts_in_file']} prompts: {', '.join(parts)}"
 
 
 def describe_run(

@@ -26,6 +26,8 @@ from typing import Annotated
 import tyro
 
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
+from logratio.cli.prompts import columns_of_judges
+from logratio.cli.rows import LEFT_OUT, RowFlags, settle_rows, write_rows_left_out
 from logratio.data.reading import JUDGE, read_samples
 from logratio.errors import BadConfig, RewardDegenerate, TooFewLabels
 from logratio.records import Sample
@@ -63,6 +65,8 @@ class Arguments:
     model trained on pairs of cut-off answers learns not to end."""
     seed: int = 0
     """Seed of the noise; the same prompt and answers get the same label whatever else the file holds."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of rows that cannot be used."""
     device: str = "cpu"
     """Where a reward model computes: cpu, cuda, cuda:1, mps."""
 
@@ -75,7 +79,12 @@ def run(arguments: Arguments) -> int:
         raise BadConfig(
             "--out is the file of completions itself", where=str(arguments.out), action="give another"
         )
-    samples = read_samples(arguments.completions, prompt_format=arguments.prompt_format.prompt_format)
+    noted = arguments.out.with_name(arguments.out.name + LEFT_OUT)
+    read = read_samples(arguments.completions, prompt_format=arguments.prompt_format.prompt_format)
+    read = read.keep(lambda row: reward.ensure_prompt(row.prompt, max_new_tokens=0))
+    used = {"completions"} | columns_of_judges([reward], read.columns)
+    data = settle_rows(read, arguments.rows, used=used, noted=noted)
+    samples = read.usable
     announce_to_model(reward, samples)
     rewards = reward(samples)
     tell_without_reward(reward.name, samples, rewards)
@@ -91,6 +100,7 @@ def run(arguments: Arguments) -> int:
     ensure_labels(pairs, counts, rewards, where=str(arguments.completions))
     # Who judged travels with the rows: an evaluation by the same judge says so.
     write_json_lines(arguments.out, [pair.to_json() | {JUDGE: reward.name} for pair in pairs])
+    write_rows_left_out(noted, data)
     print(describe(counts))
     print(f"judged by {reward.name} at temperature {arguments.temperature:g}; written to {arguments.out}")
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,14 +15,16 @@ from logratio.cli.actors import NO_CRITIC, SHARED, check_critic, open_actor
 from logratio.cli.computing import ComputingFlags
 from logratio.cli.lora import LoraFlags
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
-from logratio.cli.training import HELD_OUT
+from logratio.cli.prompts import answerable, columns_of_judges, limits_of_all
+from logratio.cli.rows import RowFlags, settle_rows
+from logratio.cli.training import DATA, HELD_OUT, resolve_model
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.data.splits import split_by_prompt
 from logratio.errors import BadConfig, PolicyRunaway, TooFewLabels
 from logratio.rollouts.collecting import CollectorConfig, horizon_of_run
 from logratio.rollouts.judging import WeightedReward
 from logratio.rollouts.language import LanguageCollector
-from logratio.rollouts.rewards import ModelReward, load_reward
+from logratio.rollouts.rewards import ModelReward, Reward, load_reward
 from logratio.runs import RunDirectory, describe_machine, hash_file, write_json, write_json_lines
 from logratio.training.checkpoints import list_checkpoints
 from logratio.training.session import LAWS
@@ -69,6 +71,8 @@ class PolicyGradientFlags:
     """Share of the prompts kept out of training and written to held_out.jsonl, for `logratio evaluate`."""
     limit: int | None = None
     """Read only so many prompts."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of prompts that cannot be answered or judged."""
     resume: bool = False
     """Go on with the run in --out from its last checkpoint, or begin it if there is none."""
     device: str = "cpu"
@@ -144,15 +148,49 @@ def split_weight(spec: str) -> tuple[float, str]:
         ) from error
 
 
-def read_rows(flags: PolicyGradientFlags, *, seed: int) -> tuple[list[PromptRow], list[PromptRow]]:
-    """Prompts to train on, and prompts kept out."""
-    rows = read_prompts(flags.prompts, prompt_format=flags.prompt_format.prompt_format)[: flags.limit]
-    train, held_out = split_by_prompt(rows, lambda row: row.prompt, held_out=flags.held_out, seed=seed)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What became of every row of a file of prompts."""
+
+    train: list[PromptRow]
+    """Prompts to train on."""
+    held_out: list[PromptRow]
+    """Prompts kept out."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What `data.json` says of the file: counts that add up, rows left out, columns not used."""
+
+
+def read_rows(flags: PolicyGradientFlags, rewards: Rewards, *, seed: int) -> Prompts:
+    """The prompts that can be answered and judged, found with the tokenizers alone.
+
+    Raises:
+        UnusableRows: too many cannot be, or with --strict one.
+        TooFewLabels: none is left to train on.
+    """
+    from logratio.models.pretrained import load_tokenizer
+
+    form = flags.prompt_format.prompt_format
+    read = read_prompts(flags.prompts, limit=flags.limit, prompt_format=form)
+    named = (*rewards.learned, *rewards.watched)
+    judges = [one.reward for one in named if isinstance(one.reward, Reward)]
+    critic = [flags.critic] if Path(flags.critic).is_dir() else []
+    sources = [resolve_model(name) for name in (flags.model, flags.reference or flags.model, *critic)]
+    read = read.keep(
+        answerable(
+            load_tokenizer(sources[0]),
+            limits_of_all(sources),
+            max_new_tokens=flags.collect.max_new_tokens,
+            judges=judges,
+        )
+    )
+    used = columns_of_judges(judges, read.columns)
+    data = settle_rows(read, flags.rows, used=used, noted=flags.out / DATA)
+    train, held_out = split_by_prompt(read.usable, lambda row: row.prompt, held_out=flags.held_out, seed=seed)
     if not train:
         raise TooFewLabels(
             "no prompt is left to train on", where=str(flags.prompts), action="lower --held-out"
         )
-    return train, held_out
+    return Prompts(train=train, held_out=held_out, data=data)
 
 
 def begin_run(
@@ -200,7 +238,7 @@ def prepare(
     flags: PolicyGradientFlags,
     config: PolicyGradientConfig,
     rewards: Rewards,
-    rows: tuple[list[PromptRow], list[PromptRow]],
+    prompts: Prompts,
     run: RunDirectory,
     *,
     critic: bool,
@@ -211,7 +249,10 @@ def prepare(
 
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
-    train, held_out = rows
+    train, held_out = prompts.train, prompts.held_out
+    if prompts.data:
+        counts = {"train": len(train), "held_out": len(held_out)}
+        write_json(run.path / DATA, prompts.data | counts)
     kept_out = [row.prompt.columns() | dict(row.columns) for row in held_out]
     write_json_lines(run.path / HELD_OUT, kept_out)
     write_json(run.path / "training_prompts.json", sorted({row.prompt.key for row in train}))

@@ -39,6 +39,7 @@ from logratio.cli.quickstart_bench import Bench
 from logratio.cli.quickstart_checks import check_arguments
 from logratio.cli.quickstart_evaluation import write_report
 from logratio.cli.quickstart_plan import plan
+from logratio.cli.rows import RowFlags
 from logratio.cli.training import resolve_model
 from logratio.errors import Interrupted, PolicyRunaway
 from logratio.rollouts.collecting import CollectorConfig
@@ -145,6 +146,8 @@ class Arguments:
     """Held-out prompts on which the upper bound of reward against KL is sampled; 0 leaves it out."""
     bound_samples: int = 256
     """Answers to each of these."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of prompts that cannot be answered or judged."""
     seed: int = 0
     """Seed of prompts, answers and labels; --sft.seed, --dpo.seed and so on order the training data."""
     batch_size: int = 256

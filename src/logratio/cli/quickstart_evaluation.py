@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import transformers
 
-from logratio.cli.evaluate import OpenedOnDemand, ensure_held_out, judge_columns
+from logratio.cli.evaluate import OpenedOnDemand, ensure_held_out
 from logratio.cli.evaluate import write_report as write_evaluation
+from logratio.cli.prompts import judge_columns
 from logratio.cli.quickstart_bench import (
     COUNTS,
     DPO,
@@ -44,7 +45,7 @@ def evaluate(bench: Bench, key: str) -> str:
     settings = bench.settings
     bench.release()
     started = time.monotonic()
-    rows = read_prompts(settings.out / HELD_OUT)
+    rows = read_prompts(settings.out / HELD_OUT).usable
     trained_on = set(json.loads((settings.out / TRAINING_PROMPTS).read_text()))
     ensure_held_out(rows, frozenset(trained_on))
     models = OpenedOnDemand(sources_to_compare(bench), device=settings.device, dtype="float32")

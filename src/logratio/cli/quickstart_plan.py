@@ -53,7 +53,8 @@ def first_rows(bench: Bench) -> list[Row]:
             (),
             stages.choose_prompts,
             [files.PROMPTS, files.TRAINING_PROMPTS, files.HELD_OUT],
-            {"prompts": identify(settings.prompts)} | chosen(bench, "num_train", "num_held_out", "seed"),
+            {"prompts": identify(settings.prompts), "rows": asdict(settings.rows)}
+            | chosen(bench, "num_train", "num_held_out", "seed"),
         ),
         (
             "answers",

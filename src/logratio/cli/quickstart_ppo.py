@@ -12,7 +12,7 @@ import torch
 
 from logratio.algorithms.ppo import train_ppo
 from logratio.cli import train_reward
-from logratio.cli.policy_gradient import PolicyGradientFlags, Rewards, prepare
+from logratio.cli.policy_gradient import PolicyGradientFlags, Prompts, Rewards, prepare
 from logratio.cli.policy_gradient import begin_run as begin_policy_gradient
 from logratio.cli.quickstart_bench import (
     BEST_OF_N,
@@ -110,7 +110,10 @@ def improve(bench: Bench, key: str) -> str:
         device=settings.device,
         resume=True,
     )
-    rows = read_prompts(settings.out / PROMPTS), read_prompts(settings.out / HELD_OUT)
+    rows = Prompts(
+        train=read_prompts(settings.out / PROMPTS).usable,
+        held_out=read_prompts(settings.out / HELD_OUT).usable,
+    )
     with begin_policy_gradient(flags, settings.ppo, rewards, command=PPO) as run:
         prepared = prepare(flags, settings.ppo, rewards, rows, run, critic=True)
         summary = train_ppo(prepared.actor, prepared.collector, settings.ppo, run)
@@ -137,7 +140,7 @@ def load_proxy(bench: Bench) -> Reward:
 def draw_candidates(bench: Bench, key: str) -> str:
     """Let the starting model answer each held-out prompt several times, and a few of them very often."""
     settings = bench.settings
-    rows = read_prompts(settings.out / HELD_OUT)
+    rows = read_prompts(settings.out / HELD_OUT).usable
     # Answers of their own: those that the evaluation draws with the same seed are what these compete with.
     seed = settings.seed + 1
     drawing = partial(draw, key=key, seed=seed, batch_size=CANDIDATES_AT_A_TIME * settings.batch_size)

@@ -10,11 +10,12 @@ from logratio import __version__
 from logratio.algorithms.dpo import group_pairs, train_dpo
 from logratio.algorithms.sft import train_sft
 from logratio.batches import AnswerGroup
-from logratio.cli.evaluate import judge_columns
 from logratio.cli.label import ensure_labels
+from logratio.cli.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
 from logratio.cli.quickstart_bench import (
     COMPARISONS,
     COMPLETIONS,
+    COUNTS,
     DPO,
     HELD_OUT,
     LAWS,
@@ -24,12 +25,14 @@ from logratio.cli.quickstart_bench import (
     TRAINING_PROMPTS,
     Bench,
 )
+from logratio.cli.rows import settle_rows
 from logratio.cli.training import DATA, ensure_trainable
 from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.formats import read_comparisons
 from logratio.data.reading import PromptRow, read_prompts, read_samples
 from logratio.data.remarks import quickstart_prompts
 from logratio.data.splits import ensure_disjoint
+from logratio.data.unusable import ReadRows
 from logratio.errors import TooFewLabels
 from logratio.evaluation.side_by_side import lot
 from logratio.models.pretrained import fingerprint, load_tokenizer, read_limits, save
@@ -56,7 +59,8 @@ NUM_RECOMPUTED = 8
 def choose_prompts(bench: Bench, key: str) -> str:
     """Divide prompts into those to train on and those held out; which is which is the prompt's own lot."""
     settings = bench.settings
-    rows = read_all_prompts(bench)
+    read = read_all_prompts(bench)
+    rows = read.usable
     distinct = {row.prompt.key: row for row in reversed(rows)}
     drawn = sorted(distinct.values(), key=lambda row: lot(row.prompt, settings.seed))
     held_out, rest = drawn[: settings.num_held_out], drawn[settings.num_held_out :]
@@ -68,12 +72,12 @@ def choose_prompts(bench: Bench, key: str) -> str:
             action="bring more prompts, or lower --num-held-out",
         )
     ensure_disjoint([row.prompt for row in train], [row.prompt for row in held_out])
-    encode_all(bench, [*train, *held_out])
     try_reward(bench, train[0])
     write_json_lines(settings.out / PROMPTS, map(prompt_json, train))
     write_json(settings.out / TRAINING_PROMPTS, sorted(row.prompt.key for row in train))
     write_json_lines(settings.out / HELD_OUT, map(prompt_json, held_out))
-    counts = {
+    data = read.to_json() if read.unusable else {}
+    counts = data | {
         "num_prompts": len(train) + len(held_out),
         "train_prompts": len(train),
         "held_out_prompts": len(held_out),
@@ -84,25 +88,31 @@ def choose_prompts(bench: Bench, key: str) -> str:
     return f"{len(train)} to train on, {len(held_out)} held out"
 
 
-def read_all_prompts(bench: Bench) -> list[PromptRow]:
-    """The prompts of --prompts, or as many of our own as are wanted."""
+def read_all_prompts(bench: Bench) -> ReadRows[PromptRow]:
+    """The prompts of --prompts that can be answered and judged, or as many of our own as are wanted.
+
+    What cannot be is found now, before any weights are read.
+    """
     settings = bench.settings
-    if settings.prompts is not None:
-        return read_prompts(settings.prompts)
-    own = quickstart_prompts(settings.num_train + settings.num_held_out, settings.seed)
-    return [PromptRow(prompt=prompt, columns={}, source="logratio.data.remarks") for prompt in own]
+    if settings.prompts is None:
+        own = quickstart_prompts(settings.num_train + settings.num_held_out, settings.seed)
+        rows = [PromptRow(prompt=prompt, columns={}, source="logratio.data.remarks") for prompt in own]
+        return ReadRows(usable=rows, unusable=[])
+    check = answerable(
+        load_tokenizer(bench.source),
+        limits_of_all([bench.source]),
+        max_new_tokens=settings.max_new_tokens,
+        judges=[bench.reward],
+    )
+    read = read_prompts(settings.prompts).keep(check)
+    used = columns_of_judges([bench.reward], read.columns)
+    settle_rows(read, settings.rows, used=used, noted=settings.out / COUNTS)
+    return read
 
 
 def prompt_json(row: PromptRow) -> dict[str, Any]:
     """A prompt's row: the prompt and its columns, without old answers."""
-    return {"prompt": row.prompt.to_json(), **judge_columns(row)}
-
-
-def encode_all(bench: Bench, rows: Sequence[PromptRow]) -> None:
-    """Find a prompt that the tokenizer refuses now, before any weights are read."""
-    tokenizer = load_tokenizer(bench.source)
-    for row in rows:
-        encode_prompt(tokenizer, row.prompt)
+    return row.prompt.columns() | dict(judge_columns(row))
 
 
 def try_reward(bench: Bench, row: PromptRow) -> None:
@@ -117,7 +127,7 @@ def try_reward(bench: Bench, row: PromptRow) -> None:
 def draw_answers(bench: Bench, key: str) -> str:
     """Let the model that training starts from answer the training prompts."""
     settings = bench.settings
-    rows = read_prompts(settings.out / PROMPTS)
+    rows = read_prompts(settings.out / PROMPTS).usable
     samples = draw(
         bench,
         COMPLETIONS,
@@ -208,7 +218,7 @@ def check_recorded(bench: Bench, policy: LanguagePolicy, samples: Sequence[Sampl
 def label(bench: Bench, key: str) -> str:
     """Draw which of two answers is preferred, by Bradley-Terry on the reward."""
     settings = bench.settings
-    samples = read_samples(settings.out / COMPLETIONS)
+    samples = read_samples(settings.out / COMPLETIONS).usable
     rewards = bench.reward.of_all(samples)
     pairs, counts = label_pairs(
         samples,

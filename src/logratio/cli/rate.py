@@ -19,11 +19,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from logratio import __version__
+from logratio.cli.rows import RowFlags, settle_rows
+from logratio.data.unusable import by_fault
 from logratio.errors import BadConfig, LogratioError, NotWritable
 from logratio.runs import atomic_write, describe_machine, disk_faults, hash_file, write_json
 
@@ -56,13 +60,15 @@ class Arguments:
     """Directory of ratings.html and ratings.json; nothing is written without it."""
     seed: int = 0
     """Seed of the resamples."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of rows that cannot be used."""
 
 
 def run(arguments: Arguments) -> int:
     """Read, fit, print and write."""
     started = time.monotonic()
     prepare_out(arguments.out)
-    tally = read_tally(arguments.comparisons)
+    tally = read_tally(arguments.comparisons, arguments.rows)
     # Only now: torch takes seconds to import, and most faults are in the file.
     from logratio.evaluation.ratings import rate
     from logratio.progress import Progress
@@ -104,13 +110,14 @@ def prepare_out(out: Path | None) -> None:
         raise NotWritable("no file can be made there", where=str(out), action="choose another --out")
 
 
-def read_tally(path: Path) -> Tally:
+def read_tally(path: Path, rows: RowFlags) -> Tally:
     """The comparisons of a file or of a database of labels.
 
     Raises:
+        UnusableRows: too many rows of the file cannot be used, or with --strict one.
         LogratioError: the file cannot be read, or holds nothing to compare.
     """
-    from logratio.evaluation.ratings_reading import read_outcomes
+    from logratio.evaluation.ratings_reading import collect_outcomes, columns_read
     from logratio.evaluation.tally import count_outcomes
 
     try:
@@ -119,7 +126,15 @@ def read_tally(path: Path) -> Tally:
 
             outcomes, left_out = read_labels(path)
             return count_outcomes(outcomes, left_out=left_out)
-        return count_outcomes(read_outcomes(path))
+        read = collect_outcomes(path)
+        if read.num_rows:
+            settle_rows(read, rows, used=columns_read(read.columns))
+        faults = by_fault(read.unusable)
+        return count_outcomes(
+            read.usable,
+            left_out={name: len(own) for name, own in faults.items()},
+            first_left_out={name: own[0].source for name, own in faults.items()},
+        )
     except LogratioError as fault:
         fault.where = fault.where or str(path)
         raise

@@ -24,11 +24,20 @@ from typing import Annotated, Any
 import tyro
 
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering, with_format_taken
+from logratio.cli.prompts import answerable
+from logratio.cli.rows import LEFT_OUT, RowFlags, settle_rows, write_rows_left_out
 from logratio.data.reading import PromptRow, read_prompts
-from logratio.errors import BadConfig, LogratioError, RunExists
+from logratio.data.unusable import ReadRows
+from logratio.errors import BadConfig, RunExists
 from logratio.models import tokenisation
-from logratio.models.pretrained import LoadedModel, check_device, check_dtype, load, load_tokenizer
-from logratio.policies.decoding import check_prompts
+from logratio.models.pretrained import (
+    LoadedModel,
+    check_device,
+    check_dtype,
+    load,
+    load_tokenizer,
+    read_limits,
+)
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import TOOLS, Prompt, Sample
@@ -72,6 +81,8 @@ class Arguments:
     less memory, and gives the same answers."""
     limit: int = 0
     """Answer only the first so many prompts; 0 answers all."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of prompts that cannot be answered."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     dtype: str = "float32"
@@ -91,14 +102,15 @@ def run(arguments: Arguments) -> int:
     check_dtype(arguments.dtype)
     partial_path = arguments.out.with_name(arguments.out.name + ".partial.jsonl")
     prepare_out(arguments, partial_path)
-    rows = read_prompts(arguments.prompts, prompt_format=arguments.prompt_format.prompt_format)
-    rows = rows[: arguments.limit or None]
-    loaded, encoded = open_model(arguments, rows)
-    check_prompts(loaded.model, encoded, config, places=[row.source for row in rows])
+    noted = arguments.out.with_name(arguments.out.name + LEFT_OUT)
+    read = read_answerable(arguments)
+    data = settle_rows(read, arguments.rows, used={*read.columns} - {"completions"}, noted=noted)
+    rows, loaded = read.usable, open_model(arguments)
     prompts = [row.prompt for row in rows]
     with PartialAnswers(partial_path, identity(arguments, loaded, rows), prompts) as partial:
         samples, seconds = draw_rest(arguments, config, loaded, rows, partial)
         write_json_lines(arguments.out, [drawn.to_json() for drawn in samples])
+        write_rows_left_out(noted, data)
         partial.discard()
     known = len(partial.known)
     print(
@@ -144,35 +156,31 @@ def prepare_out(arguments: Arguments, partial_path: Path) -> None:
     make_room_for(arguments.out)
 
 
-def open_model(arguments: Arguments, rows: Sequence[PromptRow]) -> tuple[LoadedModel, list[tuple[int, ...]]]:
-    """The model and the prompts' tokens; a prompt that cannot be encoded is found before weights are read."""
-    revision, trust = arguments.revision, arguments.trust_remote_code
-    tokenizer = load_tokenizer(arguments.model, revision=revision, trust_remote_code=trust)
+def read_answerable(arguments: Arguments) -> ReadRows[PromptRow]:
+    """The prompts; those that cannot be answered are found before weights are read."""
+    form = arguments.prompt_format.prompt_format
+    read = read_prompts(arguments.prompts, limit=arguments.limit or None, prompt_format=form)
+    model, revision, trust = arguments.model, arguments.revision, arguments.trust_remote_code
+    tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust)
+    limits = read_limits(model, revision=revision, trust_remote_code=trust)
     arguments.prompt_format.ensure_possible(tokenizer)
-    encoded = encode_all(tokenizer, rows)
-    announce_rendering(tokenizer, [row.prompt for row in rows])
+    read = read.keep(answerable(tokenizer, limits, max_new_tokens=arguments.max_new_tokens))
+    announce_rendering(tokenizer, [row.prompt for row in read.usable])
+    return read
+
+
+def open_model(arguments: Arguments) -> LoadedModel:
+    """The model, with what is to be known of it printed."""
     loaded = load(
         arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,
-        revision=revision,
-        trust_remote_code=trust,
+        revision=arguments.revision,
+        trust_remote_code=arguments.trust_remote_code,
     )
     for note in loaded.notes:
         print(f"note: {note}")
-    return loaded, encoded
-
-
-def encode_all(tokenizer: Any, rows: Sequence[PromptRow]) -> list[tuple[int, ...]]:
-    """Every prompt's tokens; a fault says which line of the file it is in."""
-    encoded = []
-    for row in rows:
-        try:
-            encoded.append(tokenisation.encode_prompt(tokenizer, row.prompt))
-        except LogratioError as fault:
-            fault.where = fault.where or row.source
-            raise
-    return encoded
+    return loaded
 
 
 def identity(arguments: Arguments, loaded: LoadedModel, rows: Sequence[PromptRow]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Arguments(PolicyGradientFlags):
 def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
     config = arguments.training
-    rewards, rows = read_rewards(arguments), read_rows(arguments, seed=config.seed)
+    rewards = read_rewards(arguments)
+    rows = read_rows(arguments, rewards, seed=config.seed)
     with begin_run(arguments, config, rewards, command="reinforce") as directory:
         prepared = prepare(
             arguments,

@@ -27,15 +27,15 @@ from logratio.cli.training import (
     HELD_OUT,
     TrainingFlags,
     begin_run,
-    ensure_trainable,
     finish_run,
     resolve_model,
+    settle_report,
     split_pairs,
 )
 from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.encoding import EncodedPair
-from logratio.data.formats import read_comparisons
-from logratio.data.grades import Grade, read_grades
+from logratio.data.formats import COLUMNS, read_comparisons
+from logratio.data.grades import REWARDS, Grade, read_grades
 from logratio.evaluation.reward_model import (
     JudgedPair,
     RewardModelReport,
@@ -129,10 +129,14 @@ def read_labels(flags: Arguments) -> Labels:
         for comparison in result.comparisons
     ]
     report = check_comparisons(
-        replace(result, comparisons=readable), tokenizer, max_length=flags.max_length, limits=limits
+        replace(result, comparisons=readable),
+        tokenizer,
+        max_length=flags.max_length,
+        max_unusable_share=flags.rows.max_unusable_share,
+        limits=limits,
+        used=(*COLUMNS, *REWARDS, flags.training.margin),
     )
-    print(report.summary(), file=sys.stderr)
-    ensure_trainable(report, flags.data)
+    settle_report(report, flags)
     votes = [comparison for comparison in readable if not comparison.tie]
     return Labels(report=report, grades=grades, agreement=label_agreement(votes))
 

@@ -14,6 +14,7 @@ from logratio import __version__
 from logratio.cli.computing import ComputingFlags, compute_as
 from logratio.cli.lora import LoraFlags, lay_adapter
 from logratio.cli.prompt_format import PromptFormatFlags
+from logratio.cli.rows import RowFlags
 from logratio.data.checks import CheckReport, check_comparisons, without_ties
 from logratio.data.encoding import EncodedPair
 from logratio.data.formats import read_comparisons
@@ -57,6 +58,8 @@ class TrainingFlags:
     """Share of the prompts kept out of training and written to held_out.jsonl, for `logratio evaluate`."""
     limit: int | None = None
     """Read only so many rows."""
+    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    """What becomes of rows that cannot be used."""
     resume: bool = False
     """Go on with the run in --out from its last checkpoint, or begin it if there is none."""
     device: str = "cpu"
@@ -77,10 +80,28 @@ def read_pairs(flags: TrainingFlags) -> CheckReport:
     source = resolve_model(flags.model)
     tokenizer = load_tokenizer(source)
     flags.prompt_format.ensure_possible(tokenizer)
-    report = check_comparisons(result, tokenizer, max_length=flags.max_length, limits=read_limits(source))
-    print(report.summary(), file=sys.stderr)
-    ensure_trainable(report, flags.data)
+    report = check_comparisons(
+        result,
+        tokenizer,
+        max_length=flags.max_length,
+        max_unusable_share=flags.rows.max_unusable_share,
+        limits=read_limits(source),
+    )
+    settle_report(report, flags)
     return report
+
+
+def settle_report(report: CheckReport, flags: TrainingFlags) -> None:
+    """Say what became of every row, and end where training must not begin.
+
+    Raises:
+        TooFewLabels: the comparisons cannot be trained on, with the reasons.
+        UnusableRows: with --strict, a row cannot be used.
+    """
+    print(report.summary(noted=str(flags.out / DATA)), file=sys.stderr)
+    if flags.rows.strict:
+        flags.rows.ensure(report.unusable, report.num_rows)
+    ensure_trainable(report, flags.data)
 
 
 def ensure_trainable(report: CheckReport, path: Path) -> None:

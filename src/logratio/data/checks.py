@@ -5,16 +5,25 @@ Each row is either usable or left out for one named reason; the counts add up to
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from logratio.data.encoding import UNLIMITED, EncodedPair, encode_comparison
-from logratio.data.formats import ReadResult, UnusableRow
+from logratio.data.formats import COLUMNS, ReadResult
 from logratio.data.labels import LabelReport, compare_labels
 from logratio.data.lengths import LengthBias, length_bias, quantiles
 from logratio.data.rendering import count_unrendered, describe_rendering, describe_unrendered
+from logratio.data.unusable import (
+    UnusableRow,
+    by_fault,
+    describe_rows,
+    ensure_share,
+    line_of,
+    too_many,
+    unusable_json,
+    unused_columns,
+)
 from logratio.errors import BadConfig, BoundaryMismatch, ContradictoryLabels, DataFault, Tie
 from logratio.models.limits import ModelLimits
 from logratio.models.tokenisation import Tokenizer, end_token_ids
@@ -58,6 +67,8 @@ class CheckReport:
     """Fields, contents and tools that the chat template leaves out, with the number of rows."""
     notes: list[str] = field(default_factory=list)
     """How prompts are rendered and how answers end."""
+    columns_not_used: dict[str, int] = field(default_factory=dict)
+    """Columns that nothing reads, with how many rows have each."""
     reasons: list[str] = field(default_factory=list)
     """Why training is refused; empty where it is not."""
     warnings: list[str] = field(default_factory=list)
@@ -86,27 +97,22 @@ class CheckReport:
     @property
     def faults(self) -> dict[str, list[str]]:
         """The places of the rows left out, by the fault's name, the most frequent first."""
-        return {name: [row.source for row in rows] for name, rows in self.unusable_by_fault().items()}
+        return {name: [row.source for row in rows] for name, rows in by_fault(self.unusable).items()}
 
     @property
     def boundary_mismatches(self) -> int:
         """Rows in which prompt and answer share a token."""
         return len(self.faults.get(BoundaryMismatch.__name__, ()))
 
-    def unusable_by_fault(self) -> dict[str, list[UnusableRow]]:
-        """The rows left out, by the fault's name, the most frequent first."""
-        names = [name for name, _ in Counter(row.fault_name for row in self.unusable).most_common()]
-        return {name: [row for row in self.unusable if row.fault_name == name] for name in names}
+    def summary(self, *, noted: str = "") -> str:
+        """A few lines: what is usable, what is left out and why, warnings.
 
-    def summary(self) -> str:
-        """A few lines: what is usable, what is left out and why, warnings."""
-        return "\n".join(
-            [
-                f"data: {count_rows(self.unusable, self.num_rows)}",
-                *([f"data: {count_ties(len(self.ties))}"] if self.ties else []),
-                *(f"data: {line}" for line in [*self.notes, *self.warnings]),
-            ]
-        )
+        Args:
+            noted: the file in which all rows left out will stand.
+        """
+        rows = describe_rows(self.unusable, self.num_rows, self.columns_not_used, noted=noted)
+        ties = [count_ties(len(self.ties))] if self.ties else []
+        return "\n".join(f"data: {line}" for line in [*rows, *ties, *self.notes, *self.warnings])
 
     def to_json(self) -> dict[str, Any]:
         """Every number, and every row left out with its place and reason."""
@@ -115,11 +121,8 @@ class CheckReport:
             "num_usable": self.num_usable,
             "num_ties": len(self.ties),
             "num_prompts": len({comparison.prompt.key for comparison in self.comparisons}),
-            "unusable": {name: len(places) for name, places in self.faults.items()},
-            "faults": {
-                name: [{"where": row.source, "what": row.what, "action": row.action} for row in rows]
-                for name, rows in self.unusable_by_fault().items()
-            },
+            **unusable_json(self.unusable),
+            "columns_not_used": self.columns_not_used,
             "duplicates": self.duplicates,
             "contradictions": self.contradictions,
             "undecided": self.undecided,
@@ -143,9 +146,10 @@ def check_comparisons(
     *,
     max_length: int = 1024,
     max_prompt_length: int | None = None,
-    max_unusable_share: float = 0.1,
+    max_unusable_share: float | None = None,
     min_usable: int = 1,
     limits: ModelLimits = UNLIMITED,
+    used: Iterable[str] = COLUMNS,
 ) -> CheckReport:
     """Check rows and labels, and with a tokenizer the tokens that training would take.
 
@@ -154,14 +158,17 @@ def check_comparisons(
         tokenizer: of the model to be trained; without it nothing about tokens is known.
         max_length: tokens of prompt and answer together; a longer answer is cut and counted.
         max_prompt_length: a longer prompt makes its row unusable; without it, one that leaves no room does.
-        max_unusable_share: training is refused if a larger share of the rows is unusable.
+        max_unusable_share: training is refused if a larger share of the rows is unusable; without it as
+            `unusable.too_many` says.
         min_usable: training is refused if fewer rows are usable.
         limits: the tokens and positions of the model to be trained.
+        used: columns that something reads; the others are named.
 
     Raises:
         BadConfig: a limit is out of range.
     """
-    _ensure_limits(max_length, max_prompt_length, max_unusable_share)
+    _ensure_limits(max_length, max_prompt_length)
+    ensure_share(max_unusable_share)
     reasons = _tokenizer_faults(tokenizer)
     tokenizer = None if reasons else tokenizer
     how = {"max_length": max_length, "max_prompt_length": max_prompt_length, "limits": limits}
@@ -174,11 +181,12 @@ def check_comparisons(
     undecided = {row for rows in labels.undecided for row in rows}
     unusable += [_undecided_row(row, rows, places) for rows in labels.undecided for row in rows]
     kept = [pair for row, pair in enumerate(pairs) if row not in undecided] + ties
-    unusable = sorted(result.unusable + unusable, key=_line)
+    unusable = sorted(result.unusable + unusable, key=line_of)
     report = _describe(kept, unusable, labels, places, with_tokens=tokenizer is not None)
     reasons += _reasons(report, max_unusable_share=max_unusable_share, min_usable=min_usable)
     warnings = [*_position_warnings(report, limits, max_length), *_warnings(report)]
-    report = replace(report, reasons=reasons, warnings=warnings)
+    unused = unused_columns(result.columns, used)
+    report = replace(report, reasons=reasons, warnings=warnings, columns_not_used=unused)
     return report if tokenizer is None else _add_rendering(report, tokenizer)
 
 
@@ -193,7 +201,7 @@ def _add_rendering(report: CheckReport, tokenizer: Tokenizer) -> CheckReport:
     )
 
 
-def _ensure_limits(max_length: int, max_prompt_length: int | None, max_unusable_share: float) -> None:
+def _ensure_limits(max_length: int, max_prompt_length: int | None) -> None:
     if max_length < 2:
         raise BadConfig(
             f"max_length is {max_length}", action="give at least 2: one token of prompt, one of answer"
@@ -203,8 +211,6 @@ def _ensure_limits(max_length: int, max_prompt_length: int | None, max_unusable_
             f"max_prompt_length is {max_prompt_length}",
             action=f"give 1 or more and below max_length {max_length}",
         )
-    if not 0 <= max_unusable_share <= 1:
-        raise BadConfig(f"max_unusable_share is {max_unusable_share}", action="give a share from 0 to 1")
 
 
 def _tokenizer_faults(tokenizer: Tokenizer | None) -> list[str]:
@@ -232,12 +238,6 @@ def _encode(
         except DataFault as fault:
             unusable.append(UnusableRow.of(fault, source=comparison.source))
     return pairs, unusable
-
-
-def _line(row: UnusableRow) -> int:
-    """The line a row stands on; 0 where its place is not `file:line`."""
-    line = row.source.rpartition(":")[2]
-    return int(line) if line.isdecimal() else 0
 
 
 def _undecided_row(row: int, rows: Sequence[int], places: Sequence[str]) -> UnusableRow:
@@ -296,15 +296,13 @@ def _repeats_prompt(comparison: Comparison) -> bool:
     return bool(prompt) and all(answer.strip().startswith(prompt) for answer in answers)
 
 
-def _reasons(report: CheckReport, *, max_unusable_share: float, min_usable: int) -> list[str]:
+def _reasons(report: CheckReport, *, max_unusable_share: float | None, min_usable: int) -> list[str]:
     reasons = []
     if report.num_usable < max(1, min_usable):
         reasons.append(f"{report.num_usable} rows are usable, and at least {max(1, min_usable)} are needed")
-    if len(report.unusable) > max_unusable_share * report.num_rows:
-        reasons.append(
-            f"{len(report.unusable)} of {report.num_rows} rows are left out, over {max_unusable_share:.0%}: "
-            f"{count_faults(report.unusable)}"
-        )
+    share = too_many(report.unusable, report.num_rows, max_share=max_unusable_share)
+    if share:
+        reasons.append(share)
     return reasons
 
 
@@ -359,12 +357,6 @@ def _warnings(report: CheckReport) -> list[str]:
     return warnings
 
 
-def count_rows(unusable: Sequence[UnusableRow], num_rows: int) -> str:
-    """`100 rows: 98 usable, 2 left out (1 EmptyAnswer, 1 IdenticalPair)`."""
-    why = f" ({count_faults(unusable)})" if unusable else ""
-    return f"{num_rows} rows: {num_rows - len(unusable)} usable, {len(unusable)} left out{why}"
-
-
 def count_ties(num_ties: int) -> str:
     """How many rows are ties, and what becomes of them."""
     noun = "row is a tie" if num_ties == 1 else "rows are ties"
@@ -384,13 +376,7 @@ def without_ties(report: CheckReport) -> CheckReport:
     ]
     return replace(
         report,
-        unusable=sorted(report.unusable + unusable, key=_line),
+        unusable=sorted(report.unusable + unusable, key=line_of),
         comparisons=[comparison for comparison in report.comparisons if not comparison.tie],
         usable=[pair for pair in report.usable if not pair.comparison.tie],
     )
-
-
-def count_faults(unusable: Sequence[UnusableRow]) -> str:
-    """`1 EmptyAnswer, 1 IdenticalPair`, the most frequent first."""
-    names = Counter(row.fault_name for row in unusable).most_common()
-    return ", ".join(f"{count} {name}" for name, count in names)

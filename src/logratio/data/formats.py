@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from logratio.data.reading import scan_rows
+from logratio.data.reading import JUDGE, Row, collect, scan_rows
 from logratio.data.transcripts import (
     looks_like_transcript,
     looks_like_transcript_prompt,
@@ -24,7 +24,9 @@ from logratio.data.transcripts import (
     split_transcript,
     strip_space,
 )
+from logratio.data.unusable import UnusableRow
 from logratio.data.values import (
+    TIE,
     dress_prompt,
     ensure_prompt_turns,
     kind_of,
@@ -37,41 +39,17 @@ from logratio.data.values import (
     with_prompt_format,
 )
 from logratio.errors import (
-    BadConfig,
-    BadEncoding,
-    BadJsonLine,
     BadRoles,
-    DataFault,
     EmptyAnswer,
-    FileNotReadable,
     IdenticalPair,
     PromptNotShared,
-    RowNotObject,
     WrongType,
 )
-from logratio.records import PROMPT_FORMAT, Comparison, Completion, Message, Prompt, PromptFormat
+from logratio.records import PROMPT_FORMAT, TOOLS, Comparison, Completion, Message, Prompt, PromptFormat
 
 SIDES = ("chosen", "rejected")
-FILE_FAULTS = (BadJsonLine, BadEncoding, RowNotObject)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnusableRow:
-    """A row that is left out of training, and why."""
-
-    source: str
-    """`file:line`."""
-    fault_name: str
-    """The fault, by its name in `logratio.errors`."""
-    what: str
-    """What is wrong, with the offending value."""
-    action: str = ""
-    """What the reader can do."""
-
-    @classmethod
-    def of(cls, fault: DataFault, *, source: str) -> UnusableRow:
-        """The row at `source` that raised `fault`."""
-        return cls(source=fault.where or source, fault_name=fault.name, what=fault.what, action=fault.action)
+COLUMNS = ("prompt", *SIDES, "chosen_completion", "rejected_completion", JUDGE, TIE, TOOLS, PROMPT_FORMAT)
+"""What is read of a row of comparisons, whatever is trained on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +60,8 @@ class ReadResult:
     """The rows that are comparisons, in the file's order."""
     unusable: list[UnusableRow]
     """The others, in the file's order."""
+    columns: Mapping[str, int] = field(default_factory=dict)
+    """How many of the comparisons have each column."""
 
     @property
     def num_rows(self) -> int:
@@ -104,30 +84,13 @@ def read_comparisons(
         BadJsonLine, BadEncoding, RowNotObject: not one line is a JSON object, so that this is no JSON Lines.
         BadConfig: `limit` is below 1.
     """
-    if limit is not None and limit < 1:
-        raise BadConfig(f"limit is {limit}", action="give 1 or more, or leave it out")
-    comparisons: list[Comparison] = []
-    unusable: list[UnusableRow] = []
-    faults: list[DataFault] = []
-    for number, row in enumerate(scan_rows(path)):
-        if limit is not None and number >= limit:
-            break
-        try:
-            if isinstance(row, DataFault):
-                raise row
-            value = with_prompt_format(row.value, prompt_format, where=row.source)
-            comparisons.append(parse_comparison(value, where=row.source))
-        except DataFault as fault:
-            faults.append(fault)
-            unusable.append(UnusableRow.of(fault, source=str(path)))
-    if not comparisons and not unusable:
-        raise FileNotReadable("the file holds no row", where=str(path), action="write it again")
-    if not comparisons and all(isinstance(fault, FILE_FAULTS) for fault in faults):
-        first = faults[0]
-        raise type(first)(
-            f"no line is a JSON object; the first: {first.what}", where=first.where, action=first.action
-        )
-    return ReadResult(comparisons=comparisons, unusable=unusable)
+
+    def parse(row: Row) -> Comparison:
+        value = with_prompt_format(row.value, prompt_format, where=row.source)
+        return parse_comparison(value, where=row.source)
+
+    read = collect(path, scan_rows(path), parse, limit=limit)
+    return ReadResult(comparisons=read.usable, unusable=read.unusable, columns=read.columns)
 
 
 def parse_comparison(row: Mapping[str, Any], *, where: str) -> Comparison:

@@ -1,22 +1,26 @@
 """Files into rows: JSON Lines, plain or gzip, Parquet, and plain lines of text.
 
-A row knows the physical line it stands on. What is wrong with one row is a fault of that row, which the
-caller may collect; what is wrong with the file as a whole is raised.
+A row knows the physical line it stands on. What is wrong with one row is a fault of that row, which is
+collected; what is wrong with the file as a whole is raised.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from logratio.data.unusable import HasSource, ReadRows, UnusableRow
 from logratio.data.values import (
     parse_completion,
     parse_prompt_columns,
@@ -24,6 +28,7 @@ from logratio.data.values import (
     with_prompt_format,
 )
 from logratio.errors import (
+    BadConfig,
     BadEncoding,
     BadJsonLine,
     DataFault,
@@ -38,15 +43,20 @@ JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 MAX_LINE_BYTES = 1 << 26
 """64 MiB: a longer line is not a row of text, and would fill the memory."""
 
-BYTE_ORDER_MARKS = {
-    b"\xef\xbb\xbf": "UTF-8 with a byte-order mark",
+UTF_8_MARK = b"\xef\xbb\xbf"
+OTHER_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
 JUDGE = "judge"
 """The column in which `logratio label` names the reward that the labels were drawn from."""
-UNCLEAN = re.compile("[\0\ud800-\udfff]")
-RECODE = "save the file as UTF-8 without a byte-order mark"
+SURROGATE = re.compile("[\ud800-\udfff]")
+RECODE = "save the file as UTF-8"
+FILE_FAULTS = (BadJsonLine, BadEncoding, RowNotObject)
+"""What no line of a file of another kind gets past."""
+Parsed = TypeVar("Parsed", bound=HasSource)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,54 +124,101 @@ def read_judge(path: Path | str) -> str | None:
     return judge if isinstance(judge, str) else None
 
 
-def read_prompts(path: Path | str, *, prompt_format: PromptFormat = "auto") -> list[PromptRow]:
+def collect(
+    path: Path | str,
+    rows: Iterable[Row | DataFault],
+    parse: Callable[[Row], Parsed],
+    *,
+    limit: int | None = None,
+    noun: str = "row",
+    may_be_empty: bool = False,
+) -> ReadRows[Parsed]:
+    """Parse rows; the faults of single ones are collected with their name and place.
+
+    Args:
+        path: the file they come from.
+        rows: what `scan_rows` gives.
+        parse: gives what a row holds, or raises a `DataFault`.
+        limit: read only so many rows.
+        noun: what a row is, for the fault of a file without one.
+        may_be_empty: whether a file without a row is none of this function's business.
+
+    Raises:
+        FileNotReadable: there is no row.
+        BadJsonLine, BadEncoding, RowNotObject: not one line is a JSON object, so that this is no JSON Lines.
+        BadConfig: `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise BadConfig(f"limit is {limit}", where="--limit", action="give 1 or more, or leave it out")
+    usable: list[Parsed] = []
+    faults: list[DataFault] = []
+    columns: Counter[str] = Counter()
+    for row in islice(rows, limit):
+        try:
+            if isinstance(row, DataFault):
+                raise row
+            usable.append(parse(row))
+            columns.update([name for name, value in row.value.items() if value is not None])
+        except DataFault as fault:
+            faults.append(fault)
+    if not usable and not faults and not may_be_empty:
+        raise FileNotReadable(
+            f"the file holds no {noun}", where=str(path), action=f"write one {noun} on each line"
+        )
+    if faults and not usable and all(isinstance(fault, FILE_FAULTS) for fault in faults):
+        first = faults[0]
+        what = "text" if Path(path).suffix == ".txt" else "a JSON object"
+        raise type(first)(
+            f"no line is {what}; the first: {first.what}", where=first.where, action=first.action
+        )
+    unusable = [UnusableRow.of(fault, source=str(path)) for fault in faults]
+    return ReadRows(usable=usable, unusable=unusable, columns=columns)
+
+
+def read_prompts(
+    path: Path | str, *, limit: int | None = None, prompt_format: PromptFormat = "auto"
+) -> ReadRows[PromptRow]:
     """Prompts: rows with `prompt` (text or messages) and further columns, or the lines of a `.txt` file.
 
     Raises:
-        DataFault: the first row that cannot be used, by its name and line.
+        DataFault, BadConfig: as for `collect`.
     """
     path = Path(path)
-    if path.suffix == ".txt":
-        lines = _lines(path)
-        rows = [_prompt_line(content, prompt_format, source=f"{path}:{line}") for line, content in lines]
-    else:
-        rows = [_prompt_row(row, prompt_format) for row in read_rows(path)]
-    if not rows:
-        raise FileNotReadable(
-            "the file holds no prompt", where=str(path), action="write one prompt on each line"
-        )
-    return rows
+    rows = _text_rows(path) if path.suffix == ".txt" else scan_rows(path)
+    return collect(path, rows, lambda row: _prompt_row(row, prompt_format), limit=limit, noun="prompt")
 
 
-def read_samples(path: Path | str, *, prompt_format: PromptFormat = "auto") -> list[Sample]:
+def read_samples(path: Path | str, *, prompt_format: PromptFormat = "auto") -> ReadRows[Sample]:
     """Read the completions file that `logratio sample` writes.
 
     Raises:
-        DataFault: the first row that cannot be used, by its name and line.
+        DataFault: as for `collect`.
     """
-    samples = []
-    for row in read_rows(path):
-        require_column(row.value, "completions", where=row.source)
-        answers = row.value["completions"]
-        if not isinstance(answers, list) or not answers:
-            raise WrongType("completions is not a list of answers", where=row.source)
-        completions = tuple(
-            parse_completion(answer, column=f"completions[{index}]", where=row.source)
-            for index, answer in enumerate(answers)
-        )
-        prompt = _prompt_row(row, prompt_format)
-        columns = {name: value for name, value in prompt.columns.items() if name != "completions"}
-        samples.append(
-            Sample(prompt=prompt.prompt, completions=completions, columns=columns, source=row.source)
-        )
-    if not samples:
-        raise FileNotReadable("the file holds no row", where=str(path), action="run `logratio sample` again")
-    return samples
+    return collect(path, scan_rows(path), lambda row: _sample_row(row, prompt_format))
 
 
-def _prompt_line(content: bytes, form: PromptFormat, *, source: str) -> PromptRow:
-    row = with_prompt_format({"prompt": _decode(content, source=source).strip()}, form, where=source)
-    return PromptRow(prompt=parse_prompt_columns(row, where=source), columns={}, source=source)
+def _sample_row(row: Row, form: PromptFormat) -> Sample:
+    require_column(row.value, "completions", where=row.source)
+    answers = row.value["completions"]
+    if not isinstance(answers, list) or not answers:
+        raise WrongType("completions is not a list of answers", where=row.source)
+    completions = tuple(
+        parse_completion(answer, column=f"completions[{index}]", where=row.source)
+        for index, answer in enumerate(answers)
+    )
+    prompt = _prompt_row(row, form)
+    columns = {name: value for name, value in prompt.columns.items() if name != "completions"}
+    return Sample(prompt=prompt.prompt, completions=completions, columns=columns, source=row.source)
+
+
+def _text_rows(path: Path) -> Iterator[Row | DataFault]:
+    """The lines of a file of plain text, each a prompt."""
+    for line, content in _lines(path):
+        source = f"{path}:{line}"
+        try:
+            yield Row(line=line, value={"prompt": decode_line(content, source=source).strip()}, source=source)
+        except DataFault as fault:
+            yield fault
 
 
 def _prompt_row(row: Row, form: PromptFormat) -> PromptRow:
@@ -201,6 +258,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         line = 0
         while content := _next_line(stream, where=f"{path}:{line + 1}"):
             line += 1
+            if line == 1:
+                content = without_mark(content, where=str(path))
             if content.strip():
                 yield line, content.rstrip(b"\r\n")
 
@@ -221,10 +280,28 @@ def _next_line(stream: gzip.GzipFile | BufferedReader, *, where: str) -> bytes:
     return content
 
 
-def _decode(content: bytes, *, source: str) -> str:
-    for mark, kind in BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            raise BadEncoding(f"the line begins as {kind}", where=source, action=RECODE)
+def without_mark(content: bytes, *, where: str) -> bytes:
+    """The first line of a file without the mark that some editors and spreadsheets begin UTF-8 with.
+
+    Raises:
+        BadEncoding: the mark is that of another encoding.
+    """
+    other = next((kind for mark, kind in OTHER_MARKS.items() if content.startswith(mark)), None)
+    if other is not None:
+        raise BadEncoding(f"the file begins as {other}", where=where, action=RECODE)
+    return content.removeprefix(UTF_8_MARK)
+
+
+def decode_line(content: bytes, *, source: str) -> str:
+    """A line as text.
+
+    Raises:
+        BadEncoding: it is not clean UTF-8, or joined files left a byte-order mark before it.
+    """
+    if content.startswith(UTF_8_MARK):
+        raise BadEncoding(
+            "a byte-order mark begins the line, as where files were joined", where=source, action=RECODE
+        )
     if b"\0" in content:
         raise BadEncoding(f"a NUL byte at column {content.index(0) + 1}", where=source, action=RECODE)
     try:
@@ -242,7 +319,7 @@ def _decode(content: bytes, *, source: str) -> str:
 
 def _parse_line(content: bytes, *, line: int, source: str) -> Row | DataFault:
     try:
-        value = _parse_json(_decode(content, source=source), source=source)
+        value = _parse_json(decode_line(content, source=source), source=source)
         _ensure_clean_texts(value, source=source)
     except DataFault as fault:
         return fault
@@ -256,7 +333,9 @@ def _parse_line(content: bytes, *, line: int, source: str) -> Row | DataFault:
 
 def _parse_json(text: str, *, source: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
+        )
     except json.JSONDecodeError as error:
         what = f"{error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:
@@ -278,13 +357,18 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:20]} is larger than any number of double precision")
+    return value
+
+
 def _ensure_clean_texts(value: Any, *, source: str) -> None:
-    """Escapes can hide in JSON what the bytes may not hold: half of a surrogate pair, or NUL."""
+    """Escapes can hide in JSON what no UTF-8 holds: half of a surrogate pair."""
     for text in _texts(value):
-        if UNCLEAN.search(text):
-            raise BadEncoding(
-                f"a NUL or a lone surrogate stands in {text[:20]!r}", where=source, action="take it out"
-            )
+        if SURROGATE.search(text):
+            raise BadEncoding(f"a lone surrogate stands in {text[:20]!r}", where=source, action="take it out")
 
 
 def _texts(value: Any) -> Iterator[str]:

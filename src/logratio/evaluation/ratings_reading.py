@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from logratio.data.reading import MAX_LINE_BYTES, read_rows
+from logratio.data.reading import MAX_LINE_BYTES, Row, collect, decode_line, scan_rows, without_mark
+from logratio.data.unusable import ReadRows
 from logratio.data.values import kind_of, require_column
-from logratio.errors import BadEncoding, FileNotReadable, MissingColumn, WrongType
+from logratio.errors import BadEncoding, DataFault, FileNotReadable, MissingColumn, WrongType
 from logratio.evaluation.tally import Outcome, Result, short
 
 ENDINGS = (".csv", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".parquet")
@@ -37,7 +38,6 @@ RESULT_WORDS: dict[str, Result] = {
 }
 FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 COLUMNS = "winner,loser or model_a,model_b,outcome or chosen_model,rejected_model"
-RECODE = "save the file as UTF-8"
 
 
 def read_outcomes(path: Path | str) -> Iterator[Outcome]:
@@ -45,6 +45,32 @@ def read_outcomes(path: Path | str) -> Iterator[Outcome]:
 
     Raises:
         DataFault: the file cannot be read, or a row cannot be used; with the file and the line.
+    """
+    for row in scan_outcomes(path):
+        if isinstance(row, DataFault):
+            raise row
+        yield parse_outcome(row.value, where=row.source)
+
+
+def collect_outcomes(path: Path | str) -> ReadRows[Outcome]:
+    """All comparisons of a file; rows that cannot be used are collected with their fault and place.
+
+    Raises:
+        DataFault: the file cannot be read.
+    """
+    return collect(
+        path,
+        scan_outcomes(path),
+        lambda row: parse_outcome(row.value, where=row.source),
+        may_be_empty=True,
+    )
+
+
+def scan_outcomes(path: Path | str) -> Iterator[Row | DataFault]:
+    """The rows of a file of comparisons, with the faults of single rows in their places.
+
+    Raises:
+        DataFault: the file cannot be read.
     """
     path = Path(path)
     if not path.name.endswith(ENDINGS):
@@ -54,12 +80,16 @@ def read_outcomes(path: Path | str) -> Iterator[Outcome]:
             action="give CSV (.csv), JSON Lines (.jsonl, .jsonl.gz), Parquet (.parquet), or a database that "
             "`logratio annotate serve` keeps",
         )
-    if path.suffix == ".csv":
-        for row, source in _csv_rows(path):
-            yield parse_outcome(row, where=source)
-    else:
-        for one in read_rows(path):
-            yield parse_outcome(one.value, where=one.source)
+    yield from _csv_rows(path) if path.suffix == ".csv" else scan_rows(path)
+
+
+def columns_read(columns: Collection[str]) -> tuple[str, ...]:
+    """Those that `parse_outcome` reads of rows with these columns."""
+    if "model_a" in columns or "model_b" in columns:
+        return "model_a", "model_b", "outcome" if "outcome" in columns else "winner", "count"
+    if "chosen_model" in columns or "rejected_model" in columns:
+        return "chosen_model", "rejected_model", "count"
+    return "winner", "loser", "tie", "count"
 
 
 def parse_outcome(row: Mapping[str, Any], *, where: str) -> Outcome:
@@ -146,12 +176,14 @@ def _count(value: Any, *, where: str) -> int:
 # --- CSV --------------------------------------------------------------------------------------------
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
+def _csv_rows(path: Path) -> Iterator[Row | DataFault]:
     """Each row by its columns' names, with the file and the line on which it begins."""
-    reader = csv.reader(_lines(path), strict=True)
+    unclean: dict[int, DataFault] = {}
+    reader = csv.reader(_lines(path, unclean), strict=True)
     header: list[str] | None = None
     while True:
-        source = f"{path}:{reader.line_num + 1}"
+        line = reader.line_num + 1
+        source = f"{path}:{line}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
@@ -162,20 +194,29 @@ def _csv_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
             ) from error
         if fields is None:
             break
+        fault = next((unclean[one] for one in range(line, reader.line_num + 1) if one in unclean), None)
+        if header is None and fault is not None:
+            raise fault
         if not any(one.strip() for one in fields):
             continue
         if header is None:
             header = _header(fields, source=source)
-            continue
-        if len(fields) != len(header):
-            raise WrongType(
-                f"the row has {len(fields)} fields and the first line names {len(header)} columns",
-                where=source,
-                action="write a value, or nothing, for each column; put a text with commas in quotes",
-            )
-        yield dict(zip(header, fields, strict=True)), source
+        elif fault is not None:
+            yield fault
+        else:
+            yield _named_fields(header, fields, line=line, source=source)
     if header is None:
         raise FileNotReadable("the file holds no row", where=str(path), action=f"name the columns {COLUMNS}")
+
+
+def _named_fields(header: list[str], fields: list[str], *, line: int, source: str) -> Row | DataFault:
+    if len(fields) == len(header):
+        return Row(line=line, value=dict(zip(header, fields, strict=True)), source=source)
+    return WrongType(
+        f"the row has {len(fields)} fields and the first line names {len(header)} columns",
+        where=source,
+        action="write a value, or nothing, for each column; put a text with commas in quotes",
+    )
 
 
 def _header(fields: list[str], *, source: str) -> list[str]:
@@ -192,38 +233,34 @@ def _header(fields: list[str], *, source: str) -> list[str]:
     return names
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Lines as text; a byte-order mark, which spreadsheets write before CSV, is passed over."""
+def _lines(path: Path, unclean: dict[int, DataFault]) -> Iterator[str]:
+    """Lines as text; those that are no clean UTF-8 are noted in `unclean`.
+
+    A byte-order mark, which spreadsheets write before CSV, is passed over.
+    """
     if path.is_dir():
         raise FileNotReadable("this is a directory", where=str(path), action="give a file in it")
+    line = 0
     try:
         with open(path, "rb") as stream:
-            line = 0
             while content := stream.readline(MAX_LINE_BYTES + 1):
                 line += 1
+                if len(content) > MAX_LINE_BYTES:
+                    raise FileNotReadable(
+                        f"the line is longer than {MAX_LINE_BYTES} bytes",
+                        where=f"{path}:{line}",
+                        action="write a row on each line",
+                    )
                 if line == 1:
-                    content = content.removeprefix(b"\xef\xbb\xbf")
-                yield _decode(content, f"{path}:{line}")
+                    content = without_mark(content, where=str(path))
+                try:
+                    yield decode_line(content, source=f"{path}:{line}")
+                except BadEncoding as fault:
+                    unclean[line] = fault
+                    yield content.decode("utf-8", errors="replace").replace("\0", "\ufffd")
     except OSError as error:
         raise FileNotReadable(
             error.strerror or str(error), where=str(path), action="check the path and its permissions"
         ) from error
     if line == 0:
         raise FileNotReadable("the file is empty", where=str(path), action="write it again")
-
-
-def _decode(content: bytes, source: str) -> str:
-    if len(content) > MAX_LINE_BYTES:
-        raise FileNotReadable(
-            f"the line is longer than {MAX_LINE_BYTES} bytes", where=source, action="write a row on each line"
-        )
-    if b"\0" in content:
-        raise BadEncoding("a NUL byte in the line", where=source, action=RECODE)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadEncoding(
-            f"byte {content[error.start]:#04x} at column {error.start + 1} is not UTF-8",
-            where=source,
-            action=RECODE,
-        ) from error

@@ -111,12 +111,18 @@ class Resampler:
         return wins, ties + ties.T
 
 
-def count_outcomes(outcomes: Iterable[Outcome], *, left_out: Mapping[str, int] | None = None) -> Tally:
+def count_outcomes(
+    outcomes: Iterable[Outcome],
+    *,
+    left_out: Mapping[str, int] | None = None,
+    first_left_out: Mapping[str, str] | None = None,
+) -> Tally:
     """Count outcomes; those of a model with itself are left out.
 
     Args:
         outcomes: what was read.
         left_out: what the reader left out already, by reason; looked at when all is read.
+        first_left_out: where the first of them stands, by reason.
 
     Raises:
         TooFewLabels: there is nothing to compare.
@@ -154,7 +160,7 @@ def count_outcomes(outcomes: Iterable[Outcome], *, left_out: Mapping[str, int] |
         units={unit: number for unit, number in units.items() if number},
         both_bad=both_bad,
         left_out=left,
-        first_left_out={ITSELF: at} if itself else {},
+        first_left_out={**(first_left_out or {}), **({ITSELF: at} if itself else {})},
         only_itself=tuple(sorted(names - set(models))),
     )
     if tally.num_comparisons > MAX_COMPARISONS:

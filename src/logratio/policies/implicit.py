@@ -75,6 +75,10 @@ class ImplicitScorer:
         now, before = (_logprobs(model, groups, max_tokens) for model in (self.policy, self.reference))
         return [now[group][answer] - before[group][answer] for group, answer in places]
 
+    def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
+        """Raise a `DataFault` where the prompt cannot be read; an answer may be of any length."""
+        tokenisation.encode_prompt(self.policy.tokenizer, prompt)
+
     def encode(self, prompt: Prompt, completion: Completion, *, place: str) -> tuple[TokenIds, TokenIds]:
         """Tokens of a prompt and of an answer.
 

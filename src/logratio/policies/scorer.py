@@ -140,6 +140,11 @@ class Scorer(Reader):
             raise
         return prompt_ids, answer_ids
 
+    def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
+        """Raise a `DataFault` where the prompt cannot be read, or leaves no room for an answer that long."""
+        ids = tokenisation.encode_prompt(self.tokenizer, prompt)
+        limits_of_model(self.model).ensure_prompt(self.tokenizer, ids, answer=max_new_tokens)
+
     @torch.no_grad()
     def settle_layout(self, groups: Sequence[AnswerGroup]) -> float:
         """Compare packed scores with those of plain sequences; compute apart where they differ.

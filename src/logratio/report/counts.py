@@ -52,7 +52,7 @@ def groups(data: Mapping[str, Any], path: str = "") -> list[tuple[str, Mapping[s
     """The counts themselves and, by name, the groups of counts inside them, such as those of a stage."""
     found: list[tuple[str, Mapping[str, Any]]] = [(path, data)]
     for name, value in data.items():
-        if isinstance(value, Mapping) and name != "unusable":
+        if isinstance(value, Mapping) and name not in ("unusable", "columns_not_used"):
             found += groups(value, f"{path} {name}".strip())
     return found
 

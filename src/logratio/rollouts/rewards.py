@@ -15,7 +15,7 @@ import inspect
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -90,6 +90,14 @@ class Reward:
             )
         return value
 
+    def takes(self, columns: Iterable[str]) -> set[str]:
+        """Those of a file's columns that the function is given."""
+        offered = {name: None for name in columns if name not in NOT_PASSED_ON}
+        return set(_accepted(self.function, offered))
+
+    def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
+        """Raise a `DataFault` where no answer so long could be judged; a function reads any text."""
+
     def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
         arguments = _accepted(self.function, reward_arguments(rows, name=self.name))
         try:
@@ -154,6 +162,14 @@ class ModelReward(Reward):
         super().__init__(name, scorer.score)
         self.scorer = scorer
         self.num_unread = 0
+
+    def takes(self, columns: Iterable[str]) -> set[str]:
+        """None: a model reads prompts and answers."""
+        return set()
+
+    def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
+        """Raise a `DataFault` where the model cannot read the prompt, or not with an answer so long."""
+        self.scorer.ensure_prompt(prompt, max_new_tokens=max_new_tokens)
 
     def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
         encoded = [self._encode(sample, answer) for sample, answer in rows]
