@@ -231,14 +231,19 @@ def test_margins_are_of_a_over_b(tmp_path, columns, expected):
     assert back.margin == (None if expected is None else -expected)
 
 
-@pytest.mark.parametrize("value", ["0.5", True, [1], 1e999])
-def test_a_margin_that_is_no_number_is_counted(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [("0.5", "WrongType"), (True, "WrongType"), ([1], "WrongType"), (1e999, "BadJsonLine")],
+)
+def test_a_margin_that_is_no_number_is_counted(tmp_path, value, fault):
     path = tmp_path / "c.jsonl"
     row = json.dumps(comparison("question", "x", "y", margin=value)).replace("Infinity", "1e999")
     path.write_text(row + "\n" + json.dumps(comparison("other", "x", "y")) + "\n")
     file = read_pairs(path)
     assert len(file.pairs) == 1
-    assert file.left_out == {"WrongType": 1}
+    assert file.left_out == {fault: 1}
+    assert [row.source for row in file.unusable] == [f"{path}:1"]
+    assert file.num_rows == 2
 
 
 def test_models_of_a_comparison(tmp_path):

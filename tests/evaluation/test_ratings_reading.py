@@ -147,7 +147,7 @@ def test_csv_that_is_wrong_is_named_with_its_line(written, content, fault, what,
         ('{"winner": "a", "loser": "b", "count": true}', WrongType, "count is 'True'"),
         ('{"winner": "a", "loser": "b", "count": 1.5}', WrongType, "count is '1.5'"),
         ('{"winner": "a", "loser": "b", "tie": [1]}', WrongType, "tie is '[1]'"),
-        ('{"winner": "a\\u0000", "loser": "b"}', BadEncoding, "NUL"),
+        ('{"winner": "a\\ud800", "loser": "b"}', BadEncoding, "lone surrogate"),
         ('{"prompt": "p", "chosen": "c"}', MissingColumn, "no columns of models"),
     ],
 )
