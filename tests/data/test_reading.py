@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from logratio import errors
-from logratio.data import reading
+from logratio.data import lines
 from logratio.data.reading import read_prompts, read_rows, read_samples
 from logratio.records import Completion, Message, Prompt, Sample
 
@@ -112,7 +112,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, content):
 
 
 def test_an_endless_line_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD + b"\n" + b'{"prompt": "' + b"a" * 200)
     with pytest.raises(errors.FileNotReadable, match="longer") as caught:

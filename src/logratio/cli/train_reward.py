@@ -36,6 +36,7 @@ from logratio.data.checks import CheckReport, check_comparisons
 from logratio.data.encoding import EncodedPair
 from logratio.data.formats import COLUMNS, read_comparisons
 from logratio.data.grades import REWARDS, Grade, read_grades
+from logratio.data.unusable import refuse_rows
 from logratio.evaluation.reward_model import (
     JudgedPair,
     RewardModelReport,
@@ -111,12 +112,16 @@ def read_labels(flags: Arguments) -> Labels:
     """Read, check and tokenise the comparisons.
 
     Raises:
-        DataFault: the file cannot be trained on, with the reasons; or a further column is not as it must be.
+        DataFault: the file cannot be trained on, with the reasons.
     """
     from logratio.models.pretrained import load_tokenizer, read_limits
 
-    result = read_comparisons(flags.data, limit=flags.limit, prompt_format=flags.prompt_format.prompt_format)
-    grades = read_grades(flags.data, margin=flags.training.margin, limit=flags.limit)
+    grades, ungraded = read_grades(flags.data, margin=flags.training.margin, limit=flags.limit)
+    form = flags.prompt_format.prompt_format
+    read = read_comparisons(flags.data, limit=flags.limit, prompt_format=form)
+    result = read.without(ungraded)
+    if ungraded and not result.comparisons:
+        raise refuse_rows(ungraded, result.num_rows)
     source = resolve_model(flags.model)
     tokenizer, limits = load_tokenizer(source), read_limits(source)
     flags.prompt_format.ensure_possible(tokenizer)

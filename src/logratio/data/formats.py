@@ -11,7 +11,7 @@ In each of them `"tie": true` says that neither answer is preferred.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from logratio.data.transcripts import (
     split_transcript,
     strip_space,
 )
-from logratio.data.unusable import UnusableRow
+from logratio.data.unusable import UnusableRow, line_of
 from logratio.data.values import (
     TIE,
     dress_prompt,
@@ -67,6 +67,13 @@ class ReadResult:
     def num_rows(self) -> int:
         """How many rows were read; blank lines hold none."""
         return len(self.comparisons) + len(self.unusable)
+
+    def without(self, rows: Iterable[UnusableRow]) -> ReadResult:
+        """The same with those of `rows` that are comparisons left out for the reason that they bring."""
+        reasons = {row.source: row for row in rows}
+        left_out = [reasons[row.source] for row in self.comparisons if row.source in reasons]
+        kept = [row for row in self.comparisons if row.source not in reasons]
+        return replace(self, comparisons=kept, unusable=sorted(self.unusable + left_out, key=line_of))
 
 
 def read_comparisons(

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from logratio.data.reading import scan_rows
+from logratio.data.unusable import UnusableRow
 from logratio.data.values import TIE, kind_of, require_column
 from logratio.errors import BadConfig, DataFault, WrongType
 
@@ -41,8 +43,13 @@ class Grade:
 NO_GRADE = Grade()
 
 
-def read_grades(path: Path | str, *, margin: str, limit: int | None = None) -> dict[str, Grade]:
-    """The further columns of every row, by the row's place (`file:line`).
+def read_grades(
+    path: Path | str, *, margin: str, limit: int | None = None
+) -> tuple[dict[str, Grade], list[UnusableRow]]:
+    """The further columns of every row, by the row's place (`file:line`), and the rows that have none.
+
+    A row is without a grade where it has no column `margin`, or a margin or a reward that is not a number.
+    Lines that are no rows are in neither.
 
     Args:
         path: comparisons, as for `read_comparisons`.
@@ -50,22 +57,23 @@ def read_grades(path: Path | str, *, margin: str, limit: int | None = None) -> d
         limit: read only so many rows.
 
     Raises:
-        MissingColumn: a row has no column `margin`.
-        WrongType: a margin or a reward that is not a number.
         BadConfig: the margin is a number below 0.
     """
     one = parse_margin(margin)
     if one is not None and one < 0:
         raise BadConfig(f"margin is {margin}, it must be 0 or more", where="--margin", action="change it")
-    grades = {}
-    for number, row in enumerate(scan_rows(path)):
-        if limit is not None and number >= limit:
-            break
-        if not isinstance(row, DataFault):
+    grades: dict[str, Grade] = {}
+    unusable: list[UnusableRow] = []
+    for row in islice(scan_rows(path), limit):
+        if isinstance(row, DataFault):
+            continue
+        try:
             grades[row.source] = parse_grade(
                 row.value, margin=margin if one is None else one, where=row.source
             )
-    return grades
+        except DataFault as fault:
+            unusable.append(UnusableRow.of(fault, source=row.source))
+    return grades, unusable
 
 
 def parse_margin(margin: str) -> float | None:

@@ -6,20 +6,17 @@ collected; what is wrong with the file as a whole is raised.
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from logratio.data.lines import decode_line, ensure_file, read_lines
 from logratio.data.unusable import HasSource, ReadRows, UnusableRow
 from logratio.data.values import (
     parse_completion,
@@ -40,20 +37,9 @@ from logratio.errors import (
 from logratio.records import PROMPT_FORMAT, Prompt, PromptFormat, Sample
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
-MAX_LINE_BYTES = 1 << 26
-"""64 MiB: a longer line is not a row of text, and would fill the memory."""
-
-UTF_8_MARK = b"\xef\xbb\xbf"
-OTHER_MARKS = {
-    b"\xff\xfe\0\0": "UTF-32",
-    b"\0\0\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
 JUDGE = "judge"
 """The column in which `logratio label` names the reward that the labels were drawn from."""
 SURROGATE = re.compile("[\ud800-\udfff]")
-RECODE = "save the file as UTF-8"
 FILE_FAULTS = (BadJsonLine, BadEncoding, RowNotObject)
 """What no line of a file of another kind gets past."""
 Parsed = TypeVar("Parsed", bound=HasSource)
@@ -104,12 +90,12 @@ def scan_rows(path: Path | str) -> Iterator[Row | DataFault]:
     path = Path(path)
     kind = path.with_suffix("") if path.suffix == ".gz" else path
     if kind.suffix in JSON_ENDINGS:
-        for line, content in _lines(path):
+        for line, content in read_lines(path):
             yield _parse_line(content, line=line, source=f"{path}:{line}")
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path)
     else:
-        _ensure_file(path)
+        ensure_file(path)
         raise FileNotReadable(
             f"the ending {path.suffix!r} is not understood",
             where=str(path),
@@ -213,7 +199,7 @@ def _sample_row(row: Row, form: PromptFormat) -> Sample:
 
 def _text_rows(path: Path) -> Iterator[Row | DataFault]:
     """The lines of a file of plain text, each a prompt."""
-    for line, content in _lines(path):
+    for line, content in read_lines(path):
         source = f"{path}:{line}"
         try:
             yield Row(line=line, value={"prompt": decode_line(content, source=source).strip()}, source=source)
@@ -226,92 +212,6 @@ def _prompt_row(row: Row, form: PromptFormat) -> PromptRow:
     prompt = parse_prompt_columns(value, where=row.source)
     columns = {name: of for name, of in value.items() if name not in ("prompt", PROMPT_FORMAT)}
     return PromptRow(prompt=prompt, columns=columns, source=row.source)
-
-
-# --- lines ------------------------------------------------------------------------------------------
-
-
-def _ensure_file(path: Path) -> None:
-    if path.is_dir():
-        raise FileNotReadable("this is a directory", where=str(path), action="give a file in it")
-    if not path.exists():
-        raise FileNotReadable("there is no such file", where=str(path), action="check the path")
-    if path.is_file() and path.stat().st_size == 0:
-        raise FileNotReadable("the file is empty", where=str(path), action="write it again")
-
-
-@contextmanager
-def _reading_faults(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileNotReadable(
-            error.strerror or str(error), where=str(path), action="check the path and its permissions"
-        ) from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Physical line numbers and contents; blank lines hold no row, but are counted as lines."""
-    _ensure_file(path)
-    opened = gzip.open if path.suffix == ".gz" else open
-    with _reading_faults(path), opened(path, "rb") as stream:
-        line = 0
-        while content := _next_line(stream, where=f"{path}:{line + 1}"):
-            line += 1
-            if line == 1:
-                content = without_mark(content, where=str(path))
-            if content.strip():
-                yield line, content.rstrip(b"\r\n")
-
-
-def _next_line(stream: gzip.GzipFile | BufferedReader, *, where: str) -> bytes:
-    try:
-        content = stream.readline(MAX_LINE_BYTES + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileNotReadable(
-            f"the gzip file is cut off or damaged: {error}", where=where, action="fetch or write it again"
-        ) from error
-    if len(content) > MAX_LINE_BYTES:
-        raise FileNotReadable(
-            f"the line is longer than {MAX_LINE_BYTES} bytes",
-            where=where,
-            action="write one row on each line",
-        )
-    return content
-
-
-def without_mark(content: bytes, *, where: str) -> bytes:
-    """The first line of a file without the mark that some editors and spreadsheets begin UTF-8 with.
-
-    Raises:
-        BadEncoding: the mark is that of another encoding.
-    """
-    other = next((kind for mark, kind in OTHER_MARKS.items() if content.startswith(mark)), None)
-    if other is not None:
-        raise BadEncoding(f"the file begins as {other}", where=where, action=RECODE)
-    return content.removeprefix(UTF_8_MARK)
-
-
-def decode_line(content: bytes, *, source: str) -> str:
-    """A line as text.
-
-    Raises:
-        BadEncoding: it is not clean UTF-8, or joined files left a byte-order mark before it.
-    """
-    if content.startswith(UTF_8_MARK):
-        raise BadEncoding(
-            "a byte-order mark begins the line, as where files were joined", where=source, action=RECODE
-        )
-    if b"\0" in content:
-        raise BadEncoding(f"a NUL byte at column {content.index(0) + 1}", where=source, action=RECODE)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadEncoding(
-            f"byte {content[error.start]:#04x} at column {error.start + 1} is not UTF-8",
-            where=source,
-            action=RECODE,
-        ) from error
 
 
 # --- rows -------------------------------------------------------------------------------------------
@@ -382,7 +282,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    _ensure_file(path)
+    ensure_file(path)
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:

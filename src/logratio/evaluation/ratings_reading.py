@@ -17,7 +17,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from logratio.data.reading import MAX_LINE_BYTES, Row, collect, decode_line, scan_rows, without_mark
+from logratio.data.lines import MAX_LINE_BYTES, decode_line, without_mark
+from logratio.data.reading import Row, collect, scan_rows
 from logratio.data.unusable import ReadRows
 from logratio.data.values import kind_of, require_column
 from logratio.errors import BadEncoding, DataFault, FileNotReadable, MissingColumn, WrongType
