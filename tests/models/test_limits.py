@@ -24,9 +24,11 @@ from logratio.models.config_limits import limits_of_config, limits_of_model
 from logratio.models.limits import ModelLimits, ensure_tokenizer_fits
 from logratio.models.pretrained import load, load_tokenizer, read_limits, save
 from logratio.models.scoring import load_for_training, load_scorer
+from logratio.policies.implicit import ImplicitScorer
+from logratio.policies.language import LanguagePolicy
 from logratio.policies.scorer import Scorer
 from logratio.records import Comparison, Completion, Prompt
-from tiny import BEGIN, END, SIZES, tiny_llama, tiny_tokenizer
+from tiny import BEGIN, SIZES, tiny_llama, tiny_tokenizer
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 SHORT_AND_LONG = {
@@ -133,7 +135,12 @@ def test_a_turn_s_end_without_an_embedding_is_refused_too():
     tokenizer = tiny_tokenizer()
     rows = len(tokenizer)
     tokenizer.add_tokens([AddedToken("<|done|>", special=True)])
-    tokenizer.chat_template = tokenizer.chat_template.replace(END, "<|done|>")
+    # Of an answer alone: no prompt is written with it.
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] }}"
+        "{% if m['role'] == 'assistant' %}{{ '<|done|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
     with pytest.raises(errors.TokenWithoutEmbedding, match=r"<\|done\|>"):
         ensure_tokenizer_fits(tokenizer, ModelLimits(embedding_rows=rows), source="m")
     ensure_tokenizer_fits(tokenizer, ModelLimits(embedding_rows=rows + 1), source="m")
@@ -205,6 +212,28 @@ def test_no_number_within_the_positions_depends_on_what_stands_beside(rope):
     alone = beside(longest)
     assert torch.equal(beside(longest), alone)
     assert float((beside(40) - alone).abs().max()) > 1e-3
+
+
+def test_an_implicit_reward_reads_what_both_of_its_models_do(plain_tokenizer):
+    rows = len(plain_tokenizer)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "eos_token_id": 0}
+    both = [
+        LanguagePolicy(
+            GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_positions=positions, **sizes)).eval(),
+            plain_tokenizer,
+        )
+        for vocabulary, positions in ((rows, 20), (rows - 1, 40))
+    ]
+    scorer = ImplicitScorer(*both)
+    assert (scorer.limits.embedding_rows, scorer.limits.positions) == (rows - 1, 20)
+    fits = Prompt("x" * 16), Completion(text="y", finish_reason="length")
+    assert len(scorer.score([fits])) == 1
+    with pytest.raises(errors.PromptTooLong, match="21 tokens"):
+        scorer.score([(Prompt("x" * 16), Completion(text="y" * 4))])
+    with pytest.raises(errors.PromptTooLong, match="21 tokens"):
+        scorer.ensure_prompt(Prompt("x" * 16), max_new_tokens=5)
+    with pytest.raises(errors.TokenWithoutEmbedding):
+        scorer.ensure_prompt(Prompt(plain_tokenizer.decode([rows - 1])), max_new_tokens=1)
 
 
 # --- reward models ----------------------------------------------------------------------------------

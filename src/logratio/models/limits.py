@@ -80,6 +80,17 @@ class ModelLimits:
                 action="shorten the prompt" + (", or ask for less (--max-new-tokens)" if answer else ""),
             )
 
+    def ensure_numbers(self, tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+        """Raise where a row has no numbers of its own; where nobody trained them they are computed.
+
+        Raises:
+            TokenWithoutEmbedding: it has a token that the model does not know.
+            PromptTooLong: it goes on behind positions that end.
+        """
+        self.ensure_embedded(tokenizer, ids)
+        if self.positions_end:
+            self.ensure_room(len(ids))
+
     def ensure_prompt(self, tokenizer: Tokenizer, ids: Sequence[int], *, answer: int) -> None:
         """Raise where a prompt cannot be answered with so many tokens.
 

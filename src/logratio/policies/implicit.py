@@ -15,6 +15,8 @@ import torch
 from logratio.batches import AnswerGroup, TokenIds
 from logratio.errors import BadConfig, DataFault
 from logratio.models import tokenisation
+from logratio.models.config_limits import limits_of_model
+from logratio.models.limits import ModelLimits
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.scorer import encode_as_text, gather_answers
 from logratio.records import Completion, Prompt
@@ -44,6 +46,11 @@ class ImplicitScorer:
     def model(self) -> Any:
         """The policy's model."""
         return self.policy.model
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What both models can read."""
+        return limits_of_model(self.policy.model) & limits_of_model(self.reference.model)
 
     @property
     def tokenizer(self) -> Any:
@@ -76,8 +83,9 @@ class ImplicitScorer:
         return [now[group][answer] - before[group][answer] for group, answer in places]
 
     def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
-        """Raise a `DataFault` where the prompt cannot be read; an answer may be of any length."""
-        tokenisation.encode_prompt(self.policy.tokenizer, prompt)
+        """Raise a `DataFault` where a model cannot read the prompt, or not with an answer that long."""
+        ids = tokenisation.encode_prompt(self.tokenizer, prompt)
+        self.limits.ensure_numbers(self.tokenizer, (*ids, *ids[:1] * max_new_tokens))
 
     def encode(self, prompt: Prompt, completion: Completion, *, place: str) -> tuple[TokenIds, TokenIds]:
         """Tokens of a prompt and of an answer.
@@ -86,10 +94,12 @@ class ImplicitScorer:
             DataFault: the tokenizer or its chat template refuses them; at `place`.
         """
         try:
-            return encode_as_text(self.policy.tokenizer, prompt, completion)
+            prompt_ids, answer_ids = encode_as_text(self.tokenizer, prompt, completion)
+            self.limits.ensure_numbers(self.tokenizer, (*prompt_ids, *answer_ids))
         except DataFault as fault:
             fault.where = fault.where or f"{place} (“{str(prompt).strip()[:60]}”)"
             raise
+        return prompt_ids, answer_ids
 
 
 def _logprobs(policy: LanguagePolicy, groups: Sequence[AnswerGroup], max_tokens: int) -> list[list[float]]:
