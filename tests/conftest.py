@@ -30,3 +30,10 @@ def plain_tokenizer():
 @pytest.fixture
 def model(tokenizer):
     return tiny_llama(len(tokenizer))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where GGUF files are converted to, empty."""
+    monkeypatch.setenv("LOGRATIO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -66,6 +66,9 @@ def _stretch(rope: Mapping[str, Any], positions: int | None) -> Iterator[tuple[i
     """Where a rotary embedding's numbers begin to depend on a row's length, and its type."""
     kind = str(rope.get("rope_type"))
     if kind == "longrope":
+        if rope.get("short_factor") == rope.get("long_factor"):
+            # One table for every length, as a GGUF file's may be carried.
+            return
         end = rope.get("original_max_position_embeddings") or positions
     elif "dynamic" in kind:
         end = positions

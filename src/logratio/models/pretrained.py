@@ -23,7 +23,7 @@ from logratio.models.adapter_merging import merge_source
 from logratio.models.adapters import WRAPPED
 from logratio.models.allocator import keep_freed_memory
 from logratio.models.config_limits import limits_of_config, limits_of_model
-from logratio.models.gguf import embedded_model_path
+from logratio.models.gguf import conversion_notes, embedded_model_path
 from logratio.models.limits import ModelLimits, ensure_tokenizer_fits
 from logratio.models.sources import local_directory, under_adapters
 from logratio.models.turn_ends import remember_end_tokens
@@ -112,7 +112,7 @@ def load(
         source=source,
         directory=directory,
         fingerprint=fingerprint(model),
-        notes=(*notes, *more, *merged, *fitted),
+        notes=(*conversion_notes(whole), *notes, *more, *merged, *fitted),
     )
 
 
