@@ -1,84 +1,14 @@
 """A GGUF file is converted once to a plain model that gives the logits of the weights in it."""
 
-import json
-
-import gguf
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from ggufs import write_gguf
 from logratio import errors
 from logratio.models import gguf as ours
 from logratio.models.pretrained import fingerprint, load, load_tokenizer, save
 from tiny import TEMPLATE, tiny_llama
-
-NAMES = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def interleave(weights, heads):
-    """llama.cpp keeps the two halves of each rotary pair beside each other."""
-    return weights.reshape(heads, 2, -1, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
-
-
-def gguf_name(name):
-    if name in ("model.embed_tokens.weight", "model.norm.weight"):
-        return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[
-            name
-        ]
-    _, _, layer, *rest = name.split(".")
-    return f"blk.{layer}.{NAMES['.'.join(rest[:-1])]}.weight"
-
-
-def write_gguf(path, model, tokenizer):
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]])
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_bos_token_id(1)
-    writer.add_pad_token_id(tokenizer.eos_token_id)
-    writer.add_chat_template(TEMPLATE)
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, parameter in model.named_parameters():
-        weights = parameter.detach().numpy()
-        for part, count in heads.items():
-            if part in name:
-                weights = interleave(weights, count)
-        writer.add_tensor(gguf_name(name), np.ascontiguousarray(weights))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOGRATIO_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -109,7 +39,7 @@ def test_a_gguf_file_gives_its_own_logits_tied_and_plain(cache, gguf_file, model
 
 def test_a_conversion_is_made_once_and_kept_by_content(cache, gguf_file, monkeypatch):
     first = load(str(gguf_file))
-    monkeypatch.setattr(ours, "_read", lambda path: pytest.fail("converted twice"))
+    monkeypatch.setattr(ours, "_read", lambda header: pytest.fail("converted twice"))
     moved = gguf_file.rename(gguf_file.with_name("moved.gguf"))
     assert load(str(moved)).fingerprint == first.fingerprint
     assert load_tokenizer(str(moved)).eos_token_id == first.tokenizer.eos_token_id

@@ -34,7 +34,7 @@ def llama(rope):
 
 
 def factors_of(rope):
-    """What a converter writes as rope_freqs.weight: by how much the frequencies are smaller than plain ones."""
+    """What a converter writes as rope_freqs.weight: plain frequencies over those of the model."""
     config = LlamaConfig(vocab_size=290, **SIZES, rope_parameters={"rope_theta": 10_000.0, **rope})
     inverse, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config)
     return (PLAIN / inverse.double().numpy()).astype(np.float32)
@@ -75,7 +75,8 @@ FILES = {
         FILE_YARN | {"rope.scaling.yarn_attn_factor": 1.3, "rope.scaling.yarn_beta_fast": 8.0,
                      "rope.scaling.yarn_beta_slow": 2.0, "rope.scaling.yarn_ext_factor": 1.0}, {}, "yarn"),
     "yarn that mixes nothing is linear": (
-        {"rope_type": "linear", "factor": 4.0}, FILE_YARN | {"rope.scaling.yarn_ext_factor": 0.0}, {}, "linear"),
+        {"rope_type": "linear", "factor": 4.0},
+        FILE_YARN | {"rope.scaling.yarn_ext_factor": 0.0}, {}, "linear"),
     "Llama 3": (llama3(), {}, {"rope_freqs.weight": factors_of(llama3())}, "llama3"),
     "Llama 3 with other edges": (
         OTHER_EDGES, {}, {"rope_freqs.weight": factors_of(OTHER_EDGES)}, "longrope"),
@@ -86,7 +87,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_gives_the_log_probabilities_of_the_model_that_it_was_made_from(name, tmp_path, tokenizer, cache):
+def test_a_file_gives_the_log_probabilities_of_the_model_that_it_was_made_from(
+    name, tmp_path, tokenizer, cache
+):
     rope, settings, tables, kind = FILES[name]
     model = llama(rope)
     settings = {"rope.dimension_count": 16} | settings
@@ -101,7 +104,10 @@ def test_a_file_gives_the_log_probabilities_of_the_model_that_it_was_made_from(n
 
 def test_tables_that_are_carried_do_not_depend_on_the_length_of_a_row(tmp_path, tokenizer, cache):
     path = write_gguf(
-        tmp_path / "a.gguf", llama(OTHER_EDGES), tokenizer, tensors={"rope_freqs.weight": factors_of(OTHER_EDGES)}
+        tmp_path / "a.gguf",
+        llama(OTHER_EDGES),
+        tokenizer,
+        tensors={"rope_freqs.weight": factors_of(OTHER_EDGES)},
     )
     parameters = load(str(path)).model.config.rope_parameters
     assert parameters["short_factor"] == parameters["long_factor"]
@@ -156,7 +162,8 @@ REFUSED = {
     "longrope without tables": ({"rope.scaling.type": "longrope"}, {}, "rope.scaling.type is longrope"),
     "tables without what scales attention": (
         {"rope.scaling.original_context_length": 16},
-        {"rope_factors_long.weight": LONG, "rope_factors_short.weight": SHORT}, "no rope.scaling.attn_factor"),
+        {"rope_factors_long.weight": LONG, "rope_factors_short.weight": SHORT},
+        "no rope.scaling.attn_factor"),
     "a table of another length": ({}, {"rope_freqs.weight": [2.0] * 5}, "rope_freqs.weight has 5 factors"),
     "fewer dimensions than a head has": ({"rope.dimension_count": 8}, {}, "rope.dimension_count is 8"),
     "sections": ({"rope.dimension_sections": [2, 2, 4, 0]}, {}, "rope.dimension_sections is [2, 2, 4]"),

@@ -15,7 +15,13 @@ from logratio.models.gguf_header import Header, read_header
 from logratio.models.gguf_rope import check_model
 from logratio.models.gguf_settings import fit_config, foreign_notes
 from logratio.models.gguf_tensors import check_kinds, check_loaded, check_tensors
-from logratio.models.gguf_tokens import check_tokenizer, check_tokens, split_digits, turn_ends
+from logratio.models.gguf_tokens import (
+    check_same_pieces,
+    check_tokenizer,
+    check_tokens,
+    split_digits,
+    turn_ends,
+)
 from logratio.runs import atomic_directory, disk_faults, hash_file, write_json
 
 T = TypeVar("T")
@@ -111,8 +117,10 @@ def _convert(header: Header, directory: Path) -> None:
     with atomic_directory(directory) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        reopened = _guarded(header, lambda _: _open_tokenizer(temporary))
-        notes += [*more, *check_tokenizer(header, reopened)]
+        notes += [
+            *more,
+            *_guarded(header, lambda own: _check_saved(own, tokenizer, temporary)),
+        ]
         write_json(temporary / NOTES, {"file": header.path.name, "notes": notes})
 
 
@@ -169,7 +177,10 @@ def _settings(config: Any) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key not in own}
 
 
-def _open_tokenizer(directory: Path) -> Any:
+def _check_saved(header: Header, tokenizer: Any, directory: Path) -> tuple[str, ...]:
+    """Check the tokenizer as it will be opened: transformers may give it another class than it built."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    saved = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    check_same_pieces(header, tokenizer, saved)
+    return check_tokenizer(header, saved)

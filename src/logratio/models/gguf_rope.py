@@ -224,8 +224,9 @@ def _llama3(theta: float, dimensions: int, factors: Factors) -> dict[str, Any] |
 
     Between the edges 1/f = (1 - s)/F + s, with s = (L θ^(-2i/d) / 2π - 1) / 3: each factor there gives L.
     """
-    largest = float(factors.max())
-    between = (factors > 1.0) & (factors < largest)
+    # Factors are quotients of float32 numbers; the parameter was written with a few digits.
+    largest = float(f"{factors.max():.5g}")
+    between = (factors > 1.0 + ROUNDING) & (factors < largest * (1.0 - ROUNDING))
     if not between.any() or largest <= 1.0:
         return None
     plain = theta ** (-np.arange(0, dimensions, 2) / dimensions)

@@ -123,25 +123,30 @@ def _set_fields(header: Header, config: Any, own: Mapping[str, Any]) -> None:
         name = _declared(config, names)
         if name is None or key not in own:
             continue
-        value = own[key]
-        if value in OFF:
-            if key.endswith("softcapping"):
-                setattr(config, name, None)
-            continue
-        if isinstance(value, list) and len(set(value)) == 1:
-            value = value[0]
-        if isinstance(value, list) or _reflected(config, key, value, own):
-            continue
-        # Only where the model reads the field as it stands.
-        if key == "attention.sliding_window" and getattr(config, "use_sliding_window", None) is not None:
-            continue
-        setattr(config, name, value)
-    names = header.tensors
-    config.tie_word_embeddings = "output.weight" not in names
+        value = _single(own[key])
+        if value in OFF and key.endswith("softcapping"):
+            setattr(config, name, None)
+        elif value not in OFF and _may_set(config, key, value, own):
+            setattr(config, name, value)
+    config.tie_word_embeddings = "output.weight" not in header.tensors
     biases = {"attention_bias": ".attn_q.bias", "mlp_bias": ".ffn_gate.bias"}
     for name, ending in biases.items():
-        if _declared(config, (name,)) and any(tensor.endswith(ending) for tensor in names):
+        if _declared(config, (name,)) and any(tensor.endswith(ending) for tensor in header.tensors):
             setattr(config, name, True)
+
+
+def _may_set(config: Any, key: str, value: Any, own: Mapping[str, Any]) -> bool:
+    """Whether a field that has another value may have the file's: the model reads it as it stands."""
+    if isinstance(value, list) or _reflected(config, key, value, own):
+        return False
+    if key == "attention.value_length" and "attention.key_length" in own:
+        return False
+    return key != "attention.sliding_window" or getattr(config, "use_sliding_window", None) is None
+
+
+def _single(value: Any) -> Any:
+    """A value that is given for each layer and is the same for all, once."""
+    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
 
 
 def _set_implied(header: Header, config: Any, own: Mapping[str, Any]) -> None:
@@ -205,8 +210,8 @@ def _fit_layers(header: Header, config: Any, rope: Rope) -> Rope:
 
 def _reflected(config: Any, key: str, value: Any, own: Mapping[str, Any]) -> bool:
     """Whether the configuration has a key's value, or could have none of it."""
-    if isinstance(value, list) and len(set(value)) == 1 and key != "attention.sliding_window_pattern":
-        value = value[0]
+    if key != "attention.sliding_window_pattern":
+        value = _single(value)
     if key in DERIVED:
         found = DERIVED[key](config, value, own)
         if found is not None:

@@ -20,6 +20,8 @@ DIGITS_APART = (
     "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "granite-docling"
 )  # fmt: skip
 """Vocabularies whose texts are split at each digit and then as GPT-2's are."""
+PROBES = ("a", "A man's cat, 1234 of them!\n\n  x = y", " \u00e9 \u4f60\u597d")
+"""Texts with what tokenizers treat differently: spaces, digits, lines, signs, letters of other scripts."""
 USED = {
     "ggml.model", "ggml.pre", "ggml.tokens", "ggml.scores", "ggml.token_type", "ggml.merges",
     "ggml.add_bos_token", "ggml.add_eos_token", "ggml.add_space_prefix", "chat_template", "chat_templates",
@@ -91,6 +93,16 @@ def check_tokenizer(header: Header, tokenizer: Any) -> tuple[str, ...]:
         *_template_notes(header, own, tokenizer),
         *_unused_notes(own),
     )
+
+
+def check_same_pieces(header: Header, built: Any, saved: Any) -> None:
+    """Raise `ModelNotFound` where a tokenizer reads texts otherwise once it was saved and opened again."""
+    for text in PROBES:
+        if built.encode(text) != saved.encode(text):
+            raise header.fault(
+                f"the tokenizer that transformers builds of it reads {text!r} otherwise once it is saved",
+                action="give the transformers directory of this model",
+            )
 
 
 def _own(header: Header) -> dict[str, Any]:
