@@ -57,6 +57,10 @@ class RowNotObject(DataFault):
     """A line is JSON, but a list, a string or null instead of an object."""
 
 
+class AmbiguousWinner(DataFault):
+    """Who won can be read in two ways, and nothing in the file tells which is meant."""
+
+
 class BadEncoding(DataFault):
     """A line is not UTF-8, or has a NUL byte or a lone surrogate; or the file is UTF-16."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from logratio.cli.evaluate import Arguments, model_sources
 from logratio.cli.main import main
+from logratio.errors import BadConfig
 from logratio.models.pretrained import save
 from logratio.models.scoring import add_head
 from logratio.records import Prompt
@@ -197,3 +201,14 @@ def test_help_teaches(capsys):
     shown = capsys.readouterr().out
     for word in ("--policy", "--reference", "--also", "held-out", "win rate", "not shown"):
         assert word in " ".join(shown.lower().split())
+
+
+def test_names_of_models_between_are_composed_and_lookalikes_said(capsys):
+    given = Arguments(policy="embedded", reference="embedded", prompts=Path("p.jsonl"), reward="r:r")
+    with pytest.raises(BadConfig, match="does not name another model"):
+        model_sources(replace(given, also=("x\u00e9=embedded", "xe\u0301=embedded")))
+    capsys.readouterr()
+    named = model_sources(replace(given, also=("xe\u0301=embedded", "Policy=embedded")))
+    assert list(named) == ["reference", "x\u00e9", "Policy", "policy"]
+    said = capsys.readouterr().err
+    assert "note: --also: 'Policy' and 'policy' differ only in capitals, and count as two names" in said

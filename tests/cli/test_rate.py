@@ -13,6 +13,7 @@ from logratio.cli import rate_labels
 from logratio.cli.main import COMMANDS, main
 from logratio.cli.rate import FILE_WIDTH, Arguments, plain, read_tally, run
 from logratio.cli.rows import RowFlags
+from logratio.data.names import NameForms
 from logratio.errors import (
     BadConfig,
     DatabaseBusyOrBroken,
@@ -119,6 +120,44 @@ def test_hostile_names_act_neither_in_the_terminal_nor_in_the_page(tmp_path, cap
     assert {one["model"] for one in numbers["models"]} == set(HOSTILE)
 
 
+def test_a_winner_called_a_or_b_is_not_taken_for_a_side(tmp_path, capsys):
+    """Three rows of four name A as the winner: once B was said to be the best model."""
+    path = tmp_path / "votes.csv"
+    path.write_text("model_a,model_b,winner\nB,A,A\nB,A,A\nB,A,A\nB,A,B\n")
+    assert call(path) == 2
+    error = capsys.readouterr().err
+    assert "AmbiguousWinner: winner is 'A': a model's name, and a word for first" in error
+    assert f"where: {path}:2" in error
+    assert "--winner-column names" in error
+    best = {}
+    for meaning in ("names", "sides"):
+        out = tmp_path / meaning
+        assert call(path, "--winner-column", meaning, "--out", str(out)) == 0
+        shown = capsys.readouterr().out
+        numbers = json.loads((out / "ratings.json").read_text())
+        best[meaning] = numbers["models"][0]["model"]
+        assert f"note: {numbers['notes'][0]}" in shown
+        assert numbers["notes"][0].startswith("The column winner was read as ")
+    assert best == {"names": "A", "sides": "B"}
+
+
+def test_how_names_were_read_is_said(tmp_path, capsys):
+    path = tmp_path / "votes.csv"
+    path.write_text("winner,loser\nJos\u00e9,x\nx, Jose\u0301\nx,X\nX,x\n", encoding="utf-8")
+    assert call(path, "--baseline", "Jose\u0301") == 0
+    shown = capsys.readouterr().out
+    assert "3 models, 4 comparisons" in shown
+    assert "note: 1 times a name was in another Unicode form than NFC" in shown
+    assert f"(the first at {path}:3)" in shown
+    assert "note: 'X' and 'x' differ only in capitals, and count as two names" in shown
+    assert "X against Jos\u00e9" in shown
+
+
+def test_a_database_has_no_column_of_winners(tmp_path, capsys):
+    assert call(tmp_path / "labels.db", "--winner-column", "names") == 2
+    assert "--winner-column" in capsys.readouterr().err
+
+
 def test_faults_end_with_2_and_say_what_where_and_what_to_do(tmp_path, capsys):
     path = tmp_path / "votes.csv"
     path.write_text("winner,loser\na,b\nb,a\nc,d\nd,c\n")
@@ -211,7 +250,7 @@ def test_verdicts_are_comparisons_of_the_models(tmp_path, capsys):
     store, queue = labelled(path)
     made.judge(queue, "anna", choose)
     with store:
-        outcomes, left_out = rate_labels.read_labels(path)
+        outcomes, left_out = rate_labels.read_labels(path, NameForms())
         assert left_out == {"skipped": 1, "on flagged pairs": 1}
         tally = read_tally(path, RowFlags())
     assert tally.models == ("x", "y")
@@ -255,7 +294,7 @@ def test_repeats_and_gold_do_not_count(tmp_path):
     made.judge(made.queue(store, repeats=0.3, gold=0.3), "anna", lambda pair: winner(pair, "x"))
     kinds = [vote.kind for vote in store.votes()]
     store.close()
-    _, left_out = rate_labels.read_labels(path)
+    _, left_out = rate_labels.read_labels(path, NameForms())
     assert kinds.count("repeat") > 0
     assert kinds.count("gold") == 1
     assert left_out == {"hidden repeats": kinds.count("repeat"), "on gold pairs": 1}
@@ -267,7 +306,7 @@ def test_pairs_that_a_margin_chose_do_not_count(tmp_path):
     made.judge(queue, "anna", lambda pair: winner(pair, "x"))
     chosen = sum(not vote.at_random for vote in store.votes())
     store.close()
-    outcomes, left_out = rate_labels.read_labels(path)
+    outcomes, left_out = rate_labels.read_labels(path, NameForms())
     assert 10 < chosen < 50
     assert left_out == {"on pairs that were chosen by a margin": chosen}
     assert len(outcomes) == 60 - chosen

@@ -23,6 +23,7 @@ from logratio.annotate.database import database_faults, open_database
 from logratio.annotate.pairs import Choice, Pair, PairFile
 from logratio.annotate.votes import Kind as Kind
 from logratio.annotate.votes import Vote as Vote
+from logratio.data.names import tidy
 from logratio.errors import BadConfig, InputChanged
 
 TOKEN_BYTES = 32
@@ -171,6 +172,9 @@ class Store:
     def add_annotator(self, name: str) -> str:
         """A new token for a person, who may be known already; an older token is no longer good.
 
+        Args:
+            name: as `known_as` gives it.
+
         Raises:
             BadConfig: the name is empty, too long, or cannot be printed.
         """
@@ -203,6 +207,11 @@ class Store:
         given = _hash(token)
         found = [name for name, known in rows if hmac.compare_digest(known, given)]
         return found[0] if found else None
+
+    def known_as(self, name: str) -> str:
+        """The name under which a person stands here, if the same but for Unicode form and white space."""
+        names = self.annotators()
+        return name if name in names else next((one for one in names if tidy(one) == tidy(name)), name)
 
     def annotators(self) -> list[str]:
         """Everybody who ever had a token, by name."""

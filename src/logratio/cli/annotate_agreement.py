@@ -20,6 +20,7 @@ from logratio.annotate.agreement import Between, Coefficient, Share
 from logratio.annotate.quality import Quality, QualityReport, assess
 from logratio.annotate.snapshot import Snapshot
 from logratio.annotate.store import Store
+from logratio.data.names import lookalikes
 from logratio.errors import TooFewLabels
 from logratio.report.markup import visible
 from logratio.runs import atomic_write, write_json
@@ -98,6 +99,7 @@ def describe(report: QualityReport) -> Iterator[str]:
     )
     left_out = "".join(f" + {num} {name}" for name, num in report.left_out.items())
     yield f"{report.num_used} in the agreement{left_out} = {report.num_verdicts}"
+    yield from (f"note: {sentence}" for sentence in lookalikes(one.annotator for one in report.annotators))
     agreement = report.agreement
     if agreement is None:
         return

@@ -29,7 +29,9 @@ from logratio.annotate.export import (
 )
 from logratio.annotate.snapshot import Snapshot
 from logratio.annotate.store import Store
+from logratio.data.names import lookalikes
 from logratio.errors import BadConfig
+from logratio.report.markup import visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,10 @@ def run(arguments: Arguments) -> int:
     )
     write_export(export, arguments.out)
     print("\n".join(describe(export.manifest, arguments.out)))
+    models = {name for pair in snapshot.pairs.values() for name in pair.models if name}
+    for names in ({vote.annotator for vote in snapshot.log}, models):
+        for sentence in lookalikes(names):
+            print(f"note:     {visible(sentence)}")
     return 0
 
 

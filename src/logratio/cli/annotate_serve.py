@@ -42,6 +42,7 @@ from logratio.annotate.store import Store
 from logratio.cli.annotate_watch import Watch, describe_progress
 from logratio.cli.pair_rows import settle_pairs
 from logratio.cli.rows import RowFlags
+from logratio.data.names import lookalikes, tidy
 from logratio.errors import BadConfig, BadEncoding, FileNotReadable, MissingExtra, TooFewLabels
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def run(arguments: Arguments) -> int:
             held.callback(listener.close)
         held.enter_context(hold(arguments.store))
         store = held.enter_context(Store.create_or_open(arguments.store))
+        names = [store.known_as(name) for name in names]
         left_out = fill(store, arguments)
         queue = Queue(store, queue_settings(arguments))
         announce(store, queue, arguments, names, left_out)
@@ -133,8 +135,8 @@ def check_extra() -> None:
 
 
 def check_settings(arguments: Arguments) -> list[str]:
-    """The annotators' names; `BadConfig` where a flag is out of range."""
-    names = split(arguments.annotators)
+    """The annotators' names in one form; `BadConfig` where a flag is out of range."""
+    names = [tidy(name) for name in split(arguments.annotators)]
     if not names or len(set(names)) < len(names):
         raise BadConfig(
             f"--annotators names {'somebody twice' if names else 'nobody'}",
@@ -354,6 +356,8 @@ def announce(
         print(f"         left out: {describe_left_out(left_out)}")
     if arguments.live is not None:
         print(f"         more are added as they appear in {arguments.live}")
+    for sentence in lookalikes([*names, *store.annotators()]):
+        print(f"note     {sentence}")
     if arguments.votes_per_pair > len(names):
         print(
             f"note     {arguments.votes_per_pair} people must judge each pair, and {len(names)} have a link:"

@@ -21,6 +21,7 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from logratio import __version__
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
 from logratio.cli.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
 from logratio.cli.rows import RowFlags, settle_rows
+from logratio.data.names import lookalikes
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.data.unusable import ReadRows
 from logratio.errors import BadConfig, NotWritable, RunExists, SplitLeak
@@ -211,14 +213,17 @@ def model_sources(arguments: Arguments) -> dict[str, str]:
 
     between: dict[str, str] = {}
     for given in arguments.also:
-        match = ALSO.fullmatch(given)
+        match = ALSO.fullmatch(unicodedata.normalize("NFC", given))
         if match is None or match["name"] in ("policy", "reference", *between):
             raise BadConfig(
                 f"--also {given!r} does not name another model",
                 where="--also",
                 action="write name=model with a new name, such as --also sft=runs/sft",
             )
-        between[match["name"]] = match["source"]
+        # The path stays as it was written: a file's name may be in any form.
+        between[match["name"]] = given.partition("=")[2]
+    for sentence in lookalikes(["policy", "reference", *between]):
+        print(f"note: --also: {sentence}", file=sys.stderr)
     named = {"reference": arguments.reference, **between, "policy": arguments.policy}
     return {name: resolve_model(source) for name, source in named.items()}
 

@@ -7,7 +7,8 @@ ratings.html, a page with a plot, and ratings.json, every number of it. A file h
 these lines:
 
     winner,loser               and if wanted tie (1 where nobody won)
-    model_a,model_b,outcome    model_a, model_b, tie or tie (bothbad); the column may be called winner
+    model_a,model_b,outcome    model_a, model_b or the winner's name, tie or tie (bothbad); the column may be
+                               called winner, and --winner-column says which, where the rows do not tell
     chosen_model,rejected_model
 
 as CSV, JSON Lines or Parquet, and if wanted a column count. The database of `logratio annotate serve` is read
@@ -19,7 +20,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ import tyro
 
 from logratio import __version__
 from logratio.cli.rows import RowFlags, settle_rows
+from logratio.data.names import NameForms, tidy
 from logratio.data.unusable import by_fault
 from logratio.errors import BadConfig, LogratioError, NotWritable
 from logratio.runs import atomic_write, describe_machine, disk_faults, hash_file, write_json
@@ -60,6 +62,9 @@ class Arguments:
     """Directory of ratings.html and ratings.json; nothing is written without it."""
     seed: int = 0
     """Seed of the resamples."""
+    winner_column: Literal["auto", "names", "sides"] = "auto"
+    """What the column beside model_a and model_b holds: the winner's name (names), model_a or model_b
+    (sides), or what the file's rows tell (auto)."""
     rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
     """What becomes of rows that cannot be used."""
 
@@ -68,7 +73,7 @@ def run(arguments: Arguments) -> int:
     """Read, fit, print and write."""
     started = time.monotonic()
     prepare_out(arguments.out)
-    tally = read_tally(arguments.comparisons, arguments.rows)
+    tally = read_tally(arguments.comparisons, arguments.rows, winner_column=arguments.winner_column)
     # Only now: torch takes seconds to import, and most faults are in the file.
     from logratio.evaluation.ratings import rate
     from logratio.progress import Progress
@@ -80,7 +85,7 @@ def run(arguments: Arguments) -> int:
                 ties=arguments.ties,
                 resamples=arguments.bootstrap,
                 seed=arguments.seed,
-                baseline=arguments.baseline,
+                baseline=tidy(arguments.baseline),
                 on_fit=progress.advance,
             )
         except LogratioError as fault:
@@ -110,31 +115,41 @@ def prepare_out(out: Path | None) -> None:
         raise NotWritable("no file can be made there", where=str(out), action="choose another --out")
 
 
-def read_tally(path: Path, rows: RowFlags) -> Tally:
+def read_tally(
+    path: Path, rows: RowFlags, *, winner_column: Literal["auto", "names", "sides"] = "auto"
+) -> Tally:
     """The comparisons of a file or of a database of labels.
 
     Raises:
+        AmbiguousWinner: who won can be read in two ways.
+        BadConfig: --winner-column, and no row has such a column.
         UnusableRows: too many rows of the file cannot be used, or with --strict one.
         LogratioError: the file cannot be read, or holds nothing to compare.
     """
     from logratio.evaluation.ratings_reading import collect_outcomes, columns_read
     from logratio.evaluation.tally import count_outcomes
+    from logratio.evaluation.winner_column import no_winner_column
 
     try:
         if is_database(path):
             from logratio.cli.rate_labels import read_labels
 
-            outcomes, left_out = read_labels(path)
-            return count_outcomes(outcomes, left_out=left_out)
-        read = collect_outcomes(path)
+            if winner_column != "auto":
+                raise no_winner_column()
+            forms = NameForms()
+            outcomes, left_out = read_labels(path, forms)
+            tally = count_outcomes(outcomes, left_out=left_out)
+            return replace(tally, remarks=tuple(forms.remarks()))
+        read, remarks = collect_outcomes(path, winner_column=winner_column)
         if read.num_rows:
             settle_rows(read, rows, used=columns_read(read.columns))
         faults = by_fault(read.unusable)
-        return count_outcomes(
+        tally = count_outcomes(
             read.usable,
             left_out={name: len(own) for name, own in faults.items()},
             first_left_out={name: own[0].source for name, own in faults.items()},
         )
+        return replace(tally, remarks=remarks)
     except LogratioError as fault:
         fault.where = fault.where or str(path)
         raise

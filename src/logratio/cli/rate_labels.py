@@ -8,6 +8,7 @@ from pathlib import Path
 from logratio.annotate.pairs import Pair
 from logratio.annotate.store import Store
 from logratio.annotate.votes import Vote
+from logratio.data.names import NameForms
 from logratio.errors import TooFewLabels
 from logratio.evaluation.ratings_reading import clean_name
 from logratio.evaluation.tally import Outcome, Result
@@ -17,11 +18,11 @@ RESULTS: dict[str, Result] = {"a": "first", "b": "second", "tie": "tie", "bad": 
 NO_NAMES = "on answers of models that have no name"
 
 
-def read_labels(path: Path) -> tuple[list[Outcome], dict[str, int]]:
+def read_labels(path: Path, forms: NameForms) -> tuple[list[Outcome], dict[str, int]]:
     """The verdicts that stand in a database of labels, and how many do not count, by reason.
 
     All verdicts on one pair are one unit. Hidden repeats and gold pairs are there to check annotators, and a
-    pair that a margin chose is not a fair draw: none of them counts.
+    pair that a margin chose is not a fair draw: none of them counts. `forms` takes note of the names.
 
     Raises:
         FileNotReadable, DatabaseBusyOrBroken, UnknownFormatVersion: the database cannot be opened.
@@ -46,7 +47,7 @@ def read_labels(path: Path) -> tuple[list[Outcome], dict[str, int]]:
         if reason:
             left_out[reason] += 1
         else:
-            outcomes.append(_outcome(vote, pair))
+            outcomes.append(_outcome(vote, pair, forms))
     return outcomes, dict(left_out)
 
 
@@ -67,8 +68,8 @@ def _has_names(pair: Pair) -> bool:
     return all(name.strip() for name in pair.models)
 
 
-def _outcome(vote: Vote, pair: Pair) -> Outcome:
-    first, second = (clean_name(name, column="model", where=pair.source) for name in pair.models)
+def _outcome(vote: Vote, pair: Pair, forms: NameForms) -> Outcome:
+    first, second = (clean_name(name, column="model", where=pair.source, forms=forms) for name in pair.models)
     return Outcome(
         first=first,
         second=second,

@@ -3,7 +3,7 @@
 | columns | meaning |
 |---|---|
 | `winner`, `loser`, and if wanted `tie` | `tie` is 1, true or yes where nobody won; 0, false, no or empty |
-| `model_a`, `model_b`, `outcome` or `winner` | `model_a`, `model_b`, `tie`, or `tie (bothbad)` |
+| `model_a`, `model_b`, `outcome` or `winner` | `model_a`, `model_b` or a name; `tie`, or `tie (bothbad)` |
 | `chosen_model`, `rejected_model` | of a row that has one answer preferred to another |
 
 Each may have a column `count`, of how often it came out so.
@@ -13,58 +13,81 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from logratio.data.lines import MAX_LINE_BYTES, decode_line, without_mark
+from logratio.data.names import NameForms, tidy
 from logratio.data.reading import Row, collect, scan_rows
-from logratio.data.unusable import ReadRows
+from logratio.data.unusable import ReadRows, UnusableRow, line_of
 from logratio.data.values import kind_of, require_column
 from logratio.errors import BadEncoding, DataFault, FileNotReadable, MissingColumn, WrongType
 from logratio.evaluation.tally import Outcome, Result, short
+from logratio.evaluation.winner_column import Meaning, Verdict, reader, settle_meaning
 
 ENDINGS = (".csv", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".parquet")
 MAX_NAME = 200
 MAX_COUNT = 10**9
-RESULT_WORDS: dict[str, Result] = {
-    "model_a": "first",
-    "a": "first",
-    "model_b": "second",
-    "b": "second",
-    "tie": "tie",
-    "tie (bothbad)": "both-bad",
-    "both_bad": "both-bad",
-    "bothbad": "both-bad",
-}
 FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 COLUMNS = "winner,loser or model_a,model_b,outcome or chosen_model,rejected_model"
 
 
-def read_outcomes(path: Path | str) -> Iterator[Outcome]:
-    """The comparisons of a file, row by row.
+def read_outcomes(path: Path | str, *, winner_column: Meaning = "auto") -> list[Outcome]:
+    """The comparisons of a file.
 
     Raises:
         DataFault: the file cannot be read, or a row cannot be used; with the file and the line.
     """
+    rows, forms = [], NameForms()
     for row in scan_outcomes(path):
         if isinstance(row, DataFault):
             raise row
-        yield parse_outcome(row.value, where=row.source)
+        rows.append(parse_row(row.value, where=row.source, forms=forms))
+    meaning, _ = settle_meaning(_undecided(rows), winner_column)
+    read = reader(meaning)
+    return [read(row) if isinstance(row, Verdict) else row for row in rows]
 
 
-def collect_outcomes(path: Path | str) -> ReadRows[Outcome]:
+def collect_outcomes(
+    path: Path | str, *, winner_column: Meaning = "auto"
+) -> tuple[ReadRows[Outcome], tuple[str, ...]]:
     """All comparisons of a file; rows that cannot be used are collected with their fault and place.
 
+    Args:
+        path: the file.
+        winner_column: what the column beside model_a and model_b holds.
+
+    Returns:
+        The rows, and in sentences how names and winners were read.
+
     Raises:
+        AmbiguousWinner: who won can be read in two ways.
         DataFault: the file cannot be read.
     """
-    return collect(
+    forms = NameForms()
+    read = collect(
         path,
         scan_outcomes(path),
-        lambda row: parse_outcome(row.value, where=row.source),
+        lambda row: parse_row(row.value, where=row.source, forms=forms),
         may_be_empty=True,
     )
+    meaning, said = settle_meaning(_undecided(read.usable), winner_column)
+    one_way = reader(meaning)
+    usable: list[Outcome] = []
+    unusable = list(read.unusable)
+    for row in read.usable:
+        try:
+            usable.append(one_way(row) if isinstance(row, Verdict) else row)
+        except DataFault as fault:
+            unusable.append(UnusableRow.of(fault, source=row.source))
+    unusable.sort(key=line_of)
+    settled = ReadRows(usable=usable, unusable=unusable, columns=read.columns)
+    return settled, (*([said] if said else []), *forms.remarks())
+
+
+def _undecided(rows: Iterable[Verdict | Outcome]) -> list[Verdict]:
+    return [row for row in rows if isinstance(row, Verdict)]
 
 
 def scan_outcomes(path: Path | str) -> Iterator[Row | DataFault]:
@@ -94,46 +117,63 @@ def columns_read(columns: Collection[str]) -> tuple[str, ...]:
 
 
 def parse_outcome(row: Mapping[str, Any], *, where: str) -> Outcome:
-    """The comparison that a row holds.
+    """The comparison that a row holds, as far as it can be told from the row alone.
+
+    Raises:
+        MissingColumn: a column is not there, or has no value.
+        WrongType: a value is not what its column takes.
+        AmbiguousWinner: who won can be read in two ways.
+    """
+    found = parse_row(row, where=where, forms=NameForms())
+    return found if isinstance(found, Outcome) else reader(settle_meaning([found])[0])(found)
+
+
+def parse_row(row: Mapping[str, Any], *, where: str, forms: NameForms) -> Verdict | Outcome:
+    """The comparison that a row holds; who won is still open where that depends on the other rows.
 
     Raises:
         MissingColumn: a column is not there, or has no value.
         WrongType: a value is not what its column takes.
     """
     count = _count(row.get("count"), where=where)
+    result: Result = "first"
     if "model_a" in row or "model_b" in row:
-        names, result = ("model_a", "model_b"), _result(row, where=where)
+        names = ("model_a", "model_b")
     elif "chosen_model" in row or "rejected_model" in row:
-        names, result = ("chosen_model", "rejected_model"), "first"
+        names = ("chosen_model", "rejected_model")
     elif "winner" in row or "loser" in row:
-        tied = _flag(row.get("tie"), where=where)
-        names, result = ("winner", "loser"), "tie" if tied else "first"
+        names = ("winner", "loser")
+        result = "tie" if _flag(row.get("tie"), where=where) else "first"
     else:
         raise MissingColumn(
             f"there are no columns of models; found: {', '.join(map(short, [*row][:20])) or 'none'}",
             where=where,
             action=f"name the columns {COLUMNS}",
         )
-    first, second = (clean_name(_value(row, name, where=where), column=name, where=where) for name in names)
+    column, said = _said(row, where=where) if names == ("model_a", "model_b") else ("", "")
+    first, second = (
+        clean_name(_value(row, name, where=where), column=name, where=where, forms=forms) for name in names
+    )
+    if column:
+        return Verdict(first=first, second=second, said=said, column=column, count=count, source=where)
     return Outcome(first=first, second=second, result=result, count=count, source=where)
 
 
-def clean_name(value: Any, *, column: str, where: str) -> str:
-    """A model's name, with single spaces for all its white space.
+def clean_name(value: Any, *, column: str, where: str, forms: NameForms) -> str:
+    """A model's name in the form in which names are compared.
 
     Raises:
         WrongType: it is no text, or too long for a name.
     """
     if not isinstance(value, str):
         raise WrongType(f"{column} is {kind_of(value)}, not a name", where=where, action="give a text")
-    name = " ".join(value.split())
-    if len(name) > MAX_NAME:
+    if len(name := tidy(value)) > MAX_NAME:
         raise WrongType(
             f"{column} is a text of {len(name)} characters, {short(name)}: too long for a name",
             where=where,
             action=f"give the model a name of at most {MAX_NAME} characters",
         )
-    return name
+    return forms.tidy(value, where=where)
 
 
 def _value(row: Mapping[str, Any], column: str, *, where: str) -> Any:
@@ -144,16 +184,15 @@ def _value(row: Mapping[str, Any], column: str, *, where: str) -> Any:
     return value
 
 
-def _result(row: Mapping[str, Any], *, where: str) -> Result:
+def _said(row: Mapping[str, Any], *, where: str) -> tuple[str, str]:
+    """The column that says who won, and what it says."""
     column = "winner" if "winner" in row and "outcome" not in row else "outcome"
     value = _value(row, column, where=where)
-    result = RESULT_WORDS.get(value.strip().casefold()) if isinstance(value, str) else None
-    if result is None:
-        shown = short(value) if isinstance(value, str) else kind_of(value)
+    if not isinstance(value, str):
         raise WrongType(
-            f"{column} is {shown}", where=where, action="give model_a, model_b, tie or tie (bothbad)"
+            f"{column} is {kind_of(value)}", where=where, action="give model_a, model_b, tie or tie (bothbad)"
         )
-    return result
+    return column, tidy(value)
 
 
 def _flag(value: Any, *, where: str) -> bool:

@@ -183,7 +183,7 @@ class Ratings:
 def notes(ratings: Ratings) -> list[str]:
     """What a reader must know of how the numbers came about, in sentences."""
     tally, resamples = ratings.tally, ratings.resamples
-    found = []
+    found = list(tally.remarks)
     if tally.both_bad:
         found.append(f"{tally.both_bad:,} times both answers were called bad; that counts as a tie.")
     for reason, number in tally.left_out.items():

@@ -62,6 +62,8 @@ class Tally:
     """Where the first of them stands, by reason."""
     only_itself: tuple[str, ...] = ()
     """Models that were compared with nothing but themselves, and have no strength."""
+    remarks: tuple[str, ...] = ()
+    """How names and winners were read, in sentences."""
 
     @property
     def num_units(self) -> int:
