@@ -23,8 +23,8 @@ class PromptFormatFlags:
     answers were sampled, else `chat` where the model has a chat template."""
 
     def identity(self) -> dict[str, Any]:
-        """What a run is known by; nothing where it is left to the rows and the model."""
-        return {} if self.prompt_format == "auto" else {"prompt_format": self.prompt_format}
+        """What a run is known by; null, as in runs of old, where it is left to the rows and the model."""
+        return {"prompt_format": None if self.prompt_format == "auto" else self.prompt_format}
 
     def ensure_possible(self, tokenizer: Any) -> None:
         """Raise `BadConfig` where turns are asked of a model that has no form for them."""

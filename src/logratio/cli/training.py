@@ -67,6 +67,10 @@ class TrainingFlags:
     threads: int | None = None
     """Threads of the processor; a resumed run is bit-identical only with the same number."""
 
+    def own_identity(self) -> dict[str, Any]:
+        """What decides a run of one command and is no flag of the others."""
+        return {}
+
 
 def read_pairs(flags: TrainingFlags) -> CheckReport:
     """Read, check and tokenise the comparisons; nothing of the model but its tokenizer is loaded.
@@ -156,6 +160,7 @@ def begin_run(flags: TrainingFlags, config: TrainingConfig, *, command: str) -> 
         | flags.lora.identity()
         | flags.computing.identity()
         | flags.prompt_format.identity()
+        | flags.own_identity()
         | {
             "stage": command,
             "data_sha256": hash_file(flags.data),
