@@ -151,6 +151,25 @@ def test_a_null_field_is_no_field(tmp_path):
     assert parse(row).prompt.messages == (Message(role="user", content="weather?"),)
 
 
+def test_parquet_s_nulls_are_no_fields(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    calls = [{"function": {"name": name, "arguments": of}} for name, of in (("f", {"x": 1}), ("g", {"y": 2}))]
+    called = [CALLED | {"tool_calls": [call]} for call in calls]
+    functions = [{"name": "f", "parameters": {"x": "int"}}, {"name": "g", "parameters": {"y": "int"}}]
+    tools = [[{"function": one}] for one in functions]
+    rows = [
+        ROW | {"tools": of, "prompt": [USER, turn, RESULT]} for of, turn in zip(tools, called, strict=True)
+    ]
+    table = pyarrow.Table.from_pylist(rows)
+    assert table.to_pylist() != rows, "Parquet fills objects up"
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    comparisons = read_comparisons(tmp_path / "rows.parquet").comparisons
+    assert [one.prompt.messages[1].fields["tool_calls"] for one in comparisons] == [[call] for call in calls]
+    assert [list(one.prompt.tools) for one in comparisons] == tools
+
+
 # --- texts as they stand ---------------------------------------------------------------------------
 
 HH = "\n\nHuman: hi\n\nAssistant:"

@@ -129,7 +129,9 @@ def test_what_is_rendered_is_not_named():
 def test_reasoning_that_only_the_last_turn_keeps_is_named_where_an_earlier_turn_has_it():
     tokenizer = tokenizer_of(REASONING_OF_THE_LAST_TURN)
     earlier = SAID | {"reasoning_content": "Quite another thought."}
-    assert unrendered(tokenizer, USER, earlier, USER, THOUGHT) == ["field `reasoning_content`"]
+    last = SAID | {"reasoning_content": "So."}
+    assert unrendered(tokenizer, USER, last) == []
+    assert unrendered(tokenizer, USER, earlier, USER, last) == ["field `reasoning_content`"]
 
 
 def test_a_role_whose_content_the_template_passes_over_is_named():

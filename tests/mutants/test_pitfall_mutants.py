@@ -128,7 +128,7 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "prompts end as if they were answers",
-        TOKENISATION,
+        "logratio.models.turn_ends",
         "return tuple(tokenizer(text, add_special_tokens=False)",
         "return tuple(tokenizer(text, add_special_tokens=True)",
         (tokens("test_the_begin_token_stands_exactly_once"),),

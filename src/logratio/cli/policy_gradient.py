@@ -175,14 +175,17 @@ def read_rows(flags: PolicyGradientFlags, rewards: Rewards, *, seed: int) -> Pro
     judges = [one.reward for one in named if isinstance(one.reward, Reward)]
     critic = [flags.critic] if Path(flags.critic).is_dir() else []
     sources = [resolve_model(name) for name in (flags.model, flags.reference or flags.model, *critic)]
+    tokenizer = load_tokenizer(sources[0])
+    flags.prompt_format.ensure_possible(tokenizer)
     read = read.keep(
         answerable(
-            load_tokenizer(sources[0]),
+            tokenizer,
             limits_of_all(sources),
             max_new_tokens=flags.collect.max_new_tokens,
             judges=judges,
         )
     )
+    announce_rendering(tokenizer, [row.prompt for row in read.usable])
     used = columns_of_judges(judges, read.columns)
     data = settle_rows(read, flags.rows, used=used, noted=flags.out / DATA)
     train, held_out = split_by_prompt(read.usable, lambda row: row.prompt, held_out=flags.held_out, seed=seed)
@@ -268,9 +271,6 @@ def prepare(
         device=flags.device,
         num_frozen_bytes=bytes_of_models([*rewards.learned, *rewards.watched]),
     )
-    tokenizer = opened.actor.policy.tokenizer
-    flags.prompt_format.ensure_possible(tokenizer)
-    announce_rendering(tokenizer, [row.prompt for row in train])
     run.settle(model_fingerprint=opened.fingerprint, reference_fingerprint=opened.reference_fingerprint)
     write_json(run.path / LAWS, [opened.layout.to_json()])
     collector = LanguageCollector(

@@ -21,6 +21,8 @@ ALIASES = (
     | dict.fromkeys(("function", "ipython"), "tool")
 )
 FORMATS = ("chat", "raw")
+PARQUET = ".parquet:"
+"""In the place of a row of a Parquet file."""
 
 
 def kind_of(value: Any) -> str:
@@ -118,6 +120,8 @@ def _parse_tools(value: Any, *, where: str) -> tuple[Any, ...]:
             tools = value
     if not tools:
         return ()
+    if PARQUET in where:
+        tools = _without_nulls(tools)
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise WrongType(
             f"{TOOLS} is {kind_of(value)}; it must be a list of JSON schemas",
@@ -182,7 +186,14 @@ def _parse_turn(turn: Mapping[str, Any], *, column: str, where: str) -> Message:
         )
     _ensure_text_parts(turn.get("content"), column=column, where=where)
     _ensure_tool_calls(turn.get("tool_calls"), column=column, where=where)
-    return Message.from_json(turn)
+    return Message.from_json(_without_nulls(turn) if PARQUET in where else turn)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without its nulls: Parquet gives every object of a column the fields of all others."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(of) for name, of in value.items() if of is not None}
+    return [_without_nulls(of) for of in value] if isinstance(value, list) else value
 
 
 def _says_something(turn: Mapping[str, Any]) -> bool:
