@@ -136,7 +136,7 @@ def test_samples_and_pairs_come_back_whole(tmp_path):
     prompt = parse(ROW).prompt
     answer = Completion.of_turn(Message.from_json(RAIN))
     sample = Sample(prompt=prompt, completions=(answer,), columns={"of": 1})
-    (back,) = read_samples(write(tmp_path / "samples.jsonl", sample.to_json()))
+    (back,) = read_samples(write(tmp_path / "samples.jsonl", sample.to_json())).usable
     assert (back.prompt, back.completions) == (prompt, (answer,))
     assert back.columns == {"of": 1, "tools": TOOLS}, "a reward is given the tools by name"
     pair = make_pair(prompt, answer, Completion(text="x"))
@@ -190,7 +190,7 @@ def test_what_was_sampled_raw_stays_raw_and_is_not_taken_for_a_turn(tmp_path):
     path = write(tmp_path / "rows.jsonl", row)
     (comparison,) = read_comparisons(path).comparisons
     assert comparison.prompt.format == "raw"
-    (prompt,) = read_prompts(path)
+    (prompt,) = read_prompts(path).usable
     assert prompt.prompt == comparison.prompt
     assert "prompt_format" not in prompt.columns
     (left_out,) = read_comparisons(path, prompt_format="chat").unusable

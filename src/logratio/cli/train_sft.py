@@ -69,7 +69,11 @@ def run(arguments: Arguments) -> int:
 
 
 def earlier_turns(arguments: Arguments, pairs: Sequence[EncodedPair]) -> list[EncodedTurn]:
-    """The assistant's turns before the answers, where they are learned too; what is left out is said."""
+    """The assistant's turns before the answers, where they are learned too; what is left out is said.
+
+    Raises:
+        UnusableRows: with --strict, a turn cannot be learned.
+    """
     if arguments.train_on == "last-assistant-turn":
         return []
     from logratio.models.pretrained import load_tokenizer, read_limits
@@ -83,6 +87,8 @@ def earlier_turns(arguments: Arguments, pairs: Sequence[EncodedPair]) -> list[En
     turns = [turn for own, _ in found for turn in own]
     left_out = [row for _, own in found for row in own]
     print(describe_turns(turns, left_out, len(pairs)), file=sys.stderr)
+    if arguments.rows.strict:
+        arguments.rows.ensure(left_out, len(turns) + len(left_out))
     return turns
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from logratio.data.encoding import UNLIMITED, EncodedPair
-from logratio.data.formats import UnusableRow
+from logratio.data.unusable import UnusableRow
 from logratio.data.values import ensure_prompt_turns
 from logratio.errors import DataFault, EmptyAnswer, PromptTooLong
 from logratio.models import tokenisation
