@@ -235,6 +235,16 @@ def test_rows_that_are_in_no_file_are_named(bases, tmp_path):
         load(str(tmp_path / "adapter"))
 
 
+def test_two_embeddings_for_a_base_with_one_are_refused(bases, tmp_path):
+    """In the weights of one of them the other would be lost, whichever is read last."""
+    made_by_peft(bases / "tied", tmp_path / "adapter", tokens=TOKENS + 3, **LAYER)
+    weights = load_file(tmp_path / "adapter" / WEIGHTS)
+    weights["base_model.model.lm_head.weight"][0] += 1
+    save_file(weights, tmp_path / "adapter" / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(errors.ModelNotFound, match="embeddings and a head that differ"):
+        load(str(tmp_path / "adapter"))
+
+
 def test_new_tokens_whose_rows_were_not_saved_are_not_known(bases, tmp_path):
     """The adapter's layers are whole; only rows that use such a token cannot be computed."""
     made_by_peft(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -102,7 +102,10 @@ def _lay(model: Any, source: AdapterSource) -> Any:
         tensors = _without_repeats({name.removeprefix(PREFIX): value for name, value in held.items()})
         _ensure_finite(tensors)
         _widen(model, tensors)
+        tied = shared_embeddings(model)
         tuner = peft.LoraModel(model, settings, POLICY)
+        if tied and not _lies_on_embeddings(model):
+            _ensure_one(_embedding_weights(model, tensors))
         found = peft.set_peft_model_state_dict(model, tensors, adapter_name=POLICY)
         # Of the base's own weights none are in the file.
         missing = [key for key in found.missing_keys if f".{POLICY}" in key]
@@ -180,10 +183,21 @@ def _rows(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def _embedding_weights(model: Any, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """Whole input and output embeddings that an adapter brings."""
+    brought = {whole_name(name): value for name, value in tensors.items()}
+    return [brought[name] for one in _embedding_names(model) if (name := f"{one}.weight") in brought]
+
+
+def _ensure_one(brought: Sequence[Tensor]) -> None:
+    """Raise where an adapter brings two embeddings for a base that has one weight for both."""
+    if len(brought) > 1 and not torch.equal(*brought):
+        raise ValueError("it brings embeddings and a head that differ, and its base has one weight for both")
+
+
 def _widen(model: Any, tensors: Mapping[str, Tensor]) -> None:
     """Give the base as many rows as the embeddings that an adapter brings; new rows are to be overwritten."""
-    brought = {whole_name(name): value for name, value in tensors.items()}
-    found = [brought[name] for one in _embedding_names(model) if (name := f"{one}.weight") in brought]
+    found = _embedding_weights(model, tensors)
     before = _rows(model)
     if not found or found[0].shape[0] == before:
         return
