@@ -134,6 +134,27 @@ MUTANTS = (
         checks=("algorithms/test_dpo.py::test_the_configured_loss_is_the_one_computed",),
     ),
     Mutant(
+        name="a resumed run is rendered with today's date",
+        module="logratio.cli.beginning",
+        old="run.rendered_at() if resume else datetime.now()",
+        new="datetime.now()",
+        checks=("cli/test_beginning.py::test_a_run_goes_on_on_another_day",),
+    ),
+    Mutant(
+        name="a reward that was edited is resumed as if it were the same",
+        module="logratio.cli.beginning",
+        old="for what, value in one.reward.identity().items():",
+        new="for what, value in {}.items():",
+        checks=("cli/test_beginning.py::test_a_reward_that_was_changed_is_refused_by_name",),
+    ),
+    Mutant(
+        name="other tokens of the same data are taken for the same",
+        module="logratio.cli.beginning",
+        old="run.settle(tokens_sha256=hash_groups(groups))",
+        new="hash_groups(groups)",
+        checks=("cli/test_beginning.py::test_other_tokens_are_refused_by_name",),
+    ),
+    Mutant(
         name="the reference is computed anew on a resume",
         module="logratio.training.reference",
         old="if kept is not None:",

@@ -169,6 +169,7 @@ def describe_run(flags: ControlFlags, training: PolicyGradientConfig, command: s
         "logratio": __version__,
         "environment": flags.env,
         "machine": describe_machine(),
+        "computed_with": {"threads": flags.threads},
         "settings": training.to_json() | collected | networks | {"threads": flags.threads},
         "identity": training.identity()
         | collected

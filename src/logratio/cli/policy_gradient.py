@@ -12,6 +12,7 @@ import tyro
 
 from logratio import __version__
 from logratio.cli.actors import NO_CRITIC, SHARED, check_critic, open_actor
+from logratio.cli.beginning import describe_beginning, settle_rewards
 from logratio.cli.computing import ComputingFlags
 from logratio.cli.lora import LoraFlags
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
@@ -215,6 +216,7 @@ def begin_run(
         "prompts": str(flags.prompts),
         "training_reward": ", ".join(reward.name for reward in rewards.learned),
         "machine": describe_machine(),
+        **describe_beginning(device=flags.device, threads=flags.threads),
         "settings": config.to_json()
         | collect
         | flags.lora.identity()
@@ -250,6 +252,9 @@ def prepare(
     """Load the policy and its reference, and write down which prompts are kept out."""
     import torch
 
+    from logratio.models.tokenisation import fingerprint
+
+    settle_rewards(run, [*rewards.learned, *rewards.watched])
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
     train, held_out = prompts.train, prompts.held_out
@@ -272,6 +277,7 @@ def prepare(
         num_frozen_bytes=bytes_of_models([*rewards.learned, *rewards.watched]),
     )
     run.settle(model_fingerprint=opened.fingerprint, reference_fingerprint=opened.reference_fingerprint)
+    run.settle(tokenizer=fingerprint(opened.actor.policy.tokenizer))
     write_json(run.path / LAWS, [opened.layout.to_json()])
     collector = LanguageCollector(
         opened.actor,

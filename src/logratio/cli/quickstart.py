@@ -34,6 +34,7 @@ from logratio.algorithms.dpo import DPOConfig
 from logratio.algorithms.ppo import PPOConfig
 from logratio.algorithms.reward import RewardConfig
 from logratio.algorithms.sft import SFTConfig
+from logratio.cli.beginning import as_of_beginning, describe_beginning
 from logratio.cli.ledger import run_stages
 from logratio.cli.quickstart_bench import Bench
 from logratio.cli.quickstart_checks import check_arguments
@@ -167,7 +168,12 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Do every stage that does not stand, then print the verdict and where the report is."""
     check_arguments(arguments)
-    arguments = settle(arguments)
+    with as_of_beginning(arguments.out, resume=True):
+        return run_to_report(settle(arguments))
+
+
+def run_to_report(arguments: Arguments) -> int:
+    """As `run`, with the dates that templates write settled."""
     bench = Bench(arguments, source=resolve_model(arguments.model), reward=load_reward(arguments.reward))
     config = describe_run(bench)
     with RunDirectory.begin(arguments.out, config, resume=True) as directory:
@@ -202,6 +208,7 @@ def describe_run(bench: Bench) -> dict[str, Any]:
         "model": bench.source,
         "reward": bench.reward.name,
         "machine": describe_machine(),
+        **describe_beginning(device=bench.settings.device, threads=bench.settings.threads),
         "settings": {
             name: str(value) if isinstance(value, Path) else value for name, value in settings.items()
         },

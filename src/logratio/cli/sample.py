@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,10 +39,11 @@ from logratio.models.pretrained import (
     load_tokenizer,
     read_limits,
 )
+from logratio.models.template_dates import render_as_of
 from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import TOOLS, Prompt, Sample
-from logratio.rollouts.partial import PartialAnswers, make_room_for
+from logratio.rollouts.partial import PartialAnswers, first_row, make_room_for
 from logratio.rollouts.sampling import sample
 from logratio.runs import hash_json, write_json_lines
 
@@ -102,12 +104,24 @@ def run(arguments: Arguments) -> int:
     check_dtype(arguments.dtype)
     partial_path = arguments.out.with_name(arguments.out.name + ".partial.jsonl")
     prepare_out(arguments, partial_path)
+    begun = first_row(partial_path)
+    # Answers that a stopped run left were drawn behind the dates of its beginning.
+    moment = datetime.fromisoformat(begun["rendered_at"]) if "rendered_at" in begun else datetime.now()
+    dated = {"rendered_at": moment.isoformat()} if "rendered_at" in begun or not begun else {}
+    with render_as_of(moment):
+        return draw_to_end(arguments, config, partial_path, dated)
+
+
+def draw_to_end(
+    arguments: Arguments, config: SamplingConfig, partial_path: Path, dated: dict[str, str]
+) -> int:
+    """Draw what is wanted and write it; `dated` is what the partial file says of the dates in prompts."""
     noted = arguments.out.with_name(arguments.out.name + LEFT_OUT)
     read = read_answerable(arguments)
     data = settle_rows(read, arguments.rows, used={*read.columns} - {"completions"}, noted=noted)
     rows, loaded = read.usable, open_model(arguments)
     prompts = [row.prompt for row in rows]
-    with PartialAnswers(partial_path, identity(arguments, loaded, rows), prompts) as partial:
+    with PartialAnswers(partial_path, identity(arguments, loaded, rows) | dated, prompts) as partial:
         samples, seconds = draw_rest(arguments, config, loaded, rows, partial)
         write_json_lines(arguments.out, [drawn.to_json() for drawn in samples])
         write_rows_left_out(noted, data)

@@ -18,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from logratio.algorithms.dpo import INDIFFERENT, DPOConfig, group_pairs, train_dpo
+from logratio.cli.beginning import as_of_beginning, settle_tokens
 from logratio.cli.training import (
     TrainingFlags,
     begin_run,
@@ -40,6 +41,12 @@ class Arguments(TrainingFlags):
 
 def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
+    with as_of_beginning(arguments.out, resume=arguments.resume):
+        return train(arguments)
+
+
+def train(arguments: Arguments) -> int:
+    """As `run`, with the dates that templates write settled."""
     config = arguments.training
     report = read_pairs(arguments)
     if config.loss in INDIFFERENT:
@@ -49,6 +56,7 @@ def run(arguments: Arguments) -> int:
         pairs = split_pairs(arguments, report, directory, seed=config.seed)
         policy = load_policy(arguments, directory, seed=config.seed)
         groups, preferences = group_pairs(pairs)
+        settle_tokens(directory, groups)
         check_end_tokens(policy, pairs, groups)
         summary = train_dpo(policy, groups, config, directory, preferences=preferences)
         hints = [

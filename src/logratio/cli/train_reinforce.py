@@ -24,6 +24,7 @@ from typing import Annotated
 import tyro
 
 from logratio.algorithms.reinforce import OF_SIBLINGS, ReinforceConfig, train_reinforce
+from logratio.cli.beginning import as_of_beginning
 from logratio.cli.policy_gradient import (
     PolicyGradientFlags,
     begin_run,
@@ -55,6 +56,12 @@ class Arguments(PolicyGradientFlags):
 
 def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
+    with as_of_beginning(arguments.out, resume=arguments.resume):
+        return train(arguments)
+
+
+def train(arguments: Arguments) -> int:
+    """As `run`, with the dates that templates write settled."""
     config = arguments.training
     rewards = read_rewards(arguments)
     rows = read_rows(arguments, rewards, seed=config.seed)

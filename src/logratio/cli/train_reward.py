@@ -21,6 +21,7 @@ import tyro
 
 from logratio.algorithms.reward import RewardConfig, group_pairs, train_reward
 from logratio.batches import AnswerGroup
+from logratio.cli.beginning import as_of_beginning, settle_tokens
 from logratio.cli.computing import compute_as
 from logratio.cli.lora import lay_adapter
 from logratio.cli.training import (
@@ -76,6 +77,12 @@ class Labels:
 
 def run(arguments: Arguments) -> int:
     """Train, save the model, judge it, say where it is."""
+    with as_of_beginning(arguments.out, resume=arguments.resume):
+        return train(arguments)
+
+
+def train(arguments: Arguments) -> int:
+    """As `run`, with the dates that templates write settled."""
     config = arguments.training
     labels = read_labels(arguments)
     with begin_run(arguments, config, command="reward") as directory:
@@ -100,7 +107,9 @@ def train_and_judge(
     write_held_out(directory, held_out, labels.grades, margin=config.margin)
     scorer = open_scorer(flags, directory)
     check_ends(scorer, train)
-    summary = train_reward(scorer, group_pairs(train, labels.grades), config, directory)
+    groups = group_pairs(train, labels.grades)
+    settle_tokens(directory, [group.answers for group in groups])
+    summary = train_reward(scorer, groups, config, directory)
     pairs = judge_pairs(scorer, held_out, labels.grades, max_tokens=config.row_tokens)
     found = evaluate_reward_model(pairs, agreement=labels.agreement)
     if found is not None:

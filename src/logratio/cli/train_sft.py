@@ -20,6 +20,7 @@ import tyro
 
 from logratio.algorithms.sft import SFTConfig, train_sft
 from logratio.batches import AnswerGroup
+from logratio.cli.beginning import as_of_beginning, settle_tokens
 from logratio.cli.training import (
     TrainingFlags,
     begin_run,
@@ -53,6 +54,12 @@ class Arguments(TrainingFlags):
 
 def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
+    with as_of_beginning(arguments.out, resume=arguments.resume):
+        return train(arguments)
+
+
+def train(arguments: Arguments) -> int:
+    """As `run`, with the dates that templates write settled."""
     config = arguments.training
     report = leave_out_ties(read_pairs(arguments), arguments.data, why="SFT trains on the preferred answer")
     with begin_run(arguments, config, command="sft") as directory:
@@ -60,6 +67,7 @@ def run(arguments: Arguments) -> int:
         turns = earlier_turns(arguments, pairs)
         policy = load_policy(arguments, directory, seed=config.seed)
         groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids,)) for pair in pairs]
+        settle_tokens(directory, groups)
         check_end_tokens(policy, pairs, groups)
         groups += check_turns(policy, turns)
         summary = train_sft(policy, groups, config, directory)

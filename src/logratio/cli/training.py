@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from logratio import __version__
+from logratio.cli.beginning import describe_beginning
 from logratio.cli.computing import ComputingFlags, compute_as
 from logratio.cli.lora import LoraFlags, lay_adapter
 from logratio.cli.prompt_format import PromptFormatFlags
@@ -155,6 +156,7 @@ def begin_run(flags: TrainingFlags, config: TrainingConfig, *, command: str) -> 
         "data": str(flags.data),
         "training_reward": read_judge(flags.data),
         "machine": describe_machine(),
+        **describe_beginning(device=flags.device, threads=flags.threads),
         "settings": config.to_json() | flags.lora.identity() | {"precision": flags.computing.precision},
         "identity": config.identity()
         | flags.lora.identity()

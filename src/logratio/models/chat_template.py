@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 from logratio.errors import ChatTemplateMismatch
+from logratio.models.template_dates import dates_held
 from logratio.records import TOOLS, Message, Prompt
 
 PROBE = "logratio"
@@ -71,12 +72,13 @@ def _render(
     tokenizer: Tokenizer, conversation: list[dict[str, Any]], tools: Sequence[Any], answer_follows: bool
 ) -> str:
     try:
-        rendered = tokenizer.apply_chat_template(
-            conversation,
-            tools=list(tools) or None,
-            tokenize=False,
-            add_generation_prompt=answer_follows,
-        )
+        with dates_held(tokenizer.chat_template):
+            rendered = tokenizer.apply_chat_template(
+                conversation,
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=answer_follows,
+            )
     except Exception as error:  # a template is a program of the model's maker: it may raise anything
         raise ChatTemplateMismatch(
             f"the chat template refuses these turns: {error}",

@@ -96,6 +96,15 @@ class PartialAnswers:
         self._stream.close()
 
 
+def first_row(path: Path) -> dict[str, Any]:
+    """What the answers in a file are begun with; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    with disk_faults(path), open(path, "rb") as stream:
+        _, rows = _whole_rows(stream.readline())
+    return rows[0] if rows else {}
+
+
 def make_room_for(path: Path) -> None:
     """Make the directory of `path`; `NotWritable` where that cannot be."""
     try:

@@ -10,12 +10,14 @@ own.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import inspect
 import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -69,6 +71,22 @@ class Reward:
         values = checked_rewards(self._call(samples, rows), samples, name=self.name) if rows else []
         numbers = iter(values)
         return [list(islice(numbers, len(sample.completions))) for sample in samples]
+
+    def identity(self) -> dict[str, str]:
+        """What the reward computes, as hashes by name: the source of its module, and of the function.
+
+        A function that no file holds says nothing.
+        """
+        function = inspect.unwrap(self.function) if callable(self.function) else self.function
+        function = function if inspect.isroutine(function) else type(function)
+        found = {}
+        with suppress(OSError, TypeError):
+            found["source of the function"] = _short_hash(inspect.getsource(function))
+        with suppress(OSError, TypeError):
+            path = inspect.getsourcefile(function)
+            if path is not None:
+                found["source of the module"] = _short_hash(Path(path).read_text(encoding="utf-8"))
+        return found
 
     def of_all(self, samples: Sequence[Sample]) -> list[list[float]]:
         """The reward of every answer, where each must have one.
@@ -186,6 +204,12 @@ class ModelReward(Reward):
         release(self.scorer.model)
         return [None if isinstance(one, DataFault) else next(scores) for one in encoded]
 
+    def identity(self) -> dict[str, str]:
+        """What tokenizer and template read texts; the weights are in the name."""
+        from logratio.models import tokenisation
+
+        return {"tokenizer": tokenisation.fingerprint(self.scorer.tokenizer)}
+
     def _encode(self, sample: Sample, answer: Completion) -> tuple[TokenIds, TokenIds] | DataFault:
         try:
             return self.scorer.encode(sample.prompt, answer, place=sample.source or "an answer")
@@ -201,6 +225,10 @@ class ModelReward(Reward):
             print(f"{self.name} cannot read an answer, which has no reward: {why}", file=sys.stderr)
         if faults and told and self.num_unread >= FEW:
             print(f"{self.name}: further answers that it cannot read are counted", file=sys.stderr)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _accepted(function: RewardFunction, arguments: dict[str, Any]) -> dict[str, Any]:
