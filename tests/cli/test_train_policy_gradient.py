@@ -313,7 +313,7 @@ def test_a_reward_that_is_not_a_number_names_the_answer(tmp_path, start, prompts
     assert train("ppo", prompts, start, tmp_path / "run", "--reward", "own_rewards:broken") == 2
     shown = capsys.readouterr().err
     assert "own_rewards:broken returned nan" in shown
-    assert "prompt 1, answer 1" in shown
+    assert "prompts.jsonl:13, answer 1 (“say 12”)" in shown
 
 
 def test_weights_before_names():
