@@ -7,6 +7,7 @@ all prompts of a run are rendered as of the moment that it began.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
@@ -40,17 +41,18 @@ def dates_held(template: Any) -> Iterator[None]:
 
     A template is handed data alone and no function of ours, so the clock that transformers reads is held.
     """
-    if _moment is None or NAME not in str(template):
+    # Whoever has a tokenizer of transformers has loaded it; looking at data must not.
+    library = sys.modules.get("transformers.utils.chat_template_utils")
+    if library is None or _moment is None or NAME not in str(template):
         yield
         return
-    from transformers.utils import chat_template_utils
-
-    clock = chat_template_utils.datetime
-    chat_template_utils.datetime = _Held
+    names = vars(library)
+    clock = names["datetime"]
+    names["datetime"] = _Held
     try:
         yield
     finally:
-        chat_template_utils.datetime = clock
+        names["datetime"] = clock
 
 
 class _Held(datetime):
