@@ -10,7 +10,12 @@ import sys
 import pytest
 import torch
 
+from annotate.serving import running, vote_on
+from logratio.annotate.store import Store
+from logratio.cli import annotate_serve
 from logratio.cli.main import main
+from logratio.cli.rows import RowFlags
+from logratio.errors import UnusableRows
 from logratio.models.pretrained import save
 from logratio.report.collect import read_object
 from logratio.runs import read_json_lines
@@ -276,3 +281,41 @@ def test_a_vote_that_cannot_be_used_is_left_out(place, capsys, name, bad):
     assert (counts["comparisons"], counts["left_out"]) == (3, {fault: 1})
     assert call("rate", "--comparisons", name, "--bootstrap", "0", "--strict") == 2
     assert f"where: {name}:2" in capsys.readouterr().err
+
+
+# --- people who compare --------------------------------------------------------------------------------
+
+NUL_ANSWERS = {"prompt": "the \0 cat", "completions": [{"text": "yes\0"}, {"text": "no\0\0"}], "note": 1}
+
+
+def serving(place, **settings):
+    given = {"store": place / "labels.db", "data": place / "answers.jsonl", "open": False}
+    return annotate_serve.Arguments(**given | settings)
+
+
+def test_answers_that_cannot_be_shown_are_left_out_and_named(place, capsys):
+    rows = [NUL_ANSWERS | {"prompt": f"say {n}"} for n in range(3)]
+    write_lines("answers.jsonl", [*map(json.dumps, rows), '{"prompt": "a", "completions": 3}'])
+    with Store.create_or_open(place / "labels.db") as store:
+        assert annotate_serve.fill(store, serving(place)) == {"WrongType": 1}
+        shown = capsys.readouterr().err
+        assert "data: 4 rows: 3 usable, 1 left out (1 WrongType)" in shown
+        assert f"data:   {place / 'answers.jsonl'}:4  WrongType: completions is not a list" in shown
+        assert "data: columns not used: note (3 rows)" in shown
+        with pytest.raises(UnusableRows) as caught:
+            annotate_serve.fill(store, serving(place, rows=RowFlags(strict=True)))
+        assert caught.value.where == f"{place / 'answers.jsonl'}:4"
+
+
+def test_people_judge_answers_with_nul_and_they_come_back_whole(place):
+    write_lines("answers.jsonl", [json.dumps(NUL_ANSWERS)])
+    with running(place / "labels.db", data=place / "answers.jsonl") as server:
+        client = server.client("anna")
+        status, body = client.post("/api/lease", {})
+        assert status == 200
+        assert client.post("/api/vote", vote_on(body["pair"], nonce="n" * 32))[0] == 200
+        client.close()
+    assert call("annotate", "export", "--store", "labels.db", "--out", "labels") == 0
+    (row,) = read_json_lines(place / "labels/comparisons.jsonl")
+    assert {row["prompt"], row["chosen"], row["rejected"]} == {"the \0 cat", "yes\0", "no\0\0"}
+    assert call("check", "--data", "labels/comparisons.jsonl", "--strict") == 0

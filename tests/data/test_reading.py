@@ -302,6 +302,7 @@ def test_samples_come_back_as_they_were_written(tmp_path):
         ({"token_ids": [1, "2"]}, "token_ids"),
         ({"token_ids": [1, True]}, "token_ids"),
         ({"token_ids": [1, -2]}, "token_ids"),
+        ({"token_ids": [1, 2**31]}, "token_ids"),
         ({"token_ids": []}, "token_ids"),
         ({"token_ids": None}, "logprobs"),
         ({"logprobs": [-0.5]}, "logprobs"),

@@ -13,6 +13,8 @@ from logratio.errors import BadRoles, MissingColumn, PromptFormatMismatch, Unsup
 from logratio.records import PROMPT_FORMAT, TOOLS, Completion, Message, Prompt, PromptFormat
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+LARGEST_TOKEN = 2**31 - 1
+"""No tokenizer has a larger number."""
 TIE = "tie"
 """The column of comparisons that says that neither answer is preferred."""
 ALIASES = (
@@ -261,7 +263,8 @@ def parse_completion(value: Any, *, column: str, where: str) -> Completion:
             f"{column}: finish_reason is {value['finish_reason']!r}, not stop or length", where=where
         )
     tokens = value.get("token_ids")
-    if tokens is not None and not (_is_list_of(tokens, int) and tokens and min(tokens) >= 0):
+    is_ids = _is_list_of(tokens, int) and tokens and 0 <= min(tokens) <= max(tokens) <= LARGEST_TOKEN
+    if tokens is not None and not is_ids:
         raise WrongType(f"{column}: token_ids is not a list of token ids", where=where)
     for name in ("logprobs", "model_logprobs"):
         numbers = value.get(name)
