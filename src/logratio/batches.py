@@ -130,8 +130,11 @@ class Rollout:
     """`[sequences, time]` log-probability of each action under the reference; `None` where there is none."""
     greedy_returns: Tensor | None = None
     """`[sequences]` return of the greedy answer to the same prompt, where the collector was asked for it."""
-    precision: Precision = "fp32"
-    """Of the products that log-probabilities are computed by."""
+    sampling_noise: float = 2.0**-14
+    """σ of the rounding of a token's log-probability, in nats, in the precision that is sampled in."""
+    recomputed_noise: float = 0.0
+    """The same between the log-probabilities here and those that the update computes of the same weights; 0
+    where they are computed from rows that are packed alike, or by products that do not depend on packing."""
     weights_of_all: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """By reduction, what each row counts in a minibatch of all items, once it was asked for."""
 

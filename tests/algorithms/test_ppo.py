@@ -255,8 +255,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, train, config)
 def test_answers_of_another_policy_are_noticed(tmp_path, monkeypatch):
     honest = LanguageCollector.collect
 
-    def stale(self, step, examples):
-        rollout = honest(self, step, examples)
+    def stale(self, step, examples, partition):
+        rollout = honest(self, step, examples, partition)
         rows = dataclasses.replace(rollout.trajectories, logprobs=rollout.trajectories.logprobs + 0.01)
         return dataclasses.replace(rollout, trajectories=rows)
 

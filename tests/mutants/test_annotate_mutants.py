@@ -8,7 +8,6 @@ QUEUE = "annotate/test_queue.py::test_"
 EXPORT = "annotate/test_export.py::test_"
 AGREEMENT = "annotate/test_agreement.py::test_"
 QUALITY = "annotate/test_quality.py::test_"
-NAMES = "annotate/test_names.py::test_"
 SECURITY = "annotate/test_security.py::test_"
 
 SERVE = "cli/test_annotate_serve.py::test_"
@@ -119,38 +118,6 @@ MUTANTS = (
         old="return (1 - (1 - 2 * disagreement) ** 0.5) / 2",
         new="return disagreement",
         checks=(AGREEMENT + "the_error_of_a_verdict_by_hand",),
-    ),
-    # --- names -----------------------------------------------------------------------------------------
-    Mutant(
-        name="a name in another Unicode form is another person",
-        module="logratio.annotate.store",
-        old="next((one for one in names if tidy(one) == tidy(name)), name)",
-        new="name",
-        checks=(NAMES + "somebody_whom_an_old_store_knows_in_another_form_is_the_same_person",),
-    ),
-    Mutant(
-        name="names that differ in capitals are one",
-        module="logratio.data.names",
-        old='return " ".join(unicodedata.normalize("NFC", name).split())',
-        new='return " ".join(unicodedata.normalize("NFC", name).split()).casefold()',
-        checks=("data/test_names.py::test_names_are_composed_and_have_single_spaces[Anna-Anna]",),
-    ),
-    Mutant(
-        name="a column that could hold names or sides holds sides",
-        module="logratio.evaluation.winner_column",
-        old="unclear = next((row for row in rows if row.as_side != row.as_other_capitals), None)",
-        new="unclear = None",
-        checks=("cli/test_rate.py::test_a_winner_called_a_or_b_is_not_taken_for_a_side",),
-    ),
-    Mutant(
-        name="each row is read by itself, whatever the others tell",
-        module="logratio.evaluation.winner_column",
-        old="    if row.as_name is not None:\n        return row.outcome(row.as_name)",
-        new="    if (row.as_side or row.as_name) is not None:\n"
-        "        return row.outcome(row.as_side or row.as_name)",
-        checks=(
-            "evaluation/test_winner_column.py::test_rows_that_can_be_read_in_one_way_tell_of_the_others",
-        ),
     ),
     # --- safety ----------------------------------------------------------------------------------------
     Mutant(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,10 +15,12 @@ from logratio.batches import AnswerGroup, PackedRow
 from logratio.data.encoding import EncodedPair
 from logratio.errors import BadConfig
 from logratio.models.pretrained import fingerprint
+from logratio.models.rounding import SAME_ROWS, reading_spread, sum_difference
 from logratio.objectives import dpo
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.runs import RunDirectory
 from logratio.training import laws
+from logratio.training.order import batches_of_pass
 from logratio.training.parts import concatenate, detached, on_cpu
 from logratio.training.reference import hash_tensor, reference_logprobs
 from logratio.training.session import Session, memory_fault
@@ -136,7 +139,12 @@ def train_dpo(
     layout_law = settle_layout(policy, groups)
     model_hash = fingerprint(policy.model)
     reference = reference_logprobs(
-        policy, groups, run.path, model_hash=model_hash, row_tokens=config.row_tokens
+        policy,
+        groups,
+        run.path,
+        model_hash=model_hash,
+        row_tokens=config.row_tokens,
+        batches=batches_of_pass(len(groups), config),
     )
     reference_hash = hash_reference(policy, reference)
     labels = torch.ones(len(groups)) if preferences is None else torch.tensor(preferences)
@@ -161,8 +169,10 @@ def train_dpo(
                     del logprobs, pair, share
             whole = concatenate(pairs)
             losses = pair_losses(whole, config)
-            limits = laws.TOLERANCES[policy.precision]
-            check_batch(session, losses, whole, shares, order, step=step, config=config, limits=limits)
+            check_batch(session, losses, whole, shares, order, step=step)
+            if step == 0:
+                read = partial(read_again, policy, batch, config)
+                check_start(session, losses, whole, read, config=config)
             session.update(step, order, summarise(losses, whole, config))
         now = hash_reference(policy, reference)
         session.held(laws.reference_is_unchanged(reference_hash, now, step=session.step))
@@ -253,20 +263,51 @@ def check_batch(
     examples: Sequence[int],
     *,
     step: int,
-    config: DPOConfig,
-    limits: laws.Tolerances,
 ) -> None:
     """The laws of an update, between its gradients and its step."""
     laws.loss_is_finite(losses, examples, step=step)
     session.held(laws.accumulation_equals_batch(shares, losses, step=step))
-    if step == 0:
-        expected = loss_at_reference(config)
-        rewards = torch.cat([pair.chosen - pair.reference_chosen, pair.rejected - pair.reference_rejected])
-        session.held(
-            laws.implicit_rewards_are_zero(config.beta * rewards, step=step, tolerance=limits.reward)
+
+
+def check_start(
+    session: Session, losses: Tensor, pair: PairLogprobs, read: Callable[[], Tensor], *, config: DPOConfig
+) -> None:
+    """Before the first update policy and reference are one: rewards are 0, losses those at log-ratio 0.
+
+    Args:
+        session: where the laws are recorded.
+        losses: `[pairs]`.
+        pair: what they are of.
+        read: the answers' log-probabilities once more, `[2·pairs]`, chosen and rejected in turn.
+        config: settings.
+    """
+    lengths = torch.stack([pair.chosen_lengths, pair.rejected_lengths], dim=1)
+    policy = torch.stack([pair.chosen, pair.rejected], dim=1)
+    before = torch.stack([pair.reference_chosen, pair.reference_rejected], dim=1)
+    room = sum_difference(before, lengths, noise=SAME_ROWS)
+    if bool(((policy - before).abs() > room).any()):
+        # Only a device that does not compute the same numbers twice gets room for that.
+        spread = reading_spread(read).reshape(-1, 2) / lengths.sqrt()
+        room = room + sum_difference(before, lengths, noise=float(spread.max()))
+    rewards, tolerance = config.beta * (policy - before), config.beta * room
+    session.held(laws.implicit_rewards_are_zero(rewards.flatten(), step=0, tolerance=tolerance.flatten()))
+    expected = loss_at_reference(config)
+    if expected is not None:
+        # The losses are monotone in either log-probability, or convex: they are farthest off at the ends.
+        apart = room * room.new_tensor([1.0, -1.0])
+        level, *ends = (
+            pair_losses(replace(pair, chosen=chosen, rejected=rejected), config)
+            for chosen, rejected in (before.T, (before + apart).T, (before - apart).T)
         )
-        if expected is not None:
-            session.held(laws.step_zero_loss_is(expected, losses, step=step, tolerance=limits.loss))
+        off = torch.stack([(end - level).abs() for end in ends]).amax(dim=0)
+        rounded = 8 * torch.finfo(losses.dtype).eps * max(1.0, abs(expected))
+        session.held(laws.step_zero_loss_is(expected, losses, step=0, tolerance=off + rounded))
+
+
+def read_again(policy: LanguagePolicy, batch: Sequence[AnswerGroup], config: DPOConfig) -> Tensor:
+    """`[2·pairs]` log-probabilities of a batch as the policy computes them now, in the order of its rows."""
+    parts = policy.rows(batch, max_tokens=config.row_tokens)
+    return torch.cat([policy.sequence_logprobs(rows).detach() for _, rows in parts])
 
 
 def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from logratio.batches import Evaluation, Rollout
+from logratio.batches import Evaluation, Numbers, Rollout
 from logratio.errors import BadConfig
 from logratio.objectives.advantages import gae
 from logratio.objectives.kl import k3
@@ -30,7 +30,9 @@ from logratio.training.updates import (
     critic_rate,
     describe,
     first_minibatch_laws,
+    first_pass,
     minibatches,
+    read_again,
     side_losses,
 )
 
@@ -129,7 +131,9 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
             session.keep(name, controller)
         for step in session.steps():
             examples = session.batch(step)
-            rollout = collector.collect(step, examples)
+            rollout = collector.collect(
+                step, examples, first_pass(config, parts=config.minibatches, step=step)
+            )
             targets = estimate(rollout, config)
             metrics, signal = update(
                 *(actor, rollout, targets),
@@ -189,16 +193,34 @@ def update(
         # What ends an update is counted as well: it is where the policy has gone farthest.
         tally.merge(part)
         if not norms:
-            tolerance = laws.TOLERANCES[rollout.precision].update_kl
-            first_minibatch_laws(session, rollout, part, step=step)
-            session.held(laws.update_kl_is_zero(update_kl, step=step, tolerance=tolerance))
-            session.held(laws.nothing_is_clipped(part.means()["clip_fraction"], step=step))
+            first_step_laws(actor, rollout, part, numbers, config=config, session=session, step=step)
         if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
             session.drop_gradients()
             break
         norms.append(session.move(step, examples))
     steps = {"gradient_norm": sum(norms) / len(norms), "optimiser_steps": float(len(norms))}
     return tally.metrics() | {"update_kl": update_kl} | steps, signal
+
+
+def first_step_laws(
+    actor: Actor,
+    rollout: Rollout,
+    tally: Tally,
+    numbers: Numbers,
+    *,
+    config: PPOConfig,
+    session: Session,
+    step: int,
+) -> None:
+    """Before the first step of an update θ is θ': every ratio is 1, their KL 0, and nothing is clipped."""
+    noise = first_minibatch_laws(
+        session, rollout, tally, step=step, read=partial(read_again, actor, rollout, numbers)
+    )
+    means = tally.means()
+    tolerance = laws.update_kl_tolerance(noise, tally.rows)
+    session.held(laws.update_kl_is_zero(means["update_kl"], step=step, tolerance=tolerance))
+    if not config.clip_range or laws.ratio_tolerance(noise) < config.clip_range:
+        session.held(laws.nothing_is_clipped(means["clip_fraction"], step=step))
 
 
 def new_penalty(config: PPOConfig) -> AdaptivePenalty:

@@ -32,7 +32,9 @@ from logratio.training.updates import (
     critic_rate,
     describe,
     first_minibatch_laws,
+    first_pass,
     minibatches,
+    read_again,
     side_losses,
 )
 
@@ -116,7 +118,9 @@ def train_reinforce(
             session.keep(name, controller)
         for step in session.steps():
             examples = session.batch(step)
-            rollout = collector.collect(step, examples)
+            rollout = collector.collect(
+                step, examples, first_pass(config, parts=config.minibatches, step=step)
+            )
             targets = estimate(rollout, config)
             time = rollout.trajectories.mask.shape[1]
             losses = partial(row_losses, targets=targets, config=config, time=time)
@@ -132,7 +136,8 @@ def train_reinforce(
                         signal=signal,
                     )
                 if not norms:
-                    first_minibatch_laws(session, rollout, part, step=step)
+                    read = partial(read_again, actor, rollout, numbers)
+                    first_minibatch_laws(session, rollout, part, step=step, read=read)
                 norms.append(session.move(step, examples))
                 tally.merge(part)
             metrics = tally.metrics() | {"gradient_norm": sum(norms) / len(norms)}

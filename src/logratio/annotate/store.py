@@ -178,7 +178,11 @@ class Store:
         Raises:
             BadConfig: the name is empty, too long, or cannot be printed.
         """
-        ensure_name(name)
+        if not name.strip() or name != name.strip() or len(name) > MAX_NAME or not name.isprintable():
+            raise BadConfig(
+                f"{name[:MAX_NAME]!r} is no name for an annotator",
+                action=f"give 1 to {MAX_NAME} printable characters, with no space around them",
+            )
         token = secrets.token_urlsafe(TOKEN_BYTES)
         with self.transaction() as connection:
             connection.execute(
@@ -243,19 +247,6 @@ class Store:
         with self._lock, database_faults(self.path):
             row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else json.loads(row[0])
-
-
-def ensure_name(name: str) -> None:
-    """Refuse what cannot be an annotator's name.
-
-    Raises:
-        BadConfig: it is empty, too long, has space around it, or a character that is not seen.
-    """
-    if not name.strip() or name != name.strip() or len(name) > MAX_NAME or not name.isprintable():
-        raise BadConfig(
-            f"{name[:MAX_NAME]!r} is no name for an annotator",
-            action=f"give 1 to {MAX_NAME} printable characters, with no space around them",
-        )
 
 
 def _hash(token: str) -> str:

@@ -38,7 +38,7 @@ from logratio.annotate.keys import authorities, new_token
 from logratio.annotate.live import Follower
 from logratio.annotate.pairs import PairFile, Pairing, read_pairs
 from logratio.annotate.queue import Queue, QueueSettings
-from logratio.annotate.store import Store, ensure_name
+from logratio.annotate.store import Store
 from logratio.cli.annotate_watch import Watch, describe_progress
 from logratio.cli.pair_rows import settle_pairs
 from logratio.cli.rows import RowFlags
@@ -143,8 +143,6 @@ def check_settings(arguments: Arguments) -> list[str]:
             where="--annotators",
             action="give names with commas between them, such as anna,ben",
         )
-    for name in names:
-        ensure_name(name)
     if arguments.host in EVERYWHERE:
         raise BadConfig(
             f"{arguments.host!r} stands for every address, and no link can name that",

@@ -21,6 +21,7 @@ from logratio.batches import AnswerGroup, Rollout, Trajectories
 from logratio.exact.training import Problem
 from logratio.exact.world import World, sequence_logprobs, token_logprobs
 from logratio.objectives.kl import k1
+from logratio.policies.actor import Partition
 from logratio.policies.language_actor import LanguageActor
 
 
@@ -68,7 +69,7 @@ class EnumeratedCollector:
         return hashlib.sha256(self.problem.reference.numpy().tobytes()).hexdigest()
 
     @torch.no_grad()
-    def collect(self, step: int, examples: Sequence[int]) -> Rollout:
+    def collect(self, step: int, examples: Sequence[int], partition: Partition | None = None) -> Rollout:
         """Draw sequences for `examples`; the same again for the same weights and step."""
         world = self.problem.world
         logits, values = read_tables(world, self.actor)
@@ -77,14 +78,13 @@ class EnumeratedCollector:
         digest = hashlib.sha256(f"{self.seed}:{step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         drawn = torch.multinomial(chances, self.num_samples, replacement=True, generator=generator)
+        groups = [
+            AnswerGroup(prompt=world.prompts[prompt], answers=tuple(world.sequences[place] for place in row))
+            for prompt, row in zip(prompts.tolist(), drawn.tolist(), strict=True)
+        ]
         return Rollout(
             trajectories=self.trajectories(logits, values, prompts[:, None].expand_as(drawn), drawn),
-            items=[
-                AnswerGroup(
-                    prompt=world.prompts[prompt], answers=tuple(world.sequences[place] for place in row)
-                )
-                for prompt, row in zip(prompts.tolist(), drawn.tolist(), strict=True)
-            ],
+            items=groups,
             item_of_row=torch.arange(len(drawn))
             .repeat_interleave(self.num_samples)[:, None]
             .expand(-1, world.horizon),
@@ -92,7 +92,8 @@ class EnumeratedCollector:
                 "distance": float(self.problem.distance(logits)),
                 "objective": float(self.problem.objective(logits).mean()),
             },
-            precision=self.actor.policy.precision,
+            # The table is of plain forward passes; an update reads packed rows.
+            recomputed_noise=self.actor.policy.rounding_noise(groups),
             group_size=self.num_samples,
         )
 

@@ -7,14 +7,13 @@ entropy and the KL divergence over the whole vocabulary cost two matrix products
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from logratio.models.precision import multiply
-from logratio.models.vocabulary import CHUNK
+from logratio.models.vocabulary import CHUNK, aligned, tiles_of
 
 
 class TokenComparison(NamedTuple):
@@ -41,26 +40,31 @@ class _Softmax:
         self.targets = targets
         self.chunks: list[Tensor] = []
 
-    def add(self, start: int, logits: Tensor, *values: Tensor) -> None:
-        """Take in `[N, chunk]` logits of the words from `start` on, and values there to be averaged."""
-        width = logits.shape[1]
+    def add(self, start: int, logits: Tensor, part: Tensor, *values: Tensor) -> None:
+        """Take in `[chunk, N]` logits of the words from `start` on, their logsumexp, values to average."""
         place = self.targets - start
-        inside = (place >= 0) & (place < width)
-        chosen = logits.gather(1, place.clamp(0, width - 1)[:, None])[:, 0].masked_fill(~inside, 0.0)
-        part = logits.logsumexp(dim=1)
-        weights = (logits - part[:, None]).exp()
-        self.chunks.append(torch.stack([part, chosen, *((weights * value).sum(dim=1) for value in values)]))
+        inside = (place >= 0) & (place < len(logits))
+        chosen = logits.gather(0, place.clamp(0, len(logits) - 1)[None])[0].masked_fill(~inside, 0.0)
+        weights = (logits - part).exp()
+        self.chunks.append(torch.stack([part, chosen, *((weights * value).sum(dim=0) for value in values)]))
 
-    def ended(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Normaliser and targets' logits `[N]`, and means `[values, N]`: in float64, on the CPU.
+    @property
+    def logprobs(self) -> Tensor:
+        """`[N]` of the targets, rounded as training rounds them: chunk after chunk."""
+        total = torch.full_like(self.chunks[0][0], -torch.inf)
+        for chunk in self.chunks:
+            total = torch.logaddexp(total, chunk[0])
+        return (torch.stack(self.chunks)[:, 1].sum(dim=0) - total).cpu()
+
+    def ended(self) -> tuple[Tensor, Tensor]:
+        """Normaliser `[N]` and means `[values, N]`: in float64, on the CPU.
 
         A device may have no float64, and each look at one of its numbers costs.
         """
         columns = torch.stack(self.chunks).cpu().double()
-        parts, chosen = columns[:, 0], columns[:, 1].sum(dim=0)
-        total = parts.logsumexp(dim=0)
-        shares = (parts - total).exp()
-        return total, chosen, (shares[:, None] * columns[:, 2:]).sum(dim=0)
+        total = columns[:, 0].logsumexp(dim=0)
+        shares = (columns[:, 0] - total).exp()
+        return total, (shares[:, None] * columns[:, 2:]).sum(dim=0)
 
 
 @torch.no_grad()
@@ -79,6 +83,9 @@ def compare_tokens(
     where the two are equal, and summed over the tokens of an answer from p the Rao-Blackwell estimate of the
     sequence's KL (Amini, Vieira and Cotterell, 2025, arXiv:2504.10637).
 
+    The log-probabilities are those of `vocabulary.token_logprobs` to the last bit: from the same tiles, by
+    products of the same shapes, summed in the same order.
+
     Args:
         states: `[N, H]` the policy's states that predict the targets.
         weight: `[V, H]` its head, in the precision of products.
@@ -87,39 +94,37 @@ def compare_tokens(
         targets: `[N]` token ids below `V`.
         chunk: words of the vocabulary at a time.
     """
-    narrow, reference_narrow = states.to(weight.dtype), reference_states.to(reference_weight.dtype)
-    tiles = (
-        (
-            multiply(narrow, weight[start : start + chunk].T),
-            multiply(reference_narrow, reference_weight[start : start + chunk].T),
-        )
-        for start in range(0, len(weight), chunk)
-    )
-    return _walk(tiles, targets)
+    narrow, words = aligned(states, targets)
+    other, _ = aligned(reference_states, targets)
+    ours, theirs = (tiles_of(*head, chunk, None) for head in ((narrow, weight), (other, reference_weight)))
+    pairs = zip(ours.first(), theirs.first(), strict=True)
+    tiles = ((start, tile, others) for (start, tile), (_, others) in pairs)
+    found = _walk(tiles, words, ours.logsumexp, theirs.logsumexp)
+    return TokenComparison(*(values[: len(targets)] for values in found))
 
 
 @torch.no_grad()
 def compare_logits(logits: Tensor, reference_logits: Tensor, targets: Tensor) -> TokenComparison:
     """The same from `[N, V]` logits, for heads that are more than a matrix."""
-    return _walk([(logits, reference_logits)], targets)
+    found = _walk([(0, logits.T, reference_logits.T)], targets, *[lambda tile: tile.logsumexp(dim=0)] * 2)
+    exact = (one.log_softmax(-1).gather(-1, targets[:, None])[:, 0] for one in (logits, reference_logits))
+    logprobs, reference_logprobs = exact
+    return found._replace(logprobs=logprobs.cpu(), reference_logprobs=reference_logprobs.cpu())
 
 
-def _walk(tiles: Iterable[tuple[Tensor, Tensor]], targets: Tensor) -> TokenComparison:
-    """From `[N, chunk]` logits of both, chunk by chunk of the vocabulary."""
+def _walk(
+    tiles: Iterable[tuple[int, Tensor, Tensor]],
+    targets: Tensor,
+    logsumexp: Callable[[Tensor], Tensor],
+    reference_logsumexp: Callable[[Tensor], Tensor],
+) -> TokenComparison:
+    """From the first word of each chunk of the vocabulary and `[chunk, N]` logits of both."""
     policy, reference = _Softmax(targets), _Softmax(targets)
-    start = 0
-    for logits, others in tiles:
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        logits, others = logits.to(dtype), others.to(dtype)
-        policy.add(start, logits, logits, logits - others)
-        reference.add(start, others)
-        start += logits.shape[1]
-    total, chosen, (mean_logit, mean_difference) = policy.ended()
-    reference_total, reference_chosen, _ = reference.ended()
-    found = (
-        chosen - total,
-        reference_chosen - reference_total,
-        total - mean_logit,
-        mean_difference - total + reference_total,
-    )
-    return TokenComparison(*(values.to(dtype) for values in found))
+    for start, logits, others in tiles:
+        policy.add(start, logits, logsumexp(logits), logits, logits - others)
+        reference.add(start, others, reference_logsumexp(others))
+    total, (mean_logit, mean_difference) = policy.ended()
+    reference_total, _ = reference.ended()
+    logprobs = policy.logprobs
+    found = (reference.logprobs, total - mean_logit, mean_difference - total + reference_total)
+    return TokenComparison(logprobs, *(values.to(logprobs.dtype) for values in found))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from logratio.batches import Evaluation, Numbers, Rollout
 from logratio.models.tape import Tapes
+
+Partition = Callable[[int], Sequence[Numbers]]
+"""From a number of items to the minibatches of an update's first pass, each of items by number."""
 
 
 class Actor(Protocol):
@@ -76,8 +79,16 @@ class Collector(Protocol):
         """A hash of what must not change while the actor is trained, the reference; empty where none is."""
         ...
 
-    def collect(self, step: int, examples: Sequence[int]) -> Rollout:
-        """Let the policy act: a function of its weights, `step` and `examples`, and of nothing before."""
+    def collect(self, step: int, examples: Sequence[int], partition: Partition | None = None) -> Rollout:
+        """Let the policy act: a function of its weights, `step` and `examples`, and of nothing before.
+
+        Args:
+            step: the update.
+            examples: what it learns from.
+            partition: the minibatches in which the update will read the items for the first time. Where
+                log-probabilities are computed after acting, they are computed so too: rows that are packed
+                otherwise are rounded otherwise, which in bfloat16 shows.
+        """
         ...
 
     def learn(self, rollout: Rollout) -> dict[str, float]:

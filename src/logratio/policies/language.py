@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 from logratio.batches import AnswerGroup, PackedRow
 from logratio.models.adapters import using
 from logratio.models.packing import Layout, lay_apart, pack
+from logratio.models.precision import Copies
+from logratio.models.rounding import Difference
 from logratio.models.vocabulary import token_logprobs
 from logratio.policies.reader import Reader
 
@@ -103,6 +106,16 @@ class LanguagePolicy(Reader):
         logits = output.logits[0, row.sources]
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return output.hidden_states[-1][0, row.sources], logits.to(dtype)
+
+    @torch.no_grad()
+    def rounding_noise(self, groups: Sequence[AnswerGroup]) -> float:
+        """How far its tokens' log-probabilities lie from those in float32: root mean square, in nats."""
+        exact = copy.copy(self)
+        exact.copies = Copies("fp32")
+        found, expected = (
+            torch.cat([policy.evaluate(row) for row in self.lay(groups)]) for policy in (self, exact)
+        )
+        return Difference.of(found - expected).root_mean_square
 
     def sequence_logprobs(self, rows: Sequence[PackedRow]) -> Tensor:
         """Log-probability of every answer, the sum over its tokens: `[answers]` nats, differentiable."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from logratio.batches import AnswerGroup, Evaluation, Numbers, PackedRow, Rollout
 from logratio.models.adapters import adapter_parameters
 from logratio.models.comparison import TokenComparison, compare_logits, compare_tokens
+from logratio.models.packing import for_scores
 from logratio.models.vocabulary import token_logprobs_and_entropy
 from logratio.policies.language import LanguagePolicy
 
@@ -103,7 +104,13 @@ class LanguageActor:
 
     @torch.no_grad()
     def compare(
-        self, items: Sequence[AnswerGroup], reference: LanguagePolicy | None, *, time: int, group_size: int
+        self,
+        items: Sequence[AnswerGroup],
+        reference: LanguagePolicy | None,
+        *,
+        time: int,
+        group_size: int,
+        minibatches: Sequence[Numbers] | None = None,
     ) -> Iterator[Reading]:
         """The same of all items beside a reference, one forward pass each; without gradient.
 
@@ -112,16 +119,38 @@ class LanguageActor:
             reference: reads the very rows that the policy reads, so that equal models give equal numbers.
             time: rows of a sequence.
             group_size: answers to a prompt.
+            minibatches: items by number that `evaluate` will be asked for together. They are packed here as
+                they are there, so that the two give equal numbers in any precision; `None`: all together.
         """
-        for places, rows in self.parts(items, range(len(items)), time=time, group_size=group_size):
-            found = [self.read_beside(row, reference) for row in rows]
-            columns = zip(*(tokens for tokens, _ in found), strict=True)
-            values = [value for _, value in found if value is not None]
-            yield Reading(
-                rows=places,
-                tokens=TokenComparison(*(torch.cat(column) for column in columns)),
-                values=torch.cat(values) if values else None,
-            )
+        for numbers in [range(len(items))] if minibatches is None else minibatches:
+            chosen = [items[number] for number in numbers]
+            for places, rows in self.parts(chosen, numbers, time=time, group_size=group_size):
+                found = [self.read_beside(row, reference) for row in rows]
+                columns = zip(*(tokens for tokens, _ in found), strict=True)
+                values = [value for _, value in found if value is not None]
+                yield Reading(
+                    rows=places,
+                    tokens=TokenComparison(*(torch.cat(column) for column in columns)),
+                    values=torch.cat(values) if values else None,
+                )
+
+    @torch.no_grad()
+    def final_values(
+        self, items: Sequence[AnswerGroup], numbers: Numbers, *, time: int, group_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`[R]` places and the critic's values there, of answers read to their last token.
+
+        Args:
+            items: prompts with their answers.
+            numbers: their places in the rollout.
+            time: rows of a sequence, one more than its longest answer has tokens: the last token's value
+                stands behind it.
+            group_size: answers to a prompt.
+        """
+        for places, rows in self.parts(for_scores(items), numbers, time=time, group_size=group_size):
+            critic = self.policy if self.critic is None else self.critic
+            assert self.value_head is not None
+            yield places, torch.cat([self.value_head(critic.states(row)) for row in rows])
 
     def parts(
         self, items: Sequence[AnswerGroup], numbers: Numbers, *, time: int, group_size: int

@@ -6,6 +6,7 @@ A score is what the same sequence alone would have, up to rounding, whatever sta
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from logratio.models import tokenisation
 from logratio.models.config_limits import limits_of_model
 from logratio.models.packing import Layout, for_scores, last_places, lay_apart, pack
 from logratio.models.plain_text import spell_out
+from logratio.models.precision import Copies
 from logratio.models.refusals import refuses_input
 from logratio.policies.reader import Reader
 from logratio.records import Completion, Prompt
@@ -158,10 +160,14 @@ class Scorer(Reader):
         if self.layout == "apart":
             return 0.0
         probe = self.probe(groups, lengths=[num_tokens_read(group) for group in groups])
-        apart = Scorer(self.model, self.tokenizer, layout="apart")
+        # What is asked is whether two ways are one, which float32 tells best; the precision comes after.
+        plain = copy.copy(self)
+        plain.copies = Copies("fp32")
+        apart = copy.copy(plain)
+        apart.layout = "apart"
         alone = apart.scores(apart.lay(probe))
         try:
-            packed = self.scores(self.lay(probe))
+            packed = plain.scores(plain.lay(probe))
             deviation = float(((packed - alone).abs() / alone.abs().clamp(min=1.0)).max())
             reason = f"scores differ by {deviation:.2e}" if not deviation <= SCORE_TOLERANCE else ""
         except Exception as error:

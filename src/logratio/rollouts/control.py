@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logratio.batches import Rollout, Trajectories
 from logratio.errors import BadConfig
+from logratio.policies.actor import Partition
 from logratio.policies.control import ControlActor, ControlRollout
 from logratio.rollouts import replay
 from logratio.rollouts.environments import Environments, Step, View
@@ -155,7 +156,7 @@ class ControlCollector:
         return ""
 
     @torch.no_grad()
-    def collect(self, step: int, examples: Sequence[int]) -> Rollout:
+    def collect(self, step: int, examples: Sequence[int], partition: Partition | None = None) -> Rollout:
         """Drive the environments for `num_steps`, from where they stand.
 
         Raises:

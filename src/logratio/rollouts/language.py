@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logratio.batches import AnswerGroup, Rollout
+from logratio.batches import AnswerGroup, Numbers, Rollout
 from logratio.errors import BadConfig
 from logratio.models.allocator import return_freed_memory
-from logratio.models.packing import for_scores
 from logratio.models.pretrained import fingerprint
 from logratio.models.resident import release
+from logratio.models.rounding import TOKEN_NOISE, Difference
 from logratio.models.tokenisation import encode_prompt
 from logratio.objectives.advantages import leave_one_out
 from logratio.objectives.kl import k1
 from logratio.objectives.ppo import ReferenceKLController
+from logratio.policies.actor import Partition
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.language_actor import LanguageActor, Reading
 from logratio.policies.sampling_config import SamplingConfig
@@ -121,8 +122,10 @@ class LanguageCollector:
         return fingerprint(self.reference.model, trainable=False)
 
     @torch.no_grad()
-    def collect(self, step: int, examples: Sequence[int]) -> Rollout:
+    def collect(self, step: int, examples: Sequence[int], partition: Partition | None = None) -> Rollout:
         """Answer the prompts `examples` and be rewarded; the same again for the same weights and step.
+
+        Log-probabilities are computed in the rows of the minibatches that `partition` makes of the prompts.
 
         Raises:
             BadConfig: an update has so many answers that the controller of β could turn it negative.
@@ -138,7 +141,9 @@ class LanguageCollector:
         samples, scores, base, metrics = self._judge(samples, greedy)
         groups = [self._group(own) for own in samples]
         mask = token_mask(groups)
-        read = self._read(groups, time=mask.shape[1] + 1)
+        read = self._read(
+            groups, mask, goes_on := self._goes_on(samples), partition(len(groups)) if partition else None
+        )
         now = {name: values[:, :-1] for name, values in read.items()}
         trajectories = answer_trajectories(
             mask=mask,
@@ -146,7 +151,7 @@ class LanguageCollector:
             reference_logprobs=now["reference_logprobs"],
             values=read["values"],
             scores=self._less_siblings(scores),
-            goes_on=self._goes_on(samples),
+            goes_on=goes_on,
             kl_coefficient=self.kl_coefficient,
             discount=self.config.discount,
             lam=self.config.lam,
@@ -155,14 +160,16 @@ class LanguageCollector:
         metrics["objective"] = metrics["reward"] - self.kl_coefficient * metrics.get("reference_kl", 0.0)
         if self.at_reference and step == 0:
             metrics["kl_at_reference"] = float(now["kl"][mask].abs().max())
-        metrics["sampled_deviation"] = sampled_deviation(samples, now["logprobs"])
+        differences = sampled_differences(samples, now["logprobs"])
+        found = Difference.of(torch.cat(differences))
+        metrics |= {"sampled_deviation": found.largest, "sampled_deviation_rms": found.root_mean_square}
         return Rollout(
             trajectories=trajectories,
             items=groups,
             item_of_row=torch.arange(len(groups)).repeat_interleave(k)[:, None].expand(mask.shape),
             metrics=metrics,
             group_size=k,
-            precision=self.actor.policy.precision,
+            sampling_noise=self._sampling_noise(step, groups, differences),
             reference_logprobs=None if self.reference is None else now["reference_logprobs"],
             greedy_returns=base.repeat_interleave(k) if self.greedy else None,
         )
@@ -267,6 +274,25 @@ class LanguageCollector:
             metrics["constant_groups"] = float(alike.double().mean())
         return total, metrics
 
+    def _sampling_noise(
+        self, step: int, groups: Sequence[AnswerGroup], differences: Sequence[Tensor]
+    ) -> float:
+        """σ of a sampled token's rounding, in nats: of float32, or of this very model in fewer bits.
+
+        The wider a model's logits are, the more it is rounded by. Before the first update that is measured,
+        so that a fault of a few hundredths of a nat shows; later only where the usual does not explain what
+        was found, and then on the answer that is off the most.
+        """
+        policy, usual = self.actor.policy, TOKEN_NOISE[self.actor.policy.precision]
+        explained = Difference.of(torch.cat(list(differences))).explained_by
+        if policy.precision == "fp32" or (step > 0 and explained(usual)):
+            return usual
+        noise = policy.rounding_noise(groups[:1])
+        if explained(noise):
+            return noise
+        worst = max(range(len(differences)), key=lambda answer: float(differences[answer].abs().max()))
+        return max(noise, policy.rounding_noise([groups[worst // self.config.num_samples]]))
+
     def _less_siblings(self, scores: Tensor) -> Tensor:
         """`[sequences]` what an answer's last token earns: its score, less its siblings' if so wanted."""
         if self.config.reward_baseline == "none":
@@ -285,25 +311,36 @@ class LanguageCollector:
         reasons = [answer.finish_reason for own in samples for answer in own.completions]
         return torch.tensor([wanted and reason == "length" for reason in reasons])
 
-    def _read(self, groups: Sequence[AnswerGroup], *, time: int) -> dict[str, Tensor]:
-        """`[sequences, time]` what policy, critic and reference say; 0 where there is no token.
+    def _read(
+        self,
+        groups: Sequence[AnswerGroup],
+        mask: Tensor,
+        goes_on: Tensor,
+        minibatches: Sequence[Numbers] | None,
+    ) -> dict[str, Tensor]:
+        """`[sequences, time + 1]` what policy, critic and reference say; 0 where there is no token.
 
-        Where answers are bootstrapped they are read to their last token, and the column behind it holds the
-        critic's value there.
+        The column behind an answer that is bootstrapped holds the critic's value at its last token. It is
+        read by itself: a further token would change the rows, and with them the rounding, of all others.
         """
-        read = for_scores(groups) if self.config.truncation == "bootstrap" else groups
-        k = self.config.num_samples
-        parts = list(self.actor.compare(read, self.reference, time=time, group_size=k))
+        k, time = self.config.num_samples, mask.shape[1] + 1
+        parts = list(
+            self.actor.compare(groups, self.reference, time=time, group_size=k, minibatches=minibatches)
+        )
+        columns = {}
+        rows = torch.cat([part.rows for part in parts])
+        for name, values in gathered(parts).items():
+            columns[name] = torch.zeros(len(mask) * time, dtype=values.dtype)
+            columns[name][rows] = values.cpu()
+        numbers = goes_on.reshape(len(groups), k).any(dim=1).nonzero()[:, 0].tolist()
+        chosen = [groups[number] for number in numbers]
+        behind = ~torch.nn.functional.pad(mask, (0, 1)).flatten()
+        for places, values in self.actor.final_values(chosen, numbers, time=time, group_size=k):
+            last = behind[places]
+            columns["values"][places[last]] = values.cpu()[last].to(columns["values"])
         if self.reference is not None and self.reference.model is not self.actor.policy.model:
             release(self.reference.model)
-        rows = torch.cat([part.rows for part in parts])
-        shape = (len(groups) * k, time)
-        columns = {}
-        for name, values in gathered(parts).items():
-            flat = torch.zeros(shape[0] * time, dtype=values.dtype)
-            flat[rows] = values.cpu()
-            columns[name] = flat.reshape(shape)
-        return columns
+        return {name: flat.reshape(-1, time) for name, flat in columns.items()}
 
     def _distances(self, now: Mapping[str, Tensor], mask: Tensor) -> dict[str, float]:
         """The KL to the reference in nats an answer, by the whole vocabulary and by the tokens drawn."""
@@ -340,12 +377,10 @@ def gathered(parts: Sequence[Reading]) -> dict[str, Tensor]:
     return columns | {"values": torch.cat(values).to(columns["logprobs"])}
 
 
-def sampled_deviation(samples: Sequence[Sample], logprobs: Tensor) -> float:
-    """The largest difference, in nats, of `[sequences, time]` log-probabilities to the recorded ones."""
+def sampled_differences(samples: Sequence[Sample], logprobs: Tensor) -> list[Tensor]:
+    """`[sequences, time]` log-probabilities less the recorded ones: `[tokens]` for each answer."""
     answers = [answer for own in samples for answer in own.completions]
-    deviations = [
-        (row[: len(recorded)] - torch.tensor(recorded, dtype=row.dtype)).abs().max()
-        for row, recorded in zip(logprobs, (answer.model_logprobs or () for answer in answers), strict=True)
-        if recorded
+    return [
+        row[: len(answer.model_logprobs or ())] - torch.tensor(answer.model_logprobs or (), dtype=row.dtype)
+        for row, answer in zip(logprobs, answers, strict=True)
     ]
-    return float(torch.stack(deviations).max())

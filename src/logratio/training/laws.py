@@ -12,39 +12,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from logratio.batches import AnswerGroup, Numbers, Precision
+from logratio.batches import AnswerGroup, Numbers
 from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
+from logratio.models.rounding import (
+    LARGEST_NOISE,
+    TOKEN_NOISE,
+    Difference,
+    largest_difference,
+    mean_difference,
+    mean_square_difference,
+    sum_difference,
+)
 from logratio.models.turn_ends import Stop, find_ends
 
-FLOAT32_LOGPROB_TOLERANCE = 1e-3
-"""Nats a token: different orders of the same float32 sums differ by less; a wrong mask, position or
-temperature differs by far more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerances:
-    """How far numbers may lie apart that are one number but for rounding."""
-
-    logprob: float
-    """Of a token's log-probability computed in two ways, in nats."""
-    ratio: float
-    """Of a ratio that is 1."""
-    update_kl: float
-    """Of a KL divergence that is 0, in nats a token."""
-    loss: float
-    """Of the loss of a pair before the first update."""
-    reward: float
-    """Of an implicit reward before the first update."""
-
-
-TOLERANCES: dict[Precision, Tolerances] = {
-    "fp32": Tolerances(logprob=FLOAT32_LOGPROB_TOLERANCE, ratio=1e-4, update_kl=1e-6, loss=1e-4, reward=1e-3),
-    "bf16": Tolerances(logprob=0.5, ratio=0.2, update_kl=1e-3, loss=0.05, reward=0.1),
-}
-"""By the precision of products. bfloat16 keeps eight bits of a number, so that a sum that is taken in another
-order can come out one of them apart, and some layers later a log-probability some hundredths of a nat."""
+LOGIT_TOLERANCE = 1e-3
+"""Of logits in float32, relative to the largest: different orders of the same sums differ by far less."""
+RATIO_TOLERANCE = 1e-4
+"""Of a ratio that is 1, from rows that are packed alike; a wrong mask or weight moves it far more."""
+UPDATE_KL_TOLERANCE = 1e-6
+"""Of a KL divergence that is 0, in nats a token: what `exp(x) − 1 − x` leaves of float32's rounding."""
+COMPARE_BOTH = "compare weights, adapter, mask, temperature and dropout of both"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,96 +55,138 @@ class LawHeld:
         return {"name": self.law, "value": self.value, "limit": self.limit, "step": self.step}
 
 
-def step_zero_loss_is(expected: float, losses: Tensor, *, step: int, tolerance: float = 1e-4) -> LawHeld:
+def step_zero_loss_is(expected: float, losses: Tensor, *, step: int, tolerance: Tensor | float) -> LawHeld:
     """Before the first update policy and reference are one model, so every loss is the loss at log-ratio 0.
 
     For DPO that is ln 2 for every pair. A wrong reference, dropout, or two ways of computing the same
     log-probability show here first.
+
+    Args:
+        expected: the loss at log-ratio 0.
+        losses: `[pairs]`.
+        step: the update.
+        tolerance: `[pairs]` what rounding may make of it.
     """
-    deviation = (losses.detach() - expected).abs()
-    worst = int(deviation.argmax())
-    value = float(losses[worst])
-    if not float(deviation[worst]) <= tolerance:
+    worst, value, limit = _farthest(losses - expected, tolerance)
+    if not abs(value) <= limit:
         raise LawBroken(
             "step_zero_loss",
-            value,
-            f"the loss before the first update is {value:.6f} and must be {expected:.6f} ± {tolerance:g}",
+            expected + value,
+            f"the loss before the first update is {expected + value:.7g} and must be {expected:.7g}"
+            f" ± {limit:.2g}",
             where=f"step {step}, pair {worst} of the batch",
-            action="the reference is not the model training starts from, or the model is not deterministic",
+            action="policy and reference differ by more than rounding can explain; " + COMPARE_BOTH,
         )
-    return LawHeld(law="step_zero_loss", value=value, limit=expected, step=step)
+    return LawHeld(law="step_zero_loss", value=expected + value, limit=expected, step=step)
 
 
-def implicit_rewards_are_zero(rewards: Tensor, *, step: int, tolerance: float = 1e-3) -> LawHeld:
-    """Before the first update every implicit reward `β·log(π/π_ref)` is 0."""
-    worst = int(rewards.detach().abs().argmax())
-    value = float(rewards[worst])
-    if not abs(value) <= tolerance:
+def implicit_rewards_are_zero(rewards: Tensor, *, step: int, tolerance: Tensor | float) -> LawHeld:
+    """Before the first update every implicit reward `β·log(π/π_ref)` is 0.
+
+    Args:
+        rewards: `[answers]`.
+        step: the update.
+        tolerance: `[answers]` what rounding may make of it, β included.
+    """
+    worst, value, limit = _farthest(rewards, tolerance)
+    if not abs(value) <= limit:
         raise LawBroken(
             "step_zero_rewards",
             value,
-            f"an implicit reward before the first update is {value:.6f} and must be 0 ± {tolerance:g}",
+            f"an implicit reward before the first update is {value:.6g} and must be 0 ± {limit:.2g}",
             where=f"step {step}, answer {worst} of the batch",
-            action="the reference is not the model that training starts from",
+            action="policy and reference differ by more than rounding can explain; " + COMPARE_BOTH,
         )
     return LawHeld(law="step_zero_rewards", value=value, limit=0.0, step=step)
 
 
-def layouts_agree(
-    packed: Tensor, apart: Tensor, lengths: Tensor, *, step: int, tolerance: float = FLOAT32_LOGPROB_TOLERANCE
-) -> LawHeld:
-    """A packed batch equals its rows one by one: `[answers]` log-probabilities, compared per token."""
-    deviation = (packed.detach() - apart.detach()).abs() / lengths
-    worst = int(deviation.argmax())
-    value = float(deviation[worst])
-    if not value <= tolerance:
+def _farthest(deviations: Tensor, tolerance: Tensor | float) -> tuple[int, float, float]:
+    """Which deviation is the largest beside its tolerance, its value, and that tolerance."""
+    found = deviations.detach()
+    limits = torch.as_tensor(tolerance, dtype=found.dtype, device=found.device).expand_as(found)
+    # NaN must not be lost to a comparison.
+    worst = int(torch.where(found.isnan(), torch.inf, found.abs() / limits.clamp(min=1e-30)).argmax())
+    return worst, float(found[worst]), float(limits[worst])
+
+
+def layouts_agree(packed: Tensor, apart: Tensor, lengths: Tensor, *, step: int) -> LawHeld:
+    """A packed batch equals its rows one by one, in float32.
+
+    Args:
+        packed: `[answers]` log-probabilities of answers that share their prompt's computation.
+        apart: `[answers]` the same of each answer behind a prompt of its own.
+        lengths: `[answers]` tokens of each.
+        step: the update.
+    """
+    limits = sum_difference(apart.detach(), lengths, noise=TOKEN_NOISE["fp32"])
+    worst, value, limit = _farthest(packed - apart, limits)
+    if not abs(value) <= limit:
         raise LawBroken(
             "packed_equals_apart",
             value,
-            f"packed and single log-probabilities differ by {value:.2e} nats a token (limit {tolerance:g})",
+            f"packed and single log-probabilities of {int(lengths[worst])} tokens differ by {value:.2e} nats"
+            f" (limit {limit:.2g})",
             where=f"step {step}, answer {worst} of the batch",
             action="this architecture mixes tokens outside masked attention: use layout `apart`",
         )
-    return LawHeld(law="packed_equals_apart", value=value, limit=tolerance, step=step)
+    return LawHeld(law="packed_equals_apart", value=abs(value), limit=limit, step=step)
 
 
 def sampled_logprobs_are_recomputed(
-    recorded: Sequence[Sequence[float]],
-    recomputed: Sequence[Sequence[float]],
-    *,
-    tolerance: float = FLOAT32_LOGPROB_TOLERANCE,
+    recorded: Sequence[Sequence[float]], recomputed: Sequence[Sequence[float]], *, noise: float
 ) -> LawHeld:
-    """Log-probabilities recorded while sampling equal those that training computes, token by token."""
-    worst, place = 0.0, (0, 0)
-    for answer, (before, now) in enumerate(zip(recorded, recomputed, strict=True)):
-        for token, (left, right) in enumerate(zip(before, now, strict=True)):
-            if not abs(left - right) <= worst:
-                worst, place = abs(left - right), (answer, token)
-    if not worst <= tolerance:
+    """Log-probabilities recorded while sampling equal those that training computes, token by token.
+
+    Args:
+        recorded: of every answer's tokens, in nats.
+        recomputed: the same.
+        noise: σ of a token's log-probability, as `rounding` has it.
+    """
+    differences = [
+        [left - right for left, right in zip(before, now, strict=True)]
+        for before, now in zip(recorded, recomputed, strict=True)
+    ]
+    flat = torch.tensor([value for answer in differences for value in answer], dtype=torch.float64)
+    places = [(answer, token) for answer, row in enumerate(differences) for token in range(len(row))]
+    answer, token = places[int(torch.where(flat.isnan(), torch.inf, flat.abs()).argmax())]
+    return sampler_and_trainer_agree(
+        Difference.of(flat), noise=noise, step=0, where=f"answer {answer}, token {token}"
+    )
+
+
+def sampler_and_trainer_agree(found: Difference, *, noise: float, step: int, where: str = "") -> LawHeld:
+    """A rollout's recomputed log-probabilities are those recorded while sampling, up to rounding.
+
+    The largest difference shows one wrong token among thousands, such as the last one under a mask that is
+    off by one; the root mean square shows a small fault of all, such as another temperature.
+    """
+    limits = largest_difference(noise), mean_square_difference(noise, found.num_tokens)
+    if not found.explained_by(noise):
         raise LawBroken(
             "sampled_equals_recomputed",
-            worst,
-            f"a token's log-probability was recorded {worst:.2e} nats away from what training computes",
-            where=f"answer {place[0]}, token {place[1]}",
-            action="the answers come from another model, another template or another precision",
+            found.largest,
+            f"log-probabilities of {found.num_tokens} tokens were recorded up to {found.largest:.2e} nats"
+            f" away from what training computes, {found.root_mean_square:.2e} in the root mean square"
+            f" (limits {limits[0]:.2g} and {limits[1]:.2g}, of {noise:.2g} nats of rounding a token)",
+            where=f"step {step}" + (f", {where}" if where else ""),
+            action="the sampler and the trainer do not compute the same numbers; compare model, template,"
+            " temperature and precision of both",
         )
-    return LawHeld(law="sampled_equals_recomputed", value=worst, limit=tolerance, step=0)
+    return LawHeld(law="sampled_equals_recomputed", value=found.largest, limit=limits[0], step=step)
 
 
-def sampler_and_trainer_agree(
-    deviation: float, *, step: int, tolerance: float = FLOAT32_LOGPROB_TOLERANCE
-) -> LawHeld:
-    """The largest difference of a rollout's recomputed log-probabilities to those recorded while sampling."""
-    if not deviation <= tolerance:
+def precision_suffices(noise: float, *, step: int) -> LawHeld:
+    """Rounding moves a token's log-probability by less than an update may, in the root mean square."""
+    if not noise <= LARGEST_NOISE:
         raise LawBroken(
-            "sampled_equals_recomputed",
-            deviation,
-            f"a token's log-probability was recorded {deviation:.2e} nats away from what training computes"
-            f" (limit {tolerance:g})",
+            "precision_suffices",
+            noise,
+            f"in this precision a token's log-probability is off the one of float32 by {noise:.2g} nats in"
+            f" the root mean square (limit {LARGEST_NOISE:g})",
             where=f"step {step}",
-            action="the sampler and the trainer do not compute the same model; report this",
+            action="take --precision fp32: this model's logits are too wide for bfloat16",
         )
-    return LawHeld(law="sampled_equals_recomputed", value=deviation, limit=tolerance, step=step)
+    return LawHeld(law="precision_suffices", value=noise, limit=LARGEST_NOISE, step=step)
 
 
 def end_token_carries_loss(
@@ -181,7 +213,7 @@ def accumulation_equals_batch(shares: Sequence[float], losses: Tensor, *, step: 
     """The parts that were accumulated add up to the loss of the batch as a whole."""
     whole = float(losses.detach().cpu().double().mean())
     value = abs(sum(shares) - whole)
-    limit = 1e-5 * max(1.0, abs(whole))
+    limit = mean_difference(whole, len(losses))
     if not value <= limit:
         raise LawBroken(
             "accumulation_equals_batch",
@@ -214,7 +246,7 @@ def gradient_is_finite(norm: float, examples: Sequence[int], *, step: int) -> No
         )
 
 
-def ratio_is_one(deviation: float, *, step: int, tolerance: float = 1e-4) -> LawHeld:
+def ratio_is_one(deviation: float, *, step: int, tolerance: float = RATIO_TOLERANCE) -> LawHeld:
     """On the first minibatch of an update the policy is the one that sampled: the largest |r − 1| is 0.
 
     What shows here is a log-probability recomputed after a step, at another temperature, with dropout or
@@ -226,12 +258,23 @@ def ratio_is_one(deviation: float, *, step: int, tolerance: float = 1e-4) -> Law
             deviation,
             f"before the first step of an update a ratio is off 1 by {deviation:.2e} (limit {tolerance:g})",
             where=f"step {step}",
-            action="the batch was not sampled by this policy, or its numbers were computed otherwise",
+            action="the policy differs from the one that collected by more than rounding can explain; "
+            + COMPARE_BOTH,
         )
     return LawHeld(law="ratio_is_one", value=deviation, limit=tolerance, step=step)
 
 
-def update_kl_is_zero(update_kl: float, *, step: int, tolerance: float = 1e-6) -> LawHeld:
+def ratio_tolerance(noise: float) -> float:
+    """How far a ratio may be off 1 where each log-probability is rounded by σ = `noise` nats."""
+    return RATIO_TOLERANCE + math.expm1(largest_difference(noise))
+
+
+def update_kl_tolerance(noise: float, num_tokens: int) -> float:
+    """The same of a KL divergence in nats a token: `½ E[δ²]` of differences δ of log-probabilities."""
+    return UPDATE_KL_TOLERANCE + mean_square_difference(noise, num_tokens) ** 2 / 2.0
+
+
+def update_kl_is_zero(update_kl: float, *, step: int, tolerance: float = UPDATE_KL_TOLERANCE) -> LawHeld:
     """On the first minibatch of an update KL[θ', θ] is 0, in nats a token."""
     return _divergence_is_zero("update_kl_is_zero", update_kl, "the policy that sampled", step, tolerance)
 
@@ -249,7 +292,9 @@ def nothing_is_clipped(clip_fraction: float, *, step: int) -> LawHeld:
     return LawHeld(law="nothing_is_clipped", value=clip_fraction, limit=0.0, step=step)
 
 
-def reference_kl_is_zero(reference_kl: float, *, step: int, tolerance: float = 1e-6) -> LawHeld:
+def reference_kl_is_zero(
+    reference_kl: float, *, step: int, tolerance: float = UPDATE_KL_TOLERANCE
+) -> LawHeld:
     """Before the first update of a run that starts from its reference KL[π, π_ref] is 0 at every token."""
     return _divergence_is_zero("reference_kl_is_zero", reference_kl, "the reference", step, tolerance)
 
@@ -261,7 +306,7 @@ def _divergence_is_zero(law: str, value: float, other: str, step: int, tolerance
             value,
             f"before the first step the KL divergence to {other} is {value:.2e} nats a token, not 0",
             where=f"step {step}",
-            action=f"the policy and {other} are not one model here, or are computed in two ways",
+            action=f"the policy and {other} differ by more than rounding can explain; " + COMPARE_BOTH,
         )
     return LawHeld(law=law, value=value, limit=tolerance, step=step)
 
@@ -295,9 +340,7 @@ def exact_kl_is_not_negative(kl: Sequence[float], *, tolerance: float = 1e-4) ->
     return LawHeld(law="exact_kl_not_negative", value=value, limit=-tolerance, step=0)
 
 
-def merged_is_the_adapter(
-    before: Tensor, merged: Tensor, *, tolerance: float = FLOAT32_LOGPROB_TOLERANCE
-) -> LawHeld:
+def merged_is_the_adapter(before: Tensor, merged: Tensor, *, tolerance: float = LOGIT_TOLERANCE) -> LawHeld:
     """A model with its adapter folded in has the logits that it had with the adapter beside the weights.
 
     `max |merged − before| / max(1, max |before|)`: the same sums in another order.

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from logratio.training.settings import TrainingConfig
+
 
 def num_updates(num_examples: int, *, batch_size: int, epochs: float) -> int:
     """Updates in `epochs` passes; the last batch of a pass may be smaller, and none is left out."""
@@ -35,6 +37,23 @@ def batch_indices(
     if shuffle:
         order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
     return [int(index) for index in order[place * batch_size : (place + 1) * batch_size]]
+
+
+def batch_at(step: int, num_examples: int, config: TrainingConfig) -> list[int]:
+    """The examples of update `step` of a run with these settings."""
+    return batch_indices(
+        step,
+        num_examples=num_examples,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle=config.shuffle,
+    )
+
+
+def batches_of_pass(num_examples: int, config: TrainingConfig) -> list[list[int]]:
+    """The batches of the first pass, which together hold each example once."""
+    num_batches = math.ceil(num_examples / config.batch_size)
+    return [batch_at(step, num_examples, config) for step in range(num_batches)]
 
 
 BEGINNING = np.random.Philox(key=0).state

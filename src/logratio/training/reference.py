@@ -42,9 +42,18 @@ def hash_tensor(values: Tensor) -> str:
 
 
 def reference_logprobs(
-    policy: LanguagePolicy, groups: Sequence[AnswerGroup], run_path: Path, *, model_hash: str, row_tokens: int
+    policy: LanguagePolicy,
+    groups: Sequence[AnswerGroup],
+    run_path: Path,
+    *,
+    model_hash: str,
+    row_tokens: int,
+    batches: Sequence[Sequence[int]],
 ) -> Tensor:
     """Log-probability of every answer under the model that training starts from.
+
+    They are computed in the rows that the first pass will read: products of other shapes are rounded
+    otherwise, which in bfloat16 is some hundredths of a nat a token, where the first loss must be ln 2.
 
     Args:
         policy: the policy before its first update.
@@ -52,6 +61,7 @@ def reference_logprobs(
         run_path: the run directory, in which the numbers are kept.
         model_hash: hash of the weights that training starts from.
         row_tokens: tokens computed at a time.
+        batches: groups by number that are read together, each group in one of them.
 
     Returns:
         `[groups, answers]` nats.
@@ -61,32 +71,50 @@ def reference_logprobs(
     """
     directory = run_path / REFERENCE
     identity = {"model": model_hash, "data": hash_groups(groups)}
-    kept = _read(directory, identity)
+    started = bool(list_checkpoints(run_path / "checkpoints"))
+    rows = {"rows": _describe_rows(batches, row_tokens, policy)}
+    # Before the first update their rounding counts as well.
+    kept = _read(directory, identity if started else identity | rows)
     if kept is not None:
         return kept
-    if list_checkpoints(run_path / "checkpoints"):
+    if started:
         raise ResumeMismatch(
             "the reference's log-probabilities kept with this run are of another model or other data",
             where=str(directory),
             action="begin anew in another --out",
         )
-    values = compute_logprobs(policy, groups, row_tokens=row_tokens)
+    values = compute_logprobs(policy, groups, row_tokens=row_tokens, batches=batches)
     with atomic_directory(directory) as temporary:
-        save_file({"logprobs": values}, temporary / "logprobs.safetensors", metadata=identity)
+        save_file({"logprobs": values}, temporary / "logprobs.safetensors", metadata=identity | rows)
     return values
 
 
+def _describe_rows(batches: Sequence[Sequence[int]], row_tokens: int, policy: LanguagePolicy) -> str:
+    """What the rounding of log-probabilities depends on beside model and data."""
+    order = hashlib.sha256(repr([list(batch) for batch in batches]).encode()).hexdigest()[:16]
+    return (
+        f"{policy.precision} {policy.layout} {row_tokens} {order} {policy.device} {torch.get_num_threads()}"
+    )
+
+
 @torch.no_grad()
-def compute_logprobs(policy: LanguagePolicy, groups: Sequence[AnswerGroup], *, row_tokens: int) -> Tensor:
-    """`[groups, answers]` log-probabilities, without gradient, with a progress line."""
+def compute_logprobs(
+    policy: LanguagePolicy,
+    groups: Sequence[AnswerGroup],
+    *,
+    row_tokens: int,
+    batches: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
+    """`[groups, answers]` log-probabilities, without gradient, with a progress line; `None`: in one batch."""
     num_answers = len(groups[0].answers)
     values = torch.empty(len(groups), num_answers)
     with Progress("reference log-probabilities", len(groups), unit="examples") as progress:
-        for part, rows in policy.rows(groups, max_tokens=row_tokens):
-            result = policy.sequence_logprobs(rows).reshape(-1, num_answers)
-            values = values.to(result.dtype)
-            values[part] = result.cpu()
-            progress.advance(len(part))
+        for batch in [range(len(groups))] if batches is None else batches:
+            for part, rows in policy.rows([groups[index] for index in batch], max_tokens=row_tokens):
+                result = policy.sequence_logprobs(rows).reshape(-1, num_answers)
+                values = values.to(result.dtype)
+                values[[batch[place] for place in part]] = result.cpu()
+                progress.advance(len(part))
     return values
 
 
@@ -95,4 +123,5 @@ def _read(directory: Path, identity: dict[str, str]) -> Tensor | None:
     if not file.is_file():
         return None
     with safe_open(file, framework="pt") as stream:
-        return stream.get_tensor("logprobs") if stream.metadata() == identity else None
+        known = (stream.metadata() or {}).items() >= identity.items()
+        return stream.get_tensor("logprobs") if known else None

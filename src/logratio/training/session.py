@@ -37,7 +37,7 @@ from logratio.training.checkpoints import (
 )
 from logratio.training.memory import peak_memory_bytes
 from logratio.training.optimisation import OwnRate, build_optimizer, clip_gradient, learning_rate_at
-from logratio.training.order import batch_indices, epochs_done, num_updates
+from logratio.training.order import batch_at, epochs_done, num_updates
 from logratio.training.settings import PolicyGradientConfig, TrainingConfig
 
 LAWS, SUMMARY = "laws.json", "summary.json"
@@ -185,13 +185,7 @@ class Session:
 
     def batch(self, step: int) -> list[int]:
         """The examples of update `step`."""
-        return batch_indices(
-            step,
-            num_examples=self.num_examples,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            shuffle=self.config.shuffle,
-        )
+        return batch_at(step, self.num_examples, self.config)
 
     def keep(self, name: str, thing: Controller) -> Controller:
         """Have checkpoints hold what a thing says of itself, and tell it that where the run goes on.

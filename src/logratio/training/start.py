@@ -12,6 +12,7 @@ from logratio.batches import AnswerGroup
 from logratio.errors import LawBroken
 from logratio.models.precision import Copies
 from logratio.models.refusals import refuses_input
+from logratio.models.rounding import TOKEN_NOISE
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.training import laws
 
@@ -58,6 +59,5 @@ def recompute_sampled(
         groups: prompts with one answer each, in sampled tokens.
         recorded: for each answer, the log-probability of each token at temperature 1.
     """
-    limit = laws.TOLERANCES[policy.precision].logprob
     recomputed = [policy.evaluate(row).tolist() for group in groups for row in policy.lay([group])]
-    return laws.sampled_logprobs_are_recomputed(recorded, recomputed, tolerance=limit)
+    return laws.sampled_logprobs_are_recomputed(recorded, recomputed, noise=TOKEN_NOISE[policy.precision])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from logratio.batches import Evaluation, Numbers, Rollout
 from logratio.errors import BadConfig
+from logratio.models.rounding import Difference, reading_spread
 from logratio.objectives.kl import local_kl_loss
 from logratio.objectives.masked import masked_mean
-from logratio.policies.actor import Actor
+from logratio.policies.actor import Actor, Partition
 from logratio.training import laws
 from logratio.training.optimisation import OwnRate
 from logratio.training.order import begin_stream
@@ -214,16 +215,50 @@ def side_losses(
     return added, parts
 
 
-def first_minibatch_laws(session: Session, rollout: Rollout, tally: Tally, *, step: int) -> None:
-    """Before the first step of an update the policy is the one that collected, as it was recorded."""
-    limits = laws.TOLERANCES[rollout.precision]
-    if "sampled_deviation" in rollout.metrics:
-        deviation = rollout.metrics["sampled_deviation"]
-        session.held(laws.sampler_and_trainer_agree(deviation, step=step, tolerance=limits.logprob))
-    if "kl_at_reference" in rollout.metrics:
-        session.held(laws.reference_kl_is_zero(rollout.metrics["kl_at_reference"], step=step))
-    session.held(laws.ratio_is_one(tally.ratio_deviation, step=step, tolerance=limits.ratio))
+def first_minibatch_laws(
+    session: Session, rollout: Rollout, tally: Tally, *, step: int, read: Callable[[], Tensor]
+) -> float:
+    """Before the first step of an update the policy is the one that collected, as it was recorded.
+
+    Args:
+        session: where the laws are recorded.
+        rollout: what was collected.
+        tally: what the first minibatch said.
+        step: the update.
+        read: the log-probabilities of the minibatch once more, `[R]`.
+
+    Returns:
+        σ of the rounding of a token's log-probability between collecting and updating, in nats; 0 where both
+        compute the same numbers.
+    """
+    metrics = rollout.metrics
+    if "sampled_deviation" in metrics:
+        noise = rollout.sampling_noise
+        found = Difference(
+            metrics["sampled_deviation"], metrics["sampled_deviation_rms"], int(metrics["tokens"])
+        )
+        session.held(laws.precision_suffices(noise, step=step))
+        session.held(laws.sampler_and_trainer_agree(found, noise=noise, step=step))
+    if "kl_at_reference" in metrics:
+        session.held(laws.reference_kl_is_zero(metrics["kl_at_reference"], step=step))
+    noise = rollout.recomputed_noise
+    if not tally.ratio_deviation <= laws.ratio_tolerance(noise):
+        # Only a device that does not compute the same numbers twice gets room for that.
+        noise += float(reading_spread(read).square().mean().sqrt())
+    session.held(laws.ratio_is_one(tally.ratio_deviation, step=step, tolerance=laws.ratio_tolerance(noise)))
     session.held(laws.every_row_is_counted(tally.rows, torch.ones(tally.rows), step=step))
+    return noise
+
+
+def read_again(actor: Actor, rollout: Rollout, numbers: Numbers) -> Tensor:
+    """`[R]` log-probabilities of a minibatch as the actor computes them now, without their graphs."""
+    parts = actor.evaluate(rollout.items_of(numbers), numbers, rollout)
+    return torch.cat([part.logprobs.detach() for part in parts])
+
+
+def first_pass(config: PolicyGradientConfig, *, parts: int, step: int) -> Partition:
+    """The minibatches of an update's first pass, from the number of its items."""
+    return lambda num_items: list(minibatches(num_items, parts=parts, epochs=1, seed=config.seed, step=step))
 
 
 def critic_rate(actor: Actor, config: PolicyGradientConfig) -> OwnRate | None:

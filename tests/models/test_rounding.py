@@ -1,0 +1,218 @@
+"""What rounding may do to log-probabilities, and that no fault hides behind it."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from logratio.algorithms import dpo
+from logratio.algorithms.dpo import DPOConfig, train_dpo
+from logratio.batches import AnswerGroup
+from logratio.errors import LawBroken
+from logratio.models.comparison import compare_tokens
+from logratio.models.precision import Copies
+from logratio.models.rounding import (
+    TOKEN_NOISE,
+    Difference,
+    largest_difference,
+    mean_difference,
+    mean_square_difference,
+    reading_spread,
+    sum_difference,
+)
+from logratio.models.vocabulary import token_logprobs, token_logprobs_and_entropy
+from logratio.policies.language import LanguagePolicy, answer_lengths
+from logratio.runs import RunDirectory
+from logratio.training.laws import sampled_logprobs_are_recomputed
+from reordered import reordered_products
+from tiny import tiny_llama
+
+VOCABULARY = 50
+LENGTHS = [8, 32, 128, 512, 2000]
+
+
+def answer(length, *, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return (*torch.randint(1, VOCABULARY, (length - 1,), generator=generator).tolist(), 0)
+
+
+def pair(length, *, seed=0):
+    prompt = answer(6, seed=seed + 100)
+    return AnswerGroup(prompt, (answer(length, seed=seed), answer(9, seed=seed + 50)))
+
+
+def llama(**settings):
+    """As in a trained model, logits are some nats wide; positions go far enough for the longest answers."""
+    model = tiny_llama(VOCABULARY, layers=4, spread=0.1, **settings)
+    model.config.max_position_embeddings = 4096
+    return model
+
+
+def policy_of(model, precision="bf16"):
+    policy = LanguagePolicy(model, None)
+    policy.compute(precision=precision)
+    return policy
+
+
+@torch.no_grad()
+def tokens_of(policy, groups):
+    return torch.cat([policy.evaluate(row) for row in policy.lay(groups)])
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rounding_in_another_packing_stays_within_its_limits(precision, length):
+    policy = policy_of(llama(), precision)
+    group, other = pair(length), pair(40, seed=1)
+    with reordered_products():
+        alone, beside = (
+            tokens_of(policy, [group]),
+            tokens_of(policy, [group, other])[: group.num_answer_tokens],
+        )
+    found = Difference.of(beside - alone)
+    assert found.explained_by(TOKEN_NOISE[precision])
+    if precision == "bf16" and length >= 512:
+        assert found.largest > 0
+    row = policy.lay([group])[0]
+    summed = [torch.zeros(2).index_add(0, row.answer_index, one) for one in (alone, beside)]
+    limit = sum_difference(summed[0], answer_lengths([row]), noise=TOKEN_NOISE[precision])
+    assert bool(((summed[0] - summed[1]).abs() <= limit).all())
+
+
+def test_rows_that_are_packed_alike_are_equal_to_the_last_bit():
+    policy = policy_of(llama())
+    groups = [pair(9), pair(40, seed=1), pair(17, seed=2)]
+    with reordered_products():
+        recorded = tokens_of(policy, groups)
+        row = policy.lay(groups)[0]
+        assert torch.equal(policy.evaluate(row).detach(), recorded)
+        weight = policy.copies.of(policy.model.get_output_embeddings().weight)
+        states = policy.states(row).detach()
+        found = compare_tokens(states, weight, states, weight, row.targets, chunk=16)
+        plain = token_logprobs(states, weight, row.targets, chunk=16)
+        both, _ = token_logprobs_and_entropy(states, weight, row.targets, chunk=16)
+    assert torch.equal(found.logprobs, plain.detach())
+    assert torch.equal(found.reference_logprobs, plain.detach())
+    assert torch.equal(both.detach(), plain.detach())
+
+
+def train(policy, groups, path, **settings):
+    config = DPOConfig(batch_size=2, learning_rate=1e-4, epochs=1, **settings)
+    with RunDirectory.begin(path, {"identity": config.identity()}) as run:
+        train_dpo(policy, groups, config, run)
+    return run
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_dpo_in_bf16_starts_at_a_log_ratio_of_exactly_0(tmp_path, length):
+    groups = [pair(length, seed=seed) for seed in range(2)]
+    with reordered_products():
+        run = train(policy_of(llama()), groups, tmp_path / "run", loss="ipo", beta=0.5)
+    assert run.metrics[0]["chosen_reward"] == run.metrics[0]["rejected_reward"] == 0.0
+
+
+def wrong_layer(policy):
+    """One layer's weights changed by 1 %."""
+    other = copy.deepcopy(policy.model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in other.model.layers[1].parameters():
+            weight.mul_(1 + 0.01 * torch.randn(weight.shape, generator=generator))
+    return policy_of(other, policy.precision)
+
+
+def wrong_temperature(policy):
+    """Logits divided by 0.95."""
+    other = copy.deepcopy(policy.model)
+    with torch.no_grad():
+        other.model.norm.weight.div_(0.95)
+    return policy_of(other, policy.precision)
+
+
+class LastTokenLeftOut(LanguagePolicy):
+    """A mask that is off by one: the last token of every answer carries nothing."""
+
+    def evaluate(self, row):
+        goes_on = row.answer_index[1:] == row.answer_index[:-1]
+        return super().evaluate(row) * torch.nn.functional.pad(goes_on, (0, 1))
+
+
+def mask_off_by_one(policy):
+    other = LastTokenLeftOut(policy.model, None)
+    other.compute(precision=policy.precision)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("precision", "length"), [*(("bf16", length) for length in LENGTHS), ("fp32", 8), ("fp32", 128)]
+)
+@pytest.mark.parametrize("wrong", [wrong_layer, wrong_temperature, mask_off_by_one])
+def test_a_wrong_reference_is_noticed_at_every_length(tmp_path, monkeypatch, precision, wrong, length):
+    policy = policy_of(llama(), precision)
+    honest = dpo.reference_logprobs
+    monkeypatch.setattr(
+        dpo, "reference_logprobs", lambda one, *rest, **more: honest(wrong(one), *rest, **more)
+    )
+    with pytest.raises(LawBroken, match="step_zero_rewards") as caught:
+        train(policy, [pair(length)], tmp_path / "run")
+    assert "rounding" in caught.value.action
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("wrong", [wrong_temperature, mask_off_by_one])
+def test_a_sampler_that_is_not_the_policy_is_noticed_at_every_length(wrong, length):
+    policy = policy_of(llama())
+    groups = [AnswerGroup(answer(6, seed=seed), (answer(length, seed=seed),)) for seed in range(2)]
+    now = [tokens_of(policy, [group]).tolist() for group in groups]
+    other = policy_of(tempered(policy.model)) if wrong is wrong_temperature else wrong(policy)
+    recorded = [tokens_of(other, [group]).tolist() for group in groups]
+    noise = policy.rounding_noise(groups)
+    assert sampled_logprobs_are_recomputed(now, now, noise=noise).value == 0
+    with pytest.raises(LawBroken, match="sampled_equals_recomputed"):
+        sampled_logprobs_are_recomputed(recorded, now, noise=noise)
+
+
+def tempered(model):
+    """Logits divided by 0.9."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.model.norm.weight.div_(0.9)
+    return other
+
+
+def test_the_limits_grow_as_the_error_of_a_sum_does():
+    logprobs, lengths = torch.tensor([-10.0, -40.0]), torch.tensor([4, 16])
+    short, long = sum_difference(logprobs, lengths, noise=0.01).tolist()
+    unit = 2.0**-24
+    assert short == pytest.approx(8 * 2 * (0.02 + unit * 10))
+    assert long == pytest.approx(8 * 4 * (0.02 + unit * 40))
+    assert largest_difference(0.01) == pytest.approx(0.16)
+    assert mean_square_difference(0.01, 36) == pytest.approx(0.04)
+    assert mean_difference(3.0, 100) == pytest.approx(8 * 10 * unit * 3)
+    assert mean_difference(0.1, 100) == pytest.approx(8 * 10 * unit)
+
+
+def test_differences_are_measured_over_all_tokens():
+    found = Difference.of(torch.tensor([0.3, -0.4]))
+    assert (found.largest, found.num_tokens) == (pytest.approx(0.4), 2)
+    assert found.root_mean_square == pytest.approx(math.sqrt(0.125))
+    assert not Difference.of(torch.tensor([0.0, float("nan")])).explained_by(1.0)
+
+
+def test_a_device_that_computes_the_same_numbers_twice_gets_no_room():
+    weight = torch.nn.Parameter(torch.tensor([0.5, 2.0]))
+    assert reading_spread(lambda: weight * 3).tolist() == [0.0, 0.0]
+    again = iter([0.0, 0.1, 0.3])
+    assert reading_spread(lambda: weight * 0 + next(again)).tolist() == pytest.approx([0.3, 0.3])
+
+
+def test_noise_is_measured_against_float32():
+    policy = policy_of(llama())
+    group = pair(64)
+    plain = copy.copy(policy)
+    plain.copies = Copies("fp32")
+    expected = (tokens_of(policy, [group]) - tokens_of(plain, [group])).square().mean().sqrt()
+    assert policy.rounding_noise([group]) == pytest.approx(float(expected), rel=1e-5)
+    assert 0 < policy.rounding_noise([group]) < TOKEN_NOISE["bf16"]
+    assert policy_of(llama(), "fp32").rounding_noise([group]) == 0
