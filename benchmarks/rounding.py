@@ -3,9 +3,8 @@
     PYTHONPATH=tests python benchmarks/rounding.py --write docs/computing.md
 
 An answer of 8 to 2,000 tokens of this project's own pages is read by the embedded model in bfloat16, by
-products that accumulate in another order for each shape (`tests/reordered.py`), as a processor's bfloat16 tiles
-do: alone, again in the same row, and in a row with another answer. Beside them a reference with 1 % of noise in
-one layer.
+products that accumulate in another order for each shape (`tests/reordered.py`), as bfloat16 tiles do: alone,
+again in the same row, and in a row with another answer; beside them a reference with 1 % of noise in a layer.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,8 +24,9 @@ from logratio.models.rounding import (
 )
 from logratio.models.vocabulary import token_logprobs, token_logprobs_and_entropy
 from logratio.policies.language import LanguagePolicy, answer_lengths
+from logratio.policies.language_actor import LanguageActor
 from logratio.runs import RunDirectory
-from logratio.training.laws import sampled_logprobs_are_recomputed
+from logratio.training.laws import implicit_rewards_are_zero, sampled_logprobs_are_recomputed
 from reordered import reordered_products
 from tiny import tiny_llama
 
@@ -108,7 +110,7 @@ def train(policy, groups, path, **settings):
 def test_dpo_in_bf16_starts_at_a_log_ratio_of_exactly_0(tmp_path, length):
     groups = [pair(length, seed=seed) for seed in range(2)]
     with reordered_products():
-        run = train(policy_of(llama()), groups, tmp_path / "run", loss="ipo", beta=0.5)
+        run = train(policy_of(llama()), groups, tmp_path / "run", loss="ipo", beta=0.5, row_tokens=8192)
     assert run.metrics[0]["chosen_reward"] == run.metrics[0]["rejected_reward"] == 0.0
 
 
@@ -216,3 +218,37 @@ def test_noise_is_measured_against_float32():
     assert policy.rounding_noise([group]) == pytest.approx(float(expected), rel=1e-5)
     assert 0 < policy.rounding_noise([group]) < TOKEN_NOISE["bf16"]
     assert policy_of(llama(), "fp32").rounding_noise([group]) == 0
+
+
+def test_a_small_fault_of_all_tokens_shows_in_the_mean_square():
+    """Every token is off by 5σ: none is too far by itself, and all together are."""
+    noise = 0.01
+    found = Difference.of(torch.full((400,), 5 * noise))
+    assert found.largest < largest_difference(noise)
+    assert not found.explained_by(noise)
+
+
+def test_a_nan_is_not_rounding():
+    rewards = torch.tensor([0.0, float("nan"), 0.0])
+    with pytest.raises(LawBroken, match="step_zero_rewards"):
+        implicit_rewards_are_zero(rewards, step=0, tolerance=torch.tensor([1.0, 1.0, 1.0]))
+
+
+def test_what_was_collected_is_what_an_update_reads():
+    """Behaviour log-probabilities of every minibatch, to the last bit, whatever a row holds beside."""
+    policy = policy_of(llama())
+    actor = LanguageActor(policy, row_tokens=256)
+    items = [pair(30 + 7 * seed, seed=seed) for seed in range(6)]
+    time = max(len(answer) for item in items for answer in item.answers)
+    minibatches = [[0, 3, 5], [1, 2, 4]]
+    mask = torch.zeros(12, time, dtype=torch.bool)
+    with reordered_products():
+        readings = list(actor.compare(items, None, time=time, group_size=2, minibatches=minibatches))
+        recorded = torch.zeros(12 * time)
+        recorded[torch.cat([one.rows for one in readings])] = torch.cat(
+            [one.tokens.logprobs for one in readings]
+        )
+        rollout = SimpleNamespace(trajectories=SimpleNamespace(mask=mask), group_size=2)
+        for numbers in minibatches:
+            for now in actor.evaluate([items[number] for number in numbers], numbers, rollout):
+                assert torch.equal(now.logprobs.detach(), recorded[now.rows])

@@ -124,15 +124,15 @@ MUTANTS = (
     Mutant(
         name="the exact KL is of the reference to the policy",
         module="logratio.models.comparison",
-        old="policy.add(start, logits, logits, logits - others)",
-        new="policy.add(start, logits, logits, others - logits)",
+        old="policy.add(start, logits, logsumexp(logits), logits, logits - others)",
+        new="policy.add(start, logits, logsumexp(logits), logits, others - logits)",
         checks=("models/test_comparison.py::test_all_four_are_those_of_the_whole_softmax",),
     ),
     Mutant(
         name="a mean over the vocabulary keeps the normaliser of the first chunk",
         module="logratio.models.comparison",
-        old="shares = (parts - total).exp()",
-        new="shares = (parts - parts[0]).exp()",
+        old="shares = (columns[:, 0] - total).exp()",
+        new="shares = (columns[:, 0] - columns[0, 0]).exp()",
         checks=("models/test_comparison.py::test_all_four_are_those_of_the_whole_softmax",),
     ),
     Mutant(

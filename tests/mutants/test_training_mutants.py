@@ -174,8 +174,8 @@ MUTANTS = (
     Mutant(
         name="a resumed run begins the data anew",
         module="logratio.training.session",
-        old="return batch_indices(\n            step,",
-        new="return batch_indices(\n            step - self._checkpoint_at,",
+        old="return batch_at(step, self.num_examples",
+        new="return batch_at(step - self._checkpoint_at, self.num_examples",
         checks=("training/test_checkpoints.py::test_a_resumed_run_is_the_run_never_stopped",),
     ),
     Mutant(
