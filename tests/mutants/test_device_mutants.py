@@ -1,0 +1,77 @@
+"""What a GPU cannot do, written into the package: the tests on the pretended device must notice each."""
+
+import pytest
+
+from mutants.harness import Mutant, survivors
+
+TRAINED = "device/test_training.py::test_every_trainer_and_architecture"
+NO_FLOAT64 = "device/test_training.py::test_a_device_without_float64"
+TWO_DEVICES = "device/test_reading.py::test_two_devices_in_packed_rows_are_not_taken_for_the_architecture"
+PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "rows of trajectories on the CPU are looked up by places on the device",
+        "logratio.policies.language_actor",
+        "yield torch.tensor(places), rows",
+        "yield torch.tensor(places, device=self.policy.device), rows",
+        (f"{TRAINED}[ppo-llama]", f"{TRAINED}[reinforce-llama]"),
+    ),
+    (
+        "log-ratios on the device are summed by sequence numbers on the CPU",
+        "logratio.algorithms.reinforce",
+        "place.to(log_ratio.device)",
+        "place",
+        (f"{TRAINED}[reinforce-llama]",),
+    ),
+    (
+        "whatever goes wrong in packed rows is taken for the architecture",
+        "logratio.training.start",
+        "isinstance(error, LawBroken) or refuses_input(error)",
+        "isinstance(error, (LawBroken, TypeError, ValueError, RuntimeError))",
+        (f"{TWO_DEVICES}[policy]",),
+    ),
+    (
+        "whatever goes wrong in packed scores is taken for the architecture",
+        "logratio.policies.scorer",
+        "if not refuses_input(error):",
+        "if not isinstance(error, (TypeError, ValueError, RuntimeError)):",
+        (f"{TWO_DEVICES}[scorer]",),
+    ),
+    (
+        "the pairs of an update are averaged in float64 on the device",
+        "logratio.training.parts",
+        "type(columns)(*(tensor.cpu() for tensor in tensors_of(columns)))",
+        "type(columns)(*tensors_of(columns))",
+        (f"{NO_FLOAT64}[dpo]", f"{NO_FLOAT64}[reward]"),
+    ),
+    (
+        "the rows of an update are summed in float64 on the device",
+        "logratio.training.parts",
+        "*self.parts.values()]).cpu()",
+        "*self.parts.values()])",
+        (f"{NO_FLOAT64}[ppo]", f"{NO_FLOAT64}[reinforce]"),
+    ),
+    (
+        "two policies are compared in float64 on the device",
+        "logratio.models.comparison",
+        "torch.stack(self.chunks).cpu().double()",
+        "torch.stack(self.chunks).double().cpu()",
+        (f"{NO_FLOAT64}[ppo]",),
+    ),
+    (
+        "gradients are sampled in float64 on the device",
+        "logratio.training.signal",
+        "torch.cat(found).cpu().double()",
+        "torch.cat(found).double().cpu()",
+        (f"{NO_FLOAT64}[reinforce]",),
+    ),
+)
+MUTANTS = [
+    Mutant(name=name, module=module, old=old, new=new, checks=checks)
+    for name, module, old, new, checks in PATCHES
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_killed(mutant, tmp_path):
+    assert survivors(mutant, tmp_path) == []
