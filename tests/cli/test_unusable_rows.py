@@ -147,6 +147,9 @@ def test_a_file_without_a_usable_prompt_is_refused(place, model, capsys, monkeyp
 
 def test_the_share_that_may_be_left_out_is_one_rule(place, model, capsys):
     words = answering(model, "sample", "--overwrite")
+    # Five are more than a tenth, and few.
+    assert call(*words) == 0
+    capsys.readouterr()
     assert call(*words, "--max-unusable-share", "0.29") == 2
     assert "5 of 17 rows cannot be used" in capsys.readouterr().err
     assert call(*words, "--max-unusable-share", "0.3") == 0
