@@ -13,18 +13,16 @@ import json
 import os
 import platform
 import shutil
-import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from logratio import __version__
 from logratio.errors import BadConfig, DiskFull, NotWritable, ResumeMismatch, RunDirBusy, RunExists
+from logratio.versions import changed_versions, describe_versions
 
 CONFIG, METRICS, SAMPLES, REPORT = "config.json", "metrics.jsonl", "samples.jsonl", "report.json"
 LOCK = ".lock"
@@ -174,21 +172,6 @@ def ensure_space(path: Path, num_bytes: int) -> None:
         )
 
 
-def describe_versions() -> dict[str, str]:
-    """The libraries whose versions change numbers, of those that are installed."""
-    found = {"logratio": __version__, "python": platform.python_version()}
-    for name in ("torch", "transformers", "tokenizers", "numpy", "gymnasium"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _computed_with(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's numbers are computed with, as its `config.json` says; older ones know little of it."""
-    known = {"logratio": config["logratio"]} if "logratio" in config else {}
-    return {**known, **config.get("versions", {}), **config.get("computed_with", {})}
-
-
 def describe_machine() -> dict[str, Any]:
     """The machine and interpreter, for provenance."""
     return {
@@ -316,7 +299,7 @@ class RunDirectory:
             # What a run settled after it began (the model's hash) is not known yet.
             began_with = {name: value for name, value in before.get("identity", {}).items() if name in now}
             check_identity(began_with, now, where=str(self.path))
-            self._compare_versions(before, config)
+            self._note_versions(before, config)
             return
         if before and self.has_work:
             raise RunExists(
@@ -329,22 +312,12 @@ class RunDirectory:
                 (self.path / name).unlink(missing_ok=True)
         write_json(self.config_path, {**config, "versions": describe_versions()})
 
-    def _compare_versions(self, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Say and write down which versions changed since the run began, or since it last went on.
-
-        They decide the last bits of the numbers and no more: what is trained is decided by data, tokens,
-        model and settings, which are the run's identity. To refuse would cost hours of work for rounding.
-        """
-        resumed = before.get("resumed_with", [])
-        last = resumed[-1] if resumed else _computed_with(before)
-        now = _computed_with({**config, "versions": describe_versions()})
-        changed = {name: (last[name], now[name]) for name in now if name in last and last[name] != now[name]}
-        if changed:
-            said = "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in sorted(changed.items()))
-            print(
-                f"note: {said}: the run goes on, the last digits of its numbers may differ", file=sys.stderr
-            )
-            write_json(self.config_path, {**before, "resumed_with": [*resumed, now]})
+    def _note_versions(self, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Say and write down what other versions the run goes on with."""
+        now = changed_versions(before, config)
+        if now is not None:
+            resumed = [*before.get("resumed_with", []), now]
+            write_json(self.config_path, {**before, "resumed_with": resumed})
 
     def rendered_at(self) -> datetime:
         """When the run's prompts were rendered first: their templates may write the date.

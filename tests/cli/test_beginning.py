@@ -14,7 +14,8 @@ from logratio.models.template_dates import moment_of_rendering, render_as_of
 from logratio.models.tokenisation import render_prompt
 from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.rewards import load_reward
-from logratio.runs import RunDirectory, describe_versions
+from logratio.runs import RunDirectory
+from logratio.versions import describe_versions
 from tiny import TEMPLATE, tiny_llama, tiny_tokenizer
 
 # Every rendering would be another: microseconds stand for days.
