@@ -287,7 +287,8 @@ class LanguageCollector:
         explained = Difference.of(torch.cat(list(differences))).explained_by
         if policy.precision == "fp32" or (step > 0 and explained(usual)):
             return usual
-        noise = policy.rounding_noise(groups[:1])
+        # Where bfloat16 changes nothing, as under an autocast without rules, float32 rounds all the same.
+        noise = max(TOKEN_NOISE["fp32"], policy.rounding_noise(groups[:1]))
         if explained(noise):
             return noise
         worst = max(range(len(differences)), key=lambda answer: float(differences[answer].abs().max()))
