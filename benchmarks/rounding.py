@@ -86,7 +86,8 @@ def measure(policy: LanguagePolicy, wrong: LanguagePolicy, ids: list[int], lengt
         disturbance = logprobs(wrong, [group], length) - alone
     noise, usual = policy.rounding_noise([group]), TOKEN_NOISE["bf16"]
     total, tokens = alone.sum()[None].float(), torch.tensor([length])
-    same, elsewhere = (float(sum_difference(total, tokens, noise=sigma)[0]) for sigma in (SAME_ROWS, usual))
+    same = float(sum_difference(total, tokens, noise=SAME_ROWS, in_order=True)[0])
+    elsewhere = float(sum_difference(total, tokens, noise=usual)[0])
     found = Difference.of(beside - alone)
     return [
         f"{length:,}",

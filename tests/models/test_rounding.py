@@ -189,6 +189,8 @@ def test_the_limits_grow_as_the_error_of_a_sum_does():
     unit = 2.0**-24
     assert short == pytest.approx(8 * 2 * (0.02 + unit * 10))
     assert long == pytest.approx(8 * 4 * (0.02 + unit * 40))
+    ordered = sum_difference(logprobs, lengths, noise=0.01, in_order=True).tolist()
+    assert ordered == pytest.approx([8 * 2 * 0.02, 8 * 4 * 0.02])
     assert largest_difference(0.01) == pytest.approx(0.16)
     assert mean_square_difference(0.01, 36) == pytest.approx(0.04)
     assert mean_difference(3.0, 100) == pytest.approx(8 * 10 * unit * 3)

@@ -228,8 +228,8 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "rows swap their random numbers when others end",
         "logratio.policies.batching",
-        "numbers, ended = numbers[stay], ended[stay]",
-        "numbers, ended = numbers[: len(stay)], ended[stay]",
+        "numbers, ended, behind = numbers[stay], ended[stay], behind[stay]",
+        "numbers, ended, behind = numbers[: len(stay)], ended[stay], behind[stay]",
         (BATCHES, COMPANY),
     ),
     (

@@ -15,8 +15,9 @@ away from the exact value, so that
 
 - their root mean square over N tokens is at most 2σ, as measured on N of them `2σ (1 + 6/√N)`;
 - the largest of up to 10⁷ is at most 8 · 2σ (a normal number is farther out once in 10¹⁵);
-- the sum over an answer's T tokens, whose roundings are independent, is at most 8 · 2σ√T, and
-  summing T numbers adds `8·u₃₂·√T·|sum|` (Higham and Mary, 2019, theorem 2.4, doi:10.1137/18M1226312);
+- the sum over an answer's T tokens, whose roundings are independent, is at most 8 · 2σ√T, and where the
+  order of the sum is not fixed `8·u₃₂·√T·|sum|` more (Higham and Mary, 2019, theorem 2.4,
+  doi:10.1137/18M1226312);
 - the mean of n losses that are added up in parts has a relative error of at most `8·u₃₂·√n`.
 
 Rows that are packed alike go through products of the same shapes and come out equal to the last bit in any
@@ -55,16 +56,17 @@ def mean_square_difference(noise: float, num_tokens: int) -> float:
     return 2.0 * noise * (1.0 + 6.0 / math.sqrt(num_tokens))
 
 
-def sum_difference(logprobs: Tensor, lengths: Tensor, *, noise: float) -> Tensor:
+def sum_difference(logprobs: Tensor, lengths: Tensor, *, noise: float, in_order: bool = False) -> Tensor:
     """How far two sums over the tokens of answers may lie apart: `[answers]` nats.
 
     Args:
         logprobs: `[answers]` the sums.
         lengths: `[answers]` tokens of each.
         noise: σ of a token, in nats.
+        in_order: whether both are summed in the same order, as a CPU does.
     """
     wide = torch.promote_types(logprobs.dtype, torch.float32)
-    unit = torch.finfo(wide).eps / 2.0
+    unit = 0.0 if in_order else torch.finfo(wide).eps / 2.0
     roots = lengths.to(wide).sqrt()
     return WIDE * roots * (2.0 * noise + unit * logprobs.to(wide).abs())
 
