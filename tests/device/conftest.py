@@ -47,8 +47,11 @@ def _other_process(config: pytest.Config) -> tuple[subprocess.Popen[str], IO[str
 if HERE not in os.environ:
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-        """Have the other process run a test, and report what it reports."""
+    def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Have the other process run a test of this directory, and report what it reports."""
+        # pytest asks every conftest that it has read, whichever directory the test is in.
+        if Path(__file__).parent not in item.path.parents:
+            return None
         process, printed = _other_process(item.config)
         assert process.stdin is not None
         assert process.stdout is not None
