@@ -134,3 +134,13 @@ def test_a_check_without_a_model_imports_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_answers_of_equal_length_say_nothing_of_length(tmp_path, capsys):
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"say {n}", "chosen": "good", "rejected": "evil"} for n in range(4)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["check", "--data", str(data)]) == 0
+    shown = capsys.readouterr().out
+    assert "no pair has answers of unequal length" in shown
+    assert "50.0%" not in shown

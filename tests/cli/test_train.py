@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from logratio.cli.main import main
@@ -81,6 +82,14 @@ def test_a_finished_run_is_not_overwritten_and_can_be_resumed_to_nothing_more(tm
     assert "beta was 0.1, is 0.3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("begun", "resumed"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_another_precision_is_not_resumed(tmp_path, start, data, capsys, begun, resumed):
+    flags = ["--data", data, "--model", start, "--out", tmp_path / "run", "--precision"]
+    assert train("sft", *flags, begun) == 0
+    assert train("sft", *flags, resumed, "--resume") == 2
+    assert "precision was" in capsys.readouterr().err
+
+
 def test_another_model_is_not_resumed(tmp_path, start, data, capsys):
     other = tmp_path / "other"
     save(tiny_llama(len(tiny_tokenizer()), seed=5, spread=0.1), tiny_tokenizer(), other)
@@ -109,3 +118,24 @@ def test_debug_adds_the_traceback(tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
     assert train("dpo", "--data", "nowhere.jsonl", "--out", tmp_path / "run", "--debug") == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+    ],
+)
+def test_memory_that_is_not_there_is_named_wherever_it_is_asked_for(
+    tmp_path, start, data, capsys, monkeypatch, error
+):
+    def fail(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr("logratio.algorithms.sft.settle_layout", fail)
+    assert train("sft", "--data", data, "--model", start, "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "OutOfMemory: no memory left" in said
+    assert "fault of logratio's own" not in said

@@ -164,13 +164,17 @@ def _measures(report: CheckReport) -> Iterator[str]:
         if index == 0:
             yield f"length in {bias.unit:<12}" + "".join(f"{title:>8}" for title in quantiles)
         yield f"  {name:<20}" + "".join(f"{value:>8}" for value in quantiles.values())
-    yield (
-        f'"the longer wins" is right in {bias.wins} of {bias.num_pairs} pairs of unequal length: '
-        f"{bias.accuracy:.1%}, 95 % interval {bias.low:.1%} to {bias.high:.1%}"
-    )
+    if not bias.num_pairs:
+        yield 'no pair has answers of unequal length: "the longer wins" says nothing'
+    else:
+        yield (
+            f'"the longer wins" is right in {bias.wins} of {bias.num_pairs} pairs of unequal length: '
+            f"{bias.accuracy:.1%}, 95 % interval {bias.low:.1%} to {bias.high:.1%}"
+        )
     if report.truncated is None:
         yield "tokens were not looked at: give --model"
         return
-    shares = (f"{side} {count} ({count / report.num_usable:.1%})" for side, count in report.truncated.items())
+    of_all = max(report.num_usable, 1)
+    shares = (f"{side} {count} ({count / of_all:.1%})" for side, count in report.truncated.items())
     yield f"answers cut at the end: {', '.join(shares)}"
     yield f"boundary mismatches: {report.boundary_mismatches}"

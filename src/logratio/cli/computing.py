@@ -24,8 +24,8 @@ class ComputingFlags:
     time, and memory that hardly grows with --row-tokens. Not for every architecture."""
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the run it goes on with."""
-        return {} if self.precision == "fp32" else {"precision": self.precision}
+        """What a resumed run must share with the run it goes on with; null for fp32, as in runs of old."""
+        return {"precision": None if self.precision == "fp32" else self.precision}
 
 
 def compute_as(reader: LanguagePolicy | Scorer, flags: ComputingFlags) -> None:

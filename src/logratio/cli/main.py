@@ -10,7 +10,7 @@ import warnings
 
 from logratio import __version__
 from logratio.cli.lean import leave_out
-from logratio.errors import BadConfig, LogratioError
+from logratio.errors import BadConfig, LogratioError, OutOfMemory
 
 COMMANDS = {
     "quickstart": ("logratio.cli.quickstart", "the whole way on the embedded model, into runs/quickstart"),
@@ -65,12 +65,27 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if (fault := _named_fault(error)) is not None:
+            print(fault, file=sys.stderr)
+            return fault.exit_status
         print(
             f"{type(error).__name__}: {error}\n"
             "  do:    this is a fault of logratio's own; run again with --debug and report what it prints",
             file=sys.stderr,
         )
         return 2
+
+
+def _named_fault(error: Exception) -> LogratioError | None:
+    """The fault that a library's error is, wherever it comes from: memory that is not there."""
+    said = str(error)
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not named and not any(words in said for words in ("can't allocate memory", "not enough memory")):
+        return None
+    return OutOfMemory(
+        f"no memory left: {(said.strip().splitlines() or ['nothing more is known'])[0][:200]}",
+        action="compute fewer tokens at a time (--row-tokens, --batch-size), or take a smaller model",
+    )
 
 
 def _dispatch(words: list[str]) -> int:
