@@ -65,9 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if (fault := _named_fault(error)) is not None:
-            print(fault, file=sys.stderr)
-            return fault.exit_status
+        if (named := _named_fault(error)) is not None:
+            print(named, file=sys.stderr)
+            return named.exit_status
         print(
             f"{type(error).__name__}: {error}\n"
             "  do:    this is a fault of logratio's own; run again with --debug and report what it prints",
