@@ -19,7 +19,7 @@ from working import Job, do_job, forward_flops
 from logratio.batches import AnswerGroup
 from logratio.data.formats import read_comparisons
 from logratio.models.pretrained import embedded_model_path, load, save
-from logratio.models.tokenisation import encode_completion, encode_prompt, end_token_id, render_prompt
+from logratio.models.tokenisation import encode_completion, encode_prompt, end_token_ids, render_prompt
 from logratio.records import Comparison, Completion
 
 BETA = 0.1
@@ -79,7 +79,7 @@ def run_trl(job: Job) -> dict[str, Any]:
     policy, reference = (
         AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32) for _ in range(2)
     )
-    if tokenizer.eos_token_id != end_token_id(tokenizer):
+    if (tokenizer.eos_token_id,) != end_token_ids(tokenizer):
         raise SystemExit("TRL ends text answers with the eos token, and this model's template with another")
     # Rendered prompts: TRL would put the newline that follows a template's end token into every answer.
     rows = [

@@ -57,11 +57,12 @@ def run_logratio(job: Job) -> dict[str, Any]:
     flags, groups = our_flags(job), list[AnswerGroup]()
     config = flags.training
     whole = Clock()
-    rewards, rows = command.read_rewards(flags), command.read_rows(flags, seed=config.seed)
+    rewards = command.read_rewards(flags)
+    rows = command.read_rows(flags, rewards, seed=config.seed)
     with command.begin_run(flags, config, rewards, command="ppo") as run, endless(job):
         ready = command.prepare(flags, config, rewards, rows, run, critic=True)
         collect = ready.collector.collect
-        ready.collector.collect = lambda step, examples: kept(collect(step, examples), groups)
+        ready.collector.collect = lambda *update: kept(collect(*update), groups)
         training = Clock()
         train_ppo(ready.actor, ready.collector, config, run)
         seconds = clocked(training, whole)
@@ -223,7 +224,7 @@ def trl_settings(job: Job) -> Any:
 
 def prompt_ids(job: Job, tokenizer: Any) -> list[list[int]]:
     """The tokens of every prompt, as many times as it is answered: TRL's PPO takes them ready."""
-    rendered = [render_prompt(tokenizer, row.prompt) for row in read_prompts(job["prompts"])]
+    rendered = [render_prompt(tokenizer, row.prompt) for row in read_prompts(job["prompts"]).usable]
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered]
     return [ids for ids in encoded for _ in range(job["num_samples"])]
 

@@ -151,7 +151,7 @@ def write_prompts(arguments: Arguments, path: Path) -> None:
     if arguments.prompts is None:
         prompts = quickstart_prompts(count, 0)
     else:
-        prompts = [row.prompt for row in read_prompts(arguments.prompts)[:count]]
+        prompts = [row.prompt for row in read_prompts(arguments.prompts).usable[:count]]
     if len(prompts) < count:
         raise SystemExit(f"{arguments.prompts} has {len(prompts)} prompts, {count} are asked for")
     write_json_lines(path, ({"prompt": prompt.to_json()} for prompt in prompts))

@@ -27,7 +27,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 def open_job(job: Job) -> tuple[Any, list[list[int]], list[int]]:
     """The model, the prompts as tokens, and the tokens that end an answer."""
     loaded = load(job["model"], dtype=DTYPES[job["precision"]])
-    prompts = [row.prompt for row in read_prompts(Path(job["prompts"]))]
+    prompts = [row.prompt for row in read_prompts(Path(job["prompts"])).usable]
     encoded = [list(encode_prompt(loaded.tokenizer, prompt)) for prompt in prompts]
     return loaded.model, encoded, sorted(stop_tokens(loaded.model, loaded.tokenizer))
 

@@ -167,7 +167,7 @@ def test_our_ppo_runs_from_prompts_to_the_work_that_was_asked_for(
     if answers == "full":
         assert {len(answer) for answer in found["answers"]} == {5}
     tokenizer = padded_tokenizer()
-    prompts = [row.prompt for row in read_prompts(work / "prompts.jsonl")]
+    prompts = [row.prompt for row in read_prompts(work / "prompts.jsonl").usable]
     wanted = [encode_prompt(tokenizer, prompt) for prompt in prompts for _ in range(num_samples)]
     assert sorted(found["prompts"]) == sorted(wanted)
     read = sum(map(len, found["answers"])) - 8 + sum(map(len, wanted)) // num_samples

@@ -35,6 +35,11 @@ def logratio(*words):
     assert main([str(word) for word in words]) == 0
 
 
+def unseen(codes):
+    """The characters of a mark in the raw view: `U+0000 U+0010`."""
+    return "".join(chr(int(code.removeprefix("U+"), 16)) for code in codes.split())
+
+
 def people_judge(place):
     """Anna judges all pairs on the served page's own requests; gives the texts that she preferred."""
     served = start(
@@ -61,7 +66,7 @@ def judge(anna):
         choice = VERDICTS[number % len(VERDICTS)]
         assert anna.post("/api/vote", vote_on(pair, choice=choice, nonce=f"nonce-{number:04}"))[0] == 200
         if choice in ("left", "right"):
-            parts = (one.get("text") or chr(int(one["code"][2:], 16)) for one in pair[choice]["raw"])
+            parts = (one.get("text") or unseen(one["code"]) for one in pair[choice]["raw"])
             preferred.add("".join(parts))
         number += 1
     anna.close()

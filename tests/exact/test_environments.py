@@ -27,6 +27,7 @@ from logratio.models.mlp import Memory
 from logratio.policies.categorical import CategoricalHead
 from logratio.rollouts import environments as rollouts
 from logratio.rollouts.environments import Environments
+from logratio.rollouts.masks import ActionMasks
 from logratio.rollouts.spaces import action_layout
 from logratio.verify import driving, environments, processes
 from logratio.verify.rows import equal, reaches
@@ -112,14 +113,14 @@ def test_a_forbidden_action_that_keeps_a_little_probability_is_seen(monkeypatch)
 
 
 def test_masks_of_the_step_before_are_seen(monkeypatch):
-    whole, before = Environments._mask, {}
+    whole, before = ActionMasks.update, {}
 
-    def late(self, infos):
-        now = whole(self, infos)
-        shown, before[id(self)] = before.get(id(self), now), now
-        return shown
+    def late(self, infos, **where):
+        whole(self, infos, **where)
+        now = self.allowed
+        self.allowed, before[id(self)] = before.get(id(self), now), now
 
-    monkeypatch.setattr(Environments, "_mask", late)
+    monkeypatch.setattr(ActionMasks, "update", late)
     vector = side_by_side(Narrow, 2, autoreset="Disabled")
     faulty = Environments(vector, seed=0, name="Narrow")
     with pytest.raises(rollouts.EnvironmentFault, match="is not allowed"):

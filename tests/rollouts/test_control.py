@@ -225,10 +225,10 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, name, memory, nois
         collector = ControlCollector(ControlActor(policy), environments, settings, seed=0)
         collect = collector.collect
 
-        def stopping(step, examples):
+        def stopping(step, examples, partition):
             if step == stop_at:
                 raise KeyboardInterrupt
-            return collect(step, examples)
+            return collect(step, examples, partition)
 
         collector.collect = stopping
         with RunDirectory.begin(tmp_path / directory, {"identity": {}}, resume=True) as run:

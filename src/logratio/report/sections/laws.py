@@ -19,6 +19,7 @@ LAWS = {
     "training computes.",
     "end_token_carries_loss": "Every finished answer ends in one end token, and it is trained on.",
     "accumulation_equals_batch": "The parts that were accumulated add up to the batch's loss.",
+    "precision_suffices": "Rounding moves a token's log-probability by less than an update may.",
     "ratio_is_one": "On the first minibatch of an update every ratio to the policy that sampled is 1.",
     "update_kl_is_zero": "On the first minibatch of an update the KL divergence to that policy is 0.",
     "nothing_is_clipped": "On the first minibatch of an update the clip stops nothing.",
