@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from logratio.report.finding import mean_at_end, mean_at_start
 from logratio.report.warnings import CHECKS, by_severity, findings
 from report import made_run
 
@@ -138,3 +139,25 @@ def test_missing_values_in_a_curve_are_passed_over():
 def test_serious_ones_come_first():
     order = [{"name": "a", "severity": "note"}, {"name": "b"}, {"name": "c", "severity": "serious"}]
     assert [one["name"] for one in by_severity(order)] == ["c", "b", "a"]
+
+
+def test_the_last_batch_of_a_pass_weighs_as_much_as_it_holds():
+    """5 pairs in batches of 4: every second update reads one pair."""
+    report = curves("dpo", accuracy=[1.0, 0.0] * 5, loss=[0.5, 1.5] * 5, step=range(1, 11))
+    dpo = report["training"]["dpo"]
+    assert mean_at_end(report, "dpo", "accuracy") == pytest.approx(2 / 5)
+    dpo |= {"examples": 5, "settings": {"settings": {"batch_size": 4}}}
+    assert mean_at_end(report, "dpo", "accuracy") == pytest.approx((0 + 4 + 0 + 4 + 0) / 11)
+    assert mean_at_end(report, "dpo", "loss") == pytest.approx((1.5 + 2 + 1.5 + 2 + 1.5) / 11)
+    # Ties have a loss and are ranked neither right nor wrong.
+    dpo["curves"]["ties"] = [2.0, None] * 5
+    assert mean_at_end(report, "dpo", "accuracy") == pytest.approx((0 + 2 + 0 + 2 + 0) / 7)
+    assert mean_at_end(report, "dpo", "loss") == pytest.approx((1.5 + 2 + 1.5 + 2 + 1.5) / 11)
+
+
+def test_the_loss_of_sft_is_a_mean_over_tokens():
+    losses, tokens = [2.0, 4.0, 2.0, 4.0, 2.0, 1.0, 3.0, 1.0, 3.0, 1.0], [90.0, 10.0] * 5
+    report = curves("sft", step=range(1, 11), loss=losses, tokens=[*tokens[:5], 90.0, 10.0, 90.0, 10.0, 90.0])
+    assert mean_at_start(report, "sft", "loss", num=5) == pytest.approx((3 * 2 * 90 + 2 * 4 * 10) / 290)
+    assert mean_at_end(report, "sft", "loss") == pytest.approx((3 * 90 + 2 * 3 * 10) / 290)
+    assert by_name(report)["SFTLossRose"].what == "The SFT loss went from 2.14 to 1.14."

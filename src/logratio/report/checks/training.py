@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from logratio.report.digits import number, percent
-from logratio.report.finding import MIN_TAIL, Finding, curve, tail_mean
+from logratio.report.finding import MIN_TAIL, Finding, mean_at_end, mean_at_start
 
 CHOSEN_FLOOR, CHOSEN_FALLS, REJECTED_GAP = -5.0, -0.5, 1.0
 """Implicit rewards; starting points of ours, as are the next two."""
@@ -16,7 +16,7 @@ MEMORISED = 0.98
 
 def displacement(report: Mapping[str, Any]) -> Finding | None:
     """Chosen answers became much less likely together with rejected ones."""
-    chosen, rejected = (tail_mean(curve(report, "dpo", f"{side}_reward")) for side in ("chosen", "rejected"))
+    chosen, rejected = (mean_at_end(report, "dpo", f"{side}_reward") for side in ("chosen", "rejected"))
     if chosen is None or rejected is None:
         return None
     displaced = chosen < CHOSEN_FLOOR and rejected < chosen - REJECTED_GAP
@@ -38,7 +38,7 @@ def displacement(report: Mapping[str, Any]) -> Finding | None:
 
 def chosen_falls(report: Mapping[str, Any]) -> Finding | None:
     """Chosen answers became less likely than under the reference."""
-    chosen = tail_mean(curve(report, "dpo", "chosen_reward"))
+    chosen = mean_at_end(report, "dpo", "chosen_reward")
     if chosen is None:
         return None
     return Finding(
@@ -56,7 +56,7 @@ def chosen_falls(report: Mapping[str, Any]) -> Finding | None:
 
 def saturated(report: Mapping[str, Any]) -> Finding | None:
     """Pairs hardly move the weights any more."""
-    weight = tail_mean(curve(report, "dpo", "gradient_weight"))
+    weight = mean_at_end(report, "dpo", "gradient_weight")
     if weight is None:
         return None
     return Finding(
@@ -73,7 +73,7 @@ def saturated(report: Mapping[str, Any]) -> Finding | None:
 
 def memorised(report: Mapping[str, Any]) -> Finding | None:
     """Training pairs are all ranked right."""
-    accuracy = tail_mean(curve(report, "dpo", "accuracy"))
+    accuracy = mean_at_end(report, "dpo", "accuracy")
     if accuracy is None:
         return None
     return Finding(
@@ -91,19 +91,19 @@ def memorised(report: Mapping[str, Any]) -> Finding | None:
 
 def dpo_loss_rose(report: Mapping[str, Any]) -> Finding | None:
     """DPO ended with a higher loss than it began with."""
-    return _loss_rose(report, "dpo", curve(report, "dpo", "loss")[:1])
+    return _loss_rose(report, "dpo", num_first=1)
 
 
 def sft_loss_rose(report: Mapping[str, Any]) -> Finding | None:
     """SFT ended with a higher loss than it began with."""
-    return _loss_rose(report, "sft", curve(report, "sft", "loss")[:MIN_TAIL])
+    return _loss_rose(report, "sft", num_first=MIN_TAIL)
 
 
-def _loss_rose(report: Mapping[str, Any], stage: str, head: Sequence[float]) -> Finding | None:
-    last = tail_mean(curve(report, stage, "loss"))
-    if last is None or not head:
+def _loss_rose(report: Mapping[str, Any], stage: str, *, num_first: int) -> Finding | None:
+    last = mean_at_end(report, stage, "loss")
+    first = mean_at_start(report, stage, "loss", num=num_first)
+    if last is None or first is None:
         return None
-    first = sum(head) / len(head)
     return Finding(
         name=f"{stage.upper()}LossRose",
         severity="warning",
