@@ -121,6 +121,8 @@ def test_a_policy_that_runs_away_leaves_its_best_weights(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["stopped"] == "it went wrong"
     assert summary["best_checkpoint"] == 2
+    # Six were planned.
+    assert summary["updates"] == 5
 
 
 def test_the_best_is_remembered_by_a_run_that_goes_on(tmp_path):

@@ -280,7 +280,8 @@ class Session:
         if kept:
             path = checkpoint_path(self.run.checkpoints_path, kept)
             restore_weights(self.model, load_file(path / WEIGHTS))
-        self._summarise(stopped=reason, best_checkpoint=kept)
+        # The update that was to be watched is made; those after it are not.
+        self._summarise(stopped=reason, best_checkpoint=kept, updates=self.step + 1)
         return PolicyRunaway(
             reason,
             where=f"{self.stage}, update {self.step + 1} of {self.num_steps}",
