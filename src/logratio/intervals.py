@@ -1,4 +1,4 @@
-"""Intervals of proportions, for whatever counts."""
+"""Intervals of proportions, for whatever counts, and how many digits a share is shown with."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ def wilson_interval(wins: float, n: int, *, confidence: float = 0.95) -> tuple[f
 def normal_quantile(confidence: float) -> float:
     """Half the width of the middle `confidence` of the standard normal distribution: 1.96 at 0.95."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+SMALLEST_SHARE = 1e-12
+"""Nearer to 0 or 1 than this a share is taken for the number itself: what is left of it is rounding."""
+
+
+def percent_decimals(share: float, decimals: int = 1) -> int:
+    """Enough decimals that a share is shown as 0 % or 100 % only where it is 0 or 1; `decimals` at least."""
+    while round(100 * share, decimals) in (0, 100) and min(abs(share), abs(1 - share)) > SMALLEST_SHARE:
+        decimals += 1
+    return decimals
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """`61.3%`; a share that is neither 0 nor 1 is never shown as `0.0%` or `100.0%`."""
+    return f"{100 * share:.{percent_decimals(share, decimals)}f}%"

@@ -8,6 +8,7 @@ from logratio.cli import main as door
 from logratio.cli import sample as command
 from logratio.data.reading import read_samples
 from logratio.models.pretrained import save
+from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.partial import PartialAnswers
 
 ROWS = [
@@ -178,3 +179,15 @@ def test_help_teaches(capsys):
     shown = capsys.readouterr().out
     assert "logratio sample --model" in shown
     assert "--batch-size" in shown
+
+
+def test_the_rate_is_of_what_was_drawn_and_no_share_is_rounded_to_all():
+    answers = [
+        Completion(text="a", token_ids=(1,), model_logprobs=(-1.0,), finish_reason=reason)
+        for reason in ["stop"] * 999 + ["length"]
+    ]
+    samples = [Sample(prompt=Prompt("the cat"), completions=tuple(answers), columns={})]
+    shown = command.describe(samples, seconds=2.0, num_known=900, known_tokens=900)
+    assert "1000 tokens, 50 tokens/s\n99.9% ended by themselves" in shown
+    shown = command.describe(samples, seconds=2.0, num_known=1000, known_tokens=1000)
+    assert "(1000 of them from a run that was stopped): 1000 tokens\n" in shown

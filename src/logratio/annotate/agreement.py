@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logratio.errors import TooFewLabels
-from logratio.intervals import wilson_interval
+from logratio.intervals import percent, wilson_interval
 
 MIN_OVERLAP = 20
 """Pairs judged by two people below which no agreement is stated: its interval would be half the scale."""
@@ -293,7 +293,7 @@ def _coefficient(tables: _Tables, *, resamples: int, seed: int) -> Coefficient:
     defined = values[~np.isnan(values)]
     if len(defined) < (1 - MAX_UNDEFINED) * resamples:
         undefined = 1 - len(defined) / resamples
-        reason = f"no interval: of the resampled sets of pairs, {undefined:.0%} are of one category"
+        reason = f"no interval: of the resampled sets of pairs, {percent(undefined, 0)} are of one category"
         return Coefficient(value=value, reason=reason)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])

@@ -13,6 +13,7 @@ from logratio.annotate.snapshot import Snapshot
 from logratio.annotate.store import Store
 from logratio.annotate.web import read
 from logratio.errors import MissingExtra
+from logratio.intervals import percent_decimals
 
 TEMPLATE = "agreement.html"
 STYLES = ("page.css", "agreement.css")
@@ -133,8 +134,8 @@ def place(value: float, start: float, end: float) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """`65.7 %`, which no line end parts."""
-    return f"{100 * share:.{digits}f}{BREAKLESS}%"
+    """`65.7 %`, which no line end parts; shown as 0 or 100 % only where it is 0 or 1."""
+    return f"{100 * share:.{percent_decimals(share, digits)}f}{BREAKLESS}%"
 
 
 def decimal(value: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from logratio.annotate.agreement import MIN_OVERLAP, Share
+from logratio.intervals import percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +77,8 @@ def suggest_smoothing(disagreement: Share | None, margins: Sequence[int]) -> Smo
         return Smoothing(value=None, verdict_error=error, disagreement=disagreement, reason=reason)
     value = sum(label_error(error, margin) for margin in margins) / len(margins) if margins else error
     reason = (
-        f"two people contradict each other in {disagreement.value:.1%} of {num} pairs, as they would if each"
-        f" verdict were wrong with chance {error:.3f}"
+        f"two people contradict each other in {percent(disagreement.value)} of {num} pairs, as they would if"
+        f" each verdict were wrong with chance {error:.3f}"
     )
     if any(margin > 1 for margin in margins):
         reason += f"; majorities are so more seldom, these labels with chance {value:.3f}"

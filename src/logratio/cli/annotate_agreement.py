@@ -22,6 +22,7 @@ from logratio.annotate.snapshot import Snapshot
 from logratio.annotate.store import Store
 from logratio.data.names import lookalikes
 from logratio.errors import TooFewLabels
+from logratio.intervals import percent
 from logratio.report.markup import visible
 from logratio.runs import atomic_write, write_json
 
@@ -123,7 +124,8 @@ def share(found: Share | None) -> str:
     """`76.5% (71 to 82%) of 226`, or a dash where nothing counts towards it."""
     if found is None:
         return "-"
-    return f"{found.value:.1%} ({100 * found.low:.0f} to {found.high:.0%}) of {found.total}"
+    low, high = percent(found.low, 0).removesuffix("%"), percent(found.high, 0)
+    return f"{percent(found.value)} ({low} to {high}) of {found.total}"
 
 
 def _two_row(two: Between) -> list[str]:

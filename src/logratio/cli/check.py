@@ -33,6 +33,7 @@ from logratio.data.unusable import (
     describe_columns,
     one_line,
 )
+from logratio.intervals import percent
 from logratio.models.limits import ModelLimits
 from logratio.runs import write_json
 
@@ -169,12 +170,12 @@ def _measures(report: CheckReport) -> Iterator[str]:
     else:
         yield (
             f'"the longer wins" is right in {bias.wins} of {bias.num_pairs} pairs of unequal length: '
-            f"{bias.accuracy:.1%}, 95 % interval {bias.low:.1%} to {bias.high:.1%}"
+            f"{percent(bias.accuracy)}, 95 % interval {percent(bias.low)} to {percent(bias.high)}"
         )
     if report.truncated is None:
         yield "tokens were not looked at: give --model"
         return
-    of_all = max(report.num_usable, 1)
-    shares = (f"{side} {count} ({count / of_all:.1%})" for side, count in report.truncated.items())
+    of_all = report.num_usable
+    shares = (f"{side} {count} ({percent(count / of_all)})" for side, count in report.truncated.items())
     yield f"answers cut at the end: {', '.join(shares)}"
     yield f"boundary mismatches: {report.boundary_mismatches}"

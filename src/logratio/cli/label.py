@@ -30,6 +30,7 @@ from logratio.cli.prompts import columns_of_judges
 from logratio.cli.rows import LEFT_OUT, RowFlags, settle_rows, write_rows_left_out
 from logratio.data.reading import JUDGE, read_samples
 from logratio.errors import BadConfig, RewardDegenerate, TooFewLabels
+from logratio.intervals import percent
 from logratio.records import Sample
 from logratio.rollouts.labelling import LabelCounts, LabelledPair, Pairing, check_settings, label_pairs
 from logratio.rollouts.reward_values import place_of_answer
@@ -175,7 +176,7 @@ def describe(counts: LabelCounts) -> str:
         lines.append(f"{counts.prompts_without_pair} prompts have fewer than two answers and gave no pair")
     if counts.labelled:
         lines.append(
-            f"labels against the reward: {counts.against_reward} ({counts.label_noise:.1%});"
-            f" expected {counts.expected_against_reward:.1f} ({counts.expected_label_noise:.1%})"
+            f"labels against the reward: {counts.against_reward} ({percent(counts.label_noise)});"
+            f" expected {counts.expected_against_reward:.1f} ({percent(counts.expected_label_noise)})"
         )
     return "\n".join(lines)

@@ -74,9 +74,8 @@ def evaluate(bench: Bench, key: str) -> str:
     }
     write_comparison(bench, evaluation, counts={"evaluated": len(rows)}, provenance=provenance)
     rate = evaluation.main.win_rate
-    return (
-        f"{evaluation.verdict.outcome}: {rate.value:.1%} of {rate.n} won ({rate.low:.1%} to {rate.high:.1%})"
-    )
+    between = f"{percent(rate.low)} to {percent(rate.high)}"
+    return f"{evaluation.verdict.outcome}: {percent(rate.value)} of {rate.n} won ({between})"
 
 
 def sources_to_compare(bench: Bench) -> dict[str, str]:

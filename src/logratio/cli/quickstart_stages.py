@@ -35,6 +35,7 @@ from logratio.data.splits import ensure_disjoint
 from logratio.data.unusable import ReadRows
 from logratio.errors import TooFewLabels
 from logratio.evaluation.side_by_side import lot
+from logratio.intervals import percent
 from logratio.models.pretrained import fingerprint, load_tokenizer, read_limits, save
 from logratio.models.tokenisation import encode_prompt
 from logratio.policies.language import LanguagePolicy
@@ -140,8 +141,8 @@ def draw_answers(bench: Bench, key: str) -> str:
     )
     check_recorded(bench, bench.policy(START), samples[:NUM_RECOMPUTED])
     answers = [completion for drawn in samples for completion in drawn.completions]
-    ended = sum(completion.finish_reason == "stop" for completion in answers)
-    return f"{len(answers)} answers to {len(samples)} prompts, {ended / len(answers):.0%} ended by themselves"
+    ended = percent(sum(completion.finish_reason == "stop" for completion in answers) / len(answers), 0)
+    return f"{len(answers)} answers to {len(samples)} prompts, {ended} ended by themselves"
 
 
 def draw(
@@ -236,8 +237,8 @@ def label(bench: Bench, key: str) -> str:
     bench.count("labelling", counts.to_json() | {"mean_reward": mean})
     return (
         f"{counts.labelled} pairs of {counts.pairs_considered}, mean reward {mean:.3f}, "
-        f"{counts.label_noise:.1%} of the labels against the reward"
-        f" ({counts.expected_label_noise:.1%} expected)"
+        f"{percent(counts.label_noise)} of the labels against the reward"
+        f" ({percent(counts.expected_label_noise)} expected)"
     )
 
 

@@ -31,6 +31,7 @@ from logratio.cli.rows import RowFlags, settle_rows
 from logratio.data.names import NameForms, tidy
 from logratio.data.unusable import by_fault
 from logratio.errors import BadConfig, LogratioError, NotWritable
+from logratio.intervals import percent
 from logratio.runs import atomic_write, describe_machine, disk_faults, hash_file, write_json
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _print_contrasts(console: Console, heading: str, contrasts: Iterable[Contras
                 f"{one.difference:+.3f}",
                 between(one.interval),
                 between(one.bootstrap),
-                f"{one.win_chance:.1%}",
+                percent(one.win_chance),
                 "clear" if one.is_clear else "not told apart",
             ],
         )

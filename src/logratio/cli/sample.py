@@ -30,6 +30,7 @@ from logratio.cli.rows import LEFT_OUT, RowFlags, settle_rows, write_rows_left_o
 from logratio.data.reading import PromptRow, read_prompts
 from logratio.data.unusable import ReadRows
 from logratio.errors import BadConfig, RunExists
+from logratio.intervals import percent
 from logratio.models import tokenisation
 from logratio.models.pretrained import (
     LoadedModel,
@@ -262,10 +263,12 @@ def describe(samples: Sequence[Sample], *, seconds: float, num_known: int, known
     ended = sum(completion.finish_reason == "stop" for completion in completions)
     logprob = sum(sum(completion.model_logprobs or ()) for completion in completions)
     before = f" ({num_known} of them from a run that was stopped)" if num_known else ""
-    rate = (tokens - known_tokens) / max(seconds, 1e-9)
+    new = tokens - known_tokens
+    # Where all answers were there already, none was drawn at any rate.
+    rate = f", {new / max(seconds, 1e-9):.0f} tokens/s" if new else ""
     return (
         f"{len(completions)} answers to {len(samples)} prompts{before}: "
-        f"{tokens} tokens, {rate:.0f} tokens/s\n"
-        f"{ended / len(completions):.0%} ended by themselves; mean log-probability under the model "
+        f"{tokens} tokens{rate}\n"
+        f"{percent(ended / len(completions), 0)} ended by themselves; mean log-probability under the model "
         f"{logprob / len(completions):.2f} nats an answer, {logprob / tokens:.3f} a token"
     )

@@ -25,6 +25,7 @@ from logratio.data.unusable import (
     unused_columns,
 )
 from logratio.errors import BadConfig, BoundaryMismatch, ContradictoryLabels, DataFault, Tie
+from logratio.intervals import percent
 from logratio.models.limits import ModelLimits
 from logratio.models.tokenisation import Tokenizer, end_token_ids
 from logratio.records import Comparison
@@ -332,7 +333,8 @@ def _warnings(report: CheckReport) -> list[str]:
     warnings = []
     if bias.low > LENGTH_ACCURACY:
         warnings.append(
-            f'"the longer wins" predicts {bias.accuracy:.0%} of the labels: the model may learn length only'
+            f'"the longer wins" predicts {percent(bias.accuracy, 0)} of the labels: '
+            "the model may learn length only"
         )
     if cut and abs(cut["chosen"] - cut["rejected"]) > TRUNCATION_GAP * report.num_usable:
         warnings.append(

@@ -173,7 +173,7 @@ def too_many(unusable: Sequence[UnusableRow], num_rows: int, *, max_share: float
         limit = "half" if 2 * num >= num_rows else f"{MAX_SHARE:.0%}"
         over = num > max(MAX_SHARE * num_rows, FEW_ROWS) or 2 * num >= num_rows
     else:
-        limit, over = f"{max_share:.0%}", num > max_share * num_rows
+        limit, over = f"{100 * max_share:g}%", num > max_share * num_rows
     return f"{num} of {num_rows} rows are left out, over {limit}: {count_faults(unusable)}" if over else ""
 
 

@@ -13,6 +13,7 @@ from logratio.evaluation.bootstrap import Estimate
 from logratio.evaluation.divergence import Divergence
 from logratio.evaluation.text import TextStatistics
 from logratio.evaluation.verdict import Outcome
+from logratio.intervals import percent
 
 MAX_DISAGREEMENT = 5.0
 """Standard errors between two estimates of one KL; chance exceeds it about once in a million."""
@@ -179,8 +180,8 @@ def same_opening(policy: TextStatistics, reference: TextStatistics) -> list[Cave
         Caveat(
             name="SameOpening",
             severity="warning",
-            what=f"{policy.same_opening:.0%} of the policy's answers begin with “{policy.opening}”;"
-            f" the reference's commonest opening has {reference.same_opening:.0%}.",
+            what=f"{percent(policy.same_opening, 0)} of the policy's answers begin with “{policy.opening}”;"
+            f" the reference's commonest opening has {percent(reference.same_opening, 0)}.",
             meaning="A fixed phrase may be what the judge likes.",
             action="Read the answers, and judge them without their first sentence.",
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from logratio.evaluation.tally import Tally, short
+from logratio.intervals import percent
 from logratio.objectives.strengths import Ties
 
 ELO = 400 / math.log(10)
@@ -201,7 +202,9 @@ def notes(ratings: Ratings) -> list[str]:
     if again:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in resamples.drawn_again.items())
         share = again / (again + resamples.fitted)
-        text = f"{again:,} resamples ({share:.1%}) have no finite maximum and were drawn again: {reasons}."
+        text = (
+            f"{again:,} resamples ({percent(share)}) have no finite maximum and were drawn again: {reasons}."
+        )
         if share > MANY and resamples.is_enough:
             text += " So many make the bootstrap's intervals too narrow: more comparisons are needed."
         found.append(text)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from logratio.evaluation.bootstrap import Estimate
 from logratio.evaluation.win_rate import WinRate
+from logratio.intervals import percent_decimals
 
 Outcome = Literal["better", "worse", "not shown"]
 
@@ -102,8 +103,8 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
 
 
 def percent(share: float) -> str:
-    """`61.3 %`; never rounded onto or across one half."""
-    digits = 1
+    """`61.3 %`; never rounded onto or across one half, nor onto 0 or 1."""
+    digits = percent_decimals(share)
     while round(share * 100, digits) == 50 and share != 0.5 and digits < 12:
         digits += 1
     return f"{share * 100:.{digits}f} %"

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
+from logratio.intervals import percent_decimals
+
 ABSENT = "–"
 MINUS = "−"
 NO_BREAK = "\u00a0"
@@ -44,15 +46,19 @@ def fixed(value: float | None, decimals: int = 2) -> str:
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
-    """A share as `61.3 %`."""
-    return ABSENT if not is_number(share) else f"{fixed(100 * share, decimals)}{NO_BREAK}%"
+    """A share as `61.3 %`; shown as 0 or 100 % only where it is 0 or 1."""
+    return ABSENT if not is_number(share) else f"{_hundredths(share, decimals)}{NO_BREAK}%"
 
 
 def percent_interval(low: float | None, high: float | None) -> str:
     """`52.7 to 69.3 %`."""
     if low is None or high is None:
         return ABSENT
-    return f"{fixed(100 * low, 1)} to {fixed(100 * high, 1)}{NO_BREAK}%"
+    return f"{_hundredths(low, 1)} to {_hundredths(high, 1)}{NO_BREAK}%"
+
+
+def _hundredths(share: float, decimals: int) -> str:
+    return fixed(100 * share, percent_decimals(share, decimals))
 
 
 def interval(bounds: Sequence[float | None] | None, decimals: int = 2) -> str:

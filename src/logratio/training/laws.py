@@ -17,6 +17,7 @@ from torch import Tensor
 
 from logratio.batches import AnswerGroup, Numbers
 from logratio.errors import LawBroken, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
+from logratio.intervals import percent
 from logratio.models.rounding import (
     LARGEST_NOISE,
     TOKEN_NOISE,
@@ -285,7 +286,7 @@ def nothing_is_clipped(clip_fraction: float, *, step: int) -> LawHeld:
         raise LawBroken(
             "nothing_is_clipped",
             clip_fraction,
-            f"before the first step of an update the clip stops {clip_fraction:.1%} of the rows",
+            f"before the first step of an update the clip stops {percent(clip_fraction)} of the rows",
             where=f"step {step}",
             action="the batch was not collected by this policy",
         )

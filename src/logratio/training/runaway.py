@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from logratio.intervals import percent
 from logratio.training.settings import PolicyGradientConfig
 
 PATIENCE = 3
@@ -47,13 +48,13 @@ class Watch:
             return f"the KL to the reference is {kl:.1f} nats an answer (limit {config.max_reference_kl:g})"
         if self.repetition >= PATIENCE:
             return (
-                f"{repetition:.0%} of an answer's triples of tokens stood in it before "
-                f"(limit {config.max_repetition:.0%})"
+                f"{percent(repetition, 0)} of an answer's triples of tokens stood in it before "
+                f"(limit {100 * config.max_repetition:g}%)"
             )
         if self.length >= PATIENCE:
             return (
-                f"answers have {tokens:.1f} tokens and {ended:.0%} of them end; at first "
-                f"{self.tokens_at_first:.1f} and {self.ended_at_first:.0%}"
+                f"answers have {tokens:.1f} tokens and {percent(ended, 0)} of them end; at first "
+                f"{self.tokens_at_first:.1f} and {percent(self.ended_at_first, 0)}"
             )
         return ""
 
