@@ -118,6 +118,17 @@ def test_ctrl_c_stops_the_answer_and_not_the_talk(monkeypatch, capsys, place):
     assert shown.count("[1 tokens, stopped") == 2
 
 
+def test_an_answer_without_a_token_has_no_mean(monkeypatch, capsys, place):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(chat, "stream_tokens", interrupted)
+    status, shown, _ = talk(monkeypatch, capsys, place, "hello\n")
+    assert status == 0
+    assert "[0 tokens, stopped]" in shown
+
+
 def test_a_model_cannot_write_to_the_terminal_itself():
     assert chat.printable("a\x1b[2Jb\r\n\tc\x07") == "a[2Jb\n\tc"
 

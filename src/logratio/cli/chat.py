@@ -208,8 +208,8 @@ def stream_answer(speaker: Speaker, prompt: Prompt, *, seed: int, config: Sampli
             ended = "ended"
     except KeyboardInterrupt:
         ended = "stopped"
-    mean = logprob / max(len(drawn), 1)
-    print(f"\n  [{len(drawn)} tokens, {ended}, {mean:.2f} nats a token]")
+    mean = f", {logprob / len(drawn):.2f} nats a token" if drawn else ""
+    print(f"\n  [{len(drawn)} tokens, {ended}{mean}]")
     return shown
 
 
