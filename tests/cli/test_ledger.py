@@ -254,3 +254,24 @@ def test_keys_of_a_chain_are_what_they_were(kitchen):
         key = hash_json([key, *files])
     ledger = kitchen.run()[1]
     assert {name: entry["key"] for name, entry in ledger.items()} == expected
+
+
+def test_the_time_of_a_stage_is_that_of_all_its_attempts(kitchen, monkeypatch, capsys):
+    clock = "logratio.cli.ledger.time.monotonic"
+    monkeypatch.setattr(clock, iter([0.0, 7.0, 10.0, 12.0]).__next__)
+    kitchen.fail_in = "second"
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.run()
+    kitchen.fail_in = ""
+    monkeypatch.setattr(clock, iter([20.0, 24.0, 30.0, 31.0]).__next__)
+    _, ledger = kitchen.run()
+    assert {name: one["seconds"] for name, one in ledger.items()} == {
+        "first": 7.0,
+        "second": 6.0,
+        "third": 1.0,
+    }
+    # Other settings are another stage, which begins at 0.
+    kitchen.settings["second"] = 5
+    monkeypatch.setattr(clock, iter([40.0, 43.0, 50.0, 51.0]).__next__)
+    _, ledger = kitchen.run()
+    assert ledger["second"]["seconds"] == 3.0

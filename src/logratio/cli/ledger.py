@@ -65,10 +65,9 @@ def run_stages(directory: Path, stages: Sequence[Stage]) -> dict[str, Any]:
                 ledger = _forget(path, ledger, _unwanted_after(stages, stage.name))
                 _clear(stage, known=bool(before))
             print(f"{label} …", flush=True)
-            ledger = _note(path, ledger, stage.name, {"key": key, "done": False})
-            started = time.monotonic()
-            headline = stage.work(key)
-            seconds = time.monotonic() - started
+            earlier = float(before.get("seconds", 0.0)) if before.get("key") == key else 0.0
+            ledger = _note(path, ledger, stage.name, {"key": key, "done": False, "seconds": earlier})
+            headline, seconds = _time(path, ledger, stage, key, earlier=earlier)
             done = {"key": key, "done": True, "headline": headline, "seconds": round(seconds, 1)}
             ledger = _note(path, ledger, stage.name, done)
             print(f"{label}: {headline}  [{format_seconds(seconds)}]", flush=True)
@@ -76,6 +75,19 @@ def run_stages(directory: Path, stages: Sequence[Stage]) -> dict[str, Any]:
         files = [hash_file(output) for output in stage.outputs if output.is_file()]
         written[stage.name] = hash_json([key, *files])
     return ledger
+
+
+def _time(path: Path, ledger: dict[str, Any], stage: Stage, key: str, *, earlier: float) -> tuple[str, float]:
+    """Do a stage; its headline, and the seconds that it took, those before it was stopped included."""
+    started = time.monotonic()
+    try:
+        headline = stage.work(key)
+    except BaseException:
+        # Whatever ended it: the time is spent. Of a process that was killed nothing is known.
+        seconds = earlier + time.monotonic() - started
+        _note(path, ledger, stage.name, {"key": key, "done": False, "seconds": round(seconds, 1)})
+        raise
+    return headline, earlier + time.monotonic() - started
 
 
 def _join(keys: Sequence[str]) -> str:
