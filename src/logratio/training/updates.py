@@ -272,7 +272,8 @@ def critic_rate(actor: Actor, config: PolicyGradientConfig) -> OwnRate | None:
 def describe(rollout: Rollout, targets: Targets, signal: GradientSignal, *, critic: bool) -> dict[str, float]:
     """What the collector said, the mean return, the gradient's signal, and how well the critic foresaw.
 
-    `explained_variance` is `1 − Var(R − V)/Var(R)`: 1 is all, 0 as a constant would.
+    `explained_variance` is `1 − Var(R − V)/Var(R)`: 1 is all, 0 as a constant would; left out where all
+    returns are the same, and nothing is to be explained.
     """
     mask = rollout.trajectories.mask.flatten()
     returns, values = targets.returns.double(), targets.values.double()
@@ -282,7 +283,8 @@ def describe(rollout: Rollout, targets: Targets, signal: GradientSignal, *, crit
         found["gradient_signal"] = ratio
     if critic:
         spread = _variance(returns, mask)
-        found["explained_variance"] = 1.0 - _variance(returns - values, mask) / spread if spread > 0 else 0.0
+        if spread > 0:
+            found["explained_variance"] = 1.0 - _variance(returns - values, mask) / spread
     return found
 
 
