@@ -14,6 +14,7 @@ from logratio.evaluation.divergence import Divergence
 from logratio.evaluation.summary import describe
 from logratio.evaluation.text import text_statistics
 from logratio.records import Completion, Prompt, Sample
+from logratio.report.warnings import findings
 
 
 class LengthJudge:
@@ -262,3 +263,14 @@ def test_prompts_without_a_reward_are_left_out_of_every_model(evaluation):
     assert warning["what"] == "tests:letters has no reward for answers to 11 of 40 prompts: left out."
     with pytest.raises(TooFewLabels):
         compare({name: own[:3] for name, own in SAMPLES.items()}, SomeJudge(), DISTANCES)
+
+
+def test_answers_of_one_word_have_no_variety_of_word_pairs_to_lose():
+    words = {"policy": answers(["good"] * NUM), "reference": SAMPLES["reference"]}
+    found = compare(words, LengthJudge(), {"policy": DISTANCES["policy"]}, seed=3, resamples=200)
+    report = found.to_json()
+    assert report["distinct_2"] == {"policy": None, "reference": pytest.approx(1.0)}
+    assert report["distinct_1"]["policy"] == 1 / NUM
+    (row,) = [line for line in describe(found).splitlines() if line.startswith("policy")]
+    assert row.endswith(" %")
+    assert "VarietyLost" not in {one.name for one in findings(report)}

@@ -39,7 +39,8 @@ def test_one_answer_to_everything_has_low_distinct():
 
 def test_pairs_do_not_cross_answers():
     assert distinct_n(["a b", "c d"], 2) == 1.0
-    assert distinct_n(["a", "b"], 2) == 0.0
+    assert distinct_n(["a", "b"], 2) is None
+    assert distinct_n(["", " "], 1) is None
 
 
 def test_a_loop_is_repetition_and_the_same_text_twice_is_not():

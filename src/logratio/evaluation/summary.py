@@ -43,7 +43,7 @@ def _stage_cells(stage: Stage) -> tuple[str, ...]:
         "" if stage.kl is None else f"{stage.kl.value:.2f}",
         f"{stage.text.length:.1f}",
         f"{percent(stage.text.eos_rate)}",
-        f"{stage.text.distinct_2:.3f}",
+        "" if stage.text.distinct_2 is None else f"{stage.text.distinct_2:.3f}",
     )
 
 

@@ -27,11 +27,11 @@ class TextStatistics:
     """Mean number of tokens, the end token included."""
     eos_rate: float
     """Share of answers that the model ended itself."""
-    distinct_1: float
-    """Distinct words over words, over all answers together."""
-    distinct_2: float
+    distinct_1: float | None
+    """Distinct words over words, over all answers together; None where there is no word."""
+    distinct_2: float | None
     """The same for pairs of neighbouring words."""
-    distinct_3: float
+    distinct_3: float | None
     """The same for triples."""
     repetition: float
     """Mean share of an answer's triples that stood in it before."""
@@ -84,13 +84,13 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
 
-def distinct_n(texts: Sequence[str], n: int) -> float:
+def distinct_n(texts: Sequence[str], n: int) -> float | None:
     """Distinct n-grams over n-grams, over all texts together (Li et al. 2016, arXiv:1510.03055).
 
-    It falls as texts get longer, so it compares sets of like length. 0 where there is no n-gram.
+    It falls as texts get longer, so it compares sets of like length. None where there is no n-gram.
     """
     found = [ngram for text in texts for ngram in ngrams(words(text), n)]
-    return len(set(found)) / len(found) if found else 0.0
+    return len(set(found)) / len(found) if found else None
 
 
 def repetition(texts: Sequence[str], *, n: int = REPEATED_NGRAM) -> float:
