@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from speed_page import write_page
 
-from logratio.runs import describe_machine, write_json
+from logratio.run_directory import describe_machine, write_json
 
 HERE = Path(__file__).parent
 BESIDE = (HERE / "growth.json", HERE / "startup.json")

@@ -11,9 +11,9 @@ from control_vs_peers import TASKS
 from dpo_vs_trl import make_comparisons, write_rows
 from driving import run_job
 
-from logratio.data.remarks import quickstart_prompts
+from logratio.data.quickstart_prompts import quickstart_prompts
 from logratio.records import Comparison
-from logratio.runs import write_json_lines
+from logratio.run_directory import write_json_lines
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

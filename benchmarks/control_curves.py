@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from logratio.report.charts import LARGE, Band, Level, Series, line_chart
-from logratio.report.markup import Html, element
+from logratio.report.charts.lines import LARGE, Band, Level, Series, line_chart
+from logratio.report.html import Html, element
 from logratio.report.page import style_sheet
 from logratio.report.sections.section import figure
 

@@ -20,14 +20,14 @@ from control_returns import run
 from rich.console import Console
 from rich.table import Table
 
-from logratio.runs import describe_machine, write_json
+from logratio.run_directory import describe_machine, write_json
 
 HERE = Path(__file__).parent
 TASKS = ("CartPole-v1", "Pendulum-v1")
 ARMS: dict[str, tuple[str, ...]] = {
     "clip": (),
-    "penalty": ("--clip-range", "0", "--penalty", "1"),
-    "both": ("--penalty", "1"),
+    "penalty": ("--clip-range", "0", "--kl-penalty", "1"),
+    "both": ("--kl-penalty", "1"),
 }
 SEEDS = 3
 

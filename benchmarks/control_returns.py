@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from logratio.runs import describe_machine, write_json
+from logratio.run_directory import describe_machine, write_json
 
 HERE = Path(__file__).parent
 SB3 = HERE / "control_sb3.py"

@@ -19,8 +19,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from logratio.cli.control_presets import PRESETS, Preset
-from logratio.evaluation.episodes import EVALUATION_SEED
+from logratio.control.evaluation import EVALUATION_SEED
+from logratio.control.presets import PRESETS, Preset
 
 EPISODES = 100
 
@@ -68,7 +68,7 @@ def main(task: str, seed: int, out: Path) -> None:
 
 def settings_of(preset: Preset) -> dict[str, Any]:
     """A preset's numbers by the names that they have there."""
-    from logratio.cli.control_ppo import ControlPPOConfig
+    from logratio.cli.control.ppo import ControlPPOConfig
 
     training, collect = ControlPPOConfig(**preset.training), preset.collect
     return {
@@ -84,7 +84,7 @@ def settings_of(preset: Preset) -> dict[str, Any]:
         "ent_coef": training.entropy_coefficient,
         "max_grad_norm": training.max_gradient_norm,
         "policy_kwargs": {
-            "net_arch": {"pi": list(preset.networks.widths), "vf": list(preset.networks.widths)},
+            "net_arch": {"pi": list(preset.networks.hidden_sizes), "vf": list(preset.networks.hidden_sizes)},
             "activation_fn": {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[preset.networks.activation],
         },
     }

@@ -21,11 +21,11 @@ def run_logratio(job: Job) -> dict[str, Any]:
     """`logratio control ppo` without its evaluation at the end, which the other sides have not."""
     whole = Clock()
     from logratio.algorithms.ppo import train_ppo
-    from logratio.cli.control import ControlFlags, new_policy, open_environments
-    from logratio.cli.control_ppo import ControlPPOConfig
-    from logratio.policies.control import ControlActor, NetworkConfig
-    from logratio.rollouts.control import ControlCollector, ControlConfig
-    from logratio.runs import RunDirectory
+    from logratio.cli.control.ppo import ControlPPOConfig
+    from logratio.cli.control.run import ControlFlags, new_policy, open_environments
+    from logratio.control.collector import ControlCollector, ControlConfig
+    from logratio.control.policy import ControlActor, NetworkConfig
+    from logratio.run_directory import RunDirectory
 
     training = Clock()
     flags = ControlFlags(
@@ -41,7 +41,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
             normalise_observations=job["normalise"],
             normalise_rewards=job["normalise"],
         ),
-        networks=NetworkConfig(widths=tuple(job["widths"]), activation=job["activation"]),
+        networks=NetworkConfig(hidden_sizes=tuple(job["widths"]), activation=job["activation"]),
     )
     config = ControlPPOConfig(
         learning_rate=job["learning_rate"],

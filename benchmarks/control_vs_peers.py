@@ -22,7 +22,7 @@ from driving import median, run_job
 from rich.console import Console
 from rich.table import Table
 
-from logratio.runs import describe_machine, write_json
+from logratio.run_directory import describe_machine, write_json
 
 HERE = Path(__file__).parent
 SIDES = HERE / "control_sides.py"

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from working import Job, do_job, forward_flops
 
-from logratio.batches import AnswerGroup
-from logratio.data.formats import read_comparisons
-from logratio.models.pretrained import embedded_model_path, load, save
+from logratio.data.preference_formats import read_comparisons
+from logratio.models.loading import embedded_model_path, load, save
 from logratio.models.tokenisation import encode_completion, encode_prompt, end_token_ids, render_prompt
+from logratio.packed_rows import AnswerGroup
 from logratio.records import Comparison, Completion
 
 BETA = 0.1
@@ -38,7 +38,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
     """The run of this library."""
     from logratio.algorithms.dpo import DPOConfig, train_dpo
     from logratio.policies.language import LanguagePolicy
-    from logratio.runs import RunDirectory
+    from logratio.run_directory import RunDirectory
 
     loaded = load(job["model"])
     comparisons = fitting_comparisons(job, loaded.tokenizer)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from logratio.records import Comparison, Completion, Message, Prompt
-from logratio.runs import write_json, write_json_lines
+from logratio.run_directory import write_json, write_json_lines
 
 HERE = Path(__file__).parent
 SIDES = HERE / "dpo_sides.py"

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from speed_page import write_page
 
-from logratio.runs import describe_machine, write_json
+from logratio.run_directory import describe_machine, write_json
 
 HERE = Path(__file__).parent
 STARTUP = HERE / "startup.json"

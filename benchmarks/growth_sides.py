@@ -20,11 +20,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from working import Job, do_job
 
-from logratio.batches import AnswerGroup
-from logratio.models.allocator import keep_freed_memory
-from logratio.models.products import gradients_in_place
+from logratio.kernels.fused_layers import gradients_in_place
+from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
-from logratio.training.memory import peak_memory_bytes
+from logratio.runtime.malloc import keep_freed_memory
+from logratio.runtime.memory import peak_memory_bytes
 
 SHAPE = {
     "hidden_size": 576,
@@ -55,10 +55,10 @@ def run(job: Job) -> dict[str, Any]:
         for _ in range(job["groups"])
     ]
     if job["prompt_once"]:
-        parts = [rows for _, rows in policy.rows(groups, max_tokens=job["row_tokens"])]
+        parts = [rows for _, rows in policy.micro_batches(groups, max_tokens=job["row_tokens"])]
     else:
         alone = [AnswerGroup(group.prompt, (answer,)) for group in groups for answer in group.answers]
-        parts = [policy.lay([group]) for group in alone]
+        parts = [policy.pack([group]) for group in alone]
     seconds = []
     with gradients_in_place():
         # The first pass takes the gradients' memory.

@@ -21,13 +21,14 @@ from unittest import mock
 import torch
 from working import Clock, Job, do_job, forward_flops
 
-from logratio.batches import AnswerGroup
-from logratio.data.reading import read_prompts
-from logratio.models import pretrained, scoring
-from logratio.models.gguf import embedded_model_path
+from logratio.data.jsonl import read_prompts
+from logratio.models import loading
+from logratio.models import reward_model as scoring
+from logratio.models.gguf.loading import embedded_model_path
 from logratio.models.tokenisation import render_prompt
+from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.scorer import Scorer
+from logratio.policies.reward_scorer import RewardModel
 
 CLIP_RANGE, VALUE_COEFFICIENT, KL_COEFFICIENT = 0.2, 0.1, 0.05
 DISCOUNT, LAM = 1.0, 0.95
@@ -39,10 +40,10 @@ NO_CLIP = 1e9
 def prepare(job: Job) -> dict[str, Any]:
     """Write the model, and a reward model made of it with a head drawn from a seed, as safetensors."""
     source = job["model"] or str(embedded_model_path())
-    loaded = pretrained.load(source)
-    pretrained.save(loaded.model, loaded.tokenizer, Path(job["out"]) / "policy")
+    loaded = loading.load(source)
+    loading.save(loaded.model, loaded.tokenizer, Path(job["out"]) / "policy")
     scorer = scoring.load_for_training(source, seed=REWARD_SEED)
-    pretrained.save(scorer.model, scorer.tokenizer, Path(job["out"]) / "reward")
+    loading.save(scorer.model, scorer.tokenizer, Path(job["out"]) / "reward")
     return {}
 
 
@@ -52,7 +53,7 @@ def prepare(job: Job) -> dict[str, Any]:
 def run_logratio(job: Job) -> dict[str, Any]:
     """The run of this library, prepared as `logratio train ppo` prepares it."""
     from logratio.algorithms.ppo import train_ppo
-    from logratio.cli import policy_gradient as command
+    from logratio.cli.train import on_policy_options as command
 
     flags, groups = our_flags(job), list[AnswerGroup]()
     config = flags.training
@@ -86,9 +87,9 @@ def run_logratio(job: Job) -> dict[str, Any]:
 def our_flags(job: Job) -> Any:
     """The flags of `logratio train ppo` for this job."""
     from logratio.algorithms.ppo import PPOConfig
-    from logratio.cli.computing import ComputingFlags
-    from logratio.cli.train_ppo import Arguments
-    from logratio.rollouts.language import CollectorConfig
+    from logratio.cli.train.compute import ComputingFlags
+    from logratio.cli.train.ppo import Arguments
+    from logratio.rollouts.collector import CollectorConfig
 
     config = PPOConfig(
         learning_rate=job["learning_rate"],
@@ -98,7 +99,7 @@ def our_flags(job: Job) -> Any:
         weight_decay=0.0,
         # TRL's PPO does not clip gradients, and no KL ends its updates.
         max_gradient_norm=0.0,
-        stop_at=0.0,
+        early_stop_factor=0.0,
         update_epochs=job["epochs"],
         minibatches=job["minibatches"],
         clip_range=CLIP_RANGE,
@@ -129,7 +130,7 @@ def endless(job: Job) -> Any:
     """No token ends an answer where all answers shall have the same length."""
     if job["answers"] == "ended":
         return nullcontext()
-    return mock.patch("logratio.rollouts.sampling.stop_tokens", return_value=frozenset())
+    return mock.patch("logratio.generation.sampler.stop_tokens", return_value=frozenset())
 
 
 def kept(rollout: Any, groups: list[AnswerGroup]) -> Any:
@@ -312,9 +313,9 @@ def clocked(training: Clock, whole: Clock) -> dict[str, float]:
 def compare(job: Job) -> dict[str, Any]:
     """How far TRL's log-probabilities and rewards of its first batch are from ours of the same tokens."""
     seen = json.loads(Path(job["seen"]).read_text())
-    policy, judge = pretrained.load(job["model"]), scoring.load_scorer(job["reward"])
+    policy, judge = loading.load(job["model"]), scoring.load_reward_model(job["reward"])
     language = LanguagePolicy(policy.model, policy.tokenizer)
-    scorer = Scorer(judge.model, judge.tokenizer)
+    scorer = RewardModel(judge.model, judge.tokenizer)
     differences: dict[str, list[float]] = {"logprob": [], "reward": []}
     rewards = []
     for prompt, answer, logprobs, reward in zip(*seen.values(), strict=True):
@@ -322,9 +323,9 @@ def compare(job: Job) -> dict[str, Any]:
         if judge.tokenizer.pad_token_id in answer:
             continue
         group = [AnswerGroup(tuple(prompt), (tuple(answer),))]
-        rewards.append(float(scorer.evaluate(scorer.lay(group)[0])))
+        rewards.append(float(scorer.evaluate(scorer.pack(group)[0])))
         differences["reward"].append(abs(rewards[-1] - reward))
-        ours = language.evaluate(language.lay(group)[0]).tolist()
+        ours = language.evaluate(language.pack(group)[0]).tolist()
         # TRL's go on behind an answer's end.
         pairs = zip(ours, logprobs, strict=False)
         differences["logprob"].append(max(abs(left - right) for left, right in pairs))

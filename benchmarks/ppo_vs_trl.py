@@ -23,9 +23,9 @@ from driving import median, run_job
 from rich.console import Console
 from rich.table import Table
 
-from logratio.data.reading import read_prompts
-from logratio.data.remarks import quickstart_prompts
-from logratio.runs import describe_machine, write_json, write_json_lines
+from logratio.data.jsonl import read_prompts
+from logratio.data.quickstart_prompts import quickstart_prompts
+from logratio.run_directory import describe_machine, write_json, write_json_lines
 
 HERE = Path(__file__).parent
 SIDES = HERE / "ppo_sides.py"

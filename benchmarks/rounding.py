@@ -19,17 +19,17 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-from logratio.batches import AnswerGroup
-from logratio.models.gguf import embedded_model_path
-from logratio.models.pretrained import load
-from logratio.models.rounding import (
-    SAME_ROWS,
+from logratio.kernels.rounding_error import (
+    SAME_ROWS_NOISE,
     TOKEN_NOISE,
-    Difference,
+    LogprobDifference,
     largest_difference,
     mean_square_difference,
     sum_difference,
 )
+from logratio.models.gguf.loading import embedded_model_path
+from logratio.models.loading import load
+from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
 from reordered import reordered_products
 
@@ -66,14 +66,14 @@ def disturbed(policy: LanguagePolicy) -> LanguagePolicy:
         for weight in layer.parameters():
             weight.mul_(1.0 + 0.01 * torch.randn(weight.shape, generator=generator))
     other = LanguagePolicy(model, policy.tokenizer)
-    other.compute(precision=policy.precision)
+    other.set_compute(precision=policy.precision)
     return other
 
 
 @torch.no_grad()
 def logprobs(policy: LanguagePolicy, groups: list[AnswerGroup], length: int) -> Tensor:
     """`[length]` log-probabilities of the first answer's tokens."""
-    return torch.cat([policy.evaluate(row) for row in policy.lay(groups)])[:length].double()
+    return torch.cat([policy.evaluate(row) for row in policy.pack(groups)])[:length].double()
 
 
 def measure(policy: LanguagePolicy, wrong: LanguagePolicy, ids: list[int], length: int) -> list[str]:
@@ -86,9 +86,9 @@ def measure(policy: LanguagePolicy, wrong: LanguagePolicy, ids: list[int], lengt
         disturbance = logprobs(wrong, [group], length) - alone
     noise, usual = policy.rounding_noise([group]), TOKEN_NOISE["bf16"]
     total, tokens = alone.sum()[None].float(), torch.tensor([length])
-    same = float(sum_difference(total, tokens, noise=SAME_ROWS, in_order=True)[0])
+    same = float(sum_difference(total, tokens, noise=SAME_ROWS_NOISE, in_order=True)[0])
     elsewhere = float(sum_difference(total, tokens, noise=usual)[0])
-    found = Difference.of(beside - alone)
+    found = LogprobDifference.of(beside - alone)
     return [
         f"{length:,}",
         f"{noise:.3f}",
@@ -105,7 +105,7 @@ def main(arguments: Arguments) -> None:
     torch.set_num_threads(arguments.threads)
     loaded = load(str(embedded_model_path()))
     policy = LanguagePolicy(loaded.model, loaded.tokenizer)
-    policy.compute(precision="bf16")
+    policy.set_compute(precision="bf16")
     text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(PAGES.glob("c*.md")))
     text = re.sub(f"{BEGIN}.*{END}", "", text, flags=re.DOTALL)
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from working import Clock, Job, do_job, forward_flops
 
-from logratio.batches import AnswerGroup
-from logratio.data.reading import read_prompts
-from logratio.models.pretrained import load
+from logratio.data.jsonl import read_prompts
+from logratio.generation.sampler import stop_tokens
+from logratio.models.loading import load
 from logratio.models.tokenisation import encode_prompt
-from logratio.rollouts.sampling import stop_tokens
+from logratio.packed_rows import AnswerGroup
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -34,8 +34,8 @@ def open_job(job: Job) -> tuple[Any, list[list[int]], list[int]]:
 
 def run_logratio(job: Job) -> dict[str, Any]:
     """Answers with their exact log-probabilities, which the other side does not compute."""
-    from logratio.policies.decoding import sample_tokens
-    from logratio.policies.sampling_config import SamplingConfig
+    from logratio.generation.config import SamplingConfig
+    from logratio.generation.engines.selection import sample_tokens
 
     model, prompts, stops = open_job(job)
     config = SamplingConfig(max_new_tokens=job["answer_tokens"], batch_size=job["batch_size"])

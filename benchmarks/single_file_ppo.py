@@ -96,9 +96,9 @@ def train(job: dict) -> list[float]:
             following, advantage, flags = agent.critic(seen).flatten(), 0.0, [*kept["done"][1:], done]
             advantages = []
             for step in reversed(range(job["num_steps"])):
-                goes_on = 1 - flags[step]
-                delta = kept["reward"][step] + job["discount"] * following * goes_on - kept["value"][step]
-                advantage = delta + job["discount"] * job["lam"] * goes_on * advantage
+                continues = 1 - flags[step]
+                delta = kept["reward"][step] + job["discount"] * following * continues - kept["value"][step]
+                advantage = delta + job["discount"] * job["lam"] * continues * advantage
                 advantages.insert(0, advantage)
                 following = kept["value"][step]
         batch = {name: torch.cat(kept[name]) for name in ("seen", "action", "logprob", "value")}

@@ -1,7 +1,7 @@
 """How long a command takes before it does what it was called for.
 
 `logratio --help`, and `logratio train sft` on the embedded model, converted before: from its call to the
-beginning of its first update, with imports, data, weights and the laws that are checked before a run.
+beginning of its first update, with imports, data, weights and the invariants that are checked before a run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dpo_vs_trl import make_comparisons, write_rows
 from rich.console import Console
 from speed_page import write_page
 
-from logratio.runs import describe_machine, write_json
+from logratio.run_directory import describe_machine, write_json
 
 HERE = Path(__file__).parent
 LOGRATIO = Path(sys.executable).parent / "logratio"

@@ -17,13 +17,13 @@ import torch
 from dpo_sides import BETA, MAX_GRADIENT_NORM, MAX_LENGTH, encode, fitting_comparisons
 from working import Clock, Job, do_job, forward_flops, score_flops
 
-from logratio.batches import AnswerGroup
-from logratio.models.prefixes import common_prefix
-from logratio.models.pretrained import load
-from logratio.models.scoring import load_for_training
+from logratio.kernels.shared_prefix import common_prefix
+from logratio.models.loading import load
+from logratio.models.reward_model import load_for_training
 from logratio.models.tokenisation import render_prompt
+from logratio.packed_rows import AnswerGroup
 from logratio.records import Comparison
-from logratio.runs import RunDirectory
+from logratio.run_directory import RunDirectory
 
 CONSTANT = {"schedule": "constant", "warmup": 0.0, "weight_decay": 0.0, "shuffle": False}
 PASSES = {"dpo": 4.0, "sft": 3.0, "reward": 3.0}
@@ -58,7 +58,7 @@ def _our_dpo(job: Job, run: RunDirectory) -> dict[str, Any]:
     loaded = load(job["model"])
     comparisons = fitting_comparisons(job, loaded.tokenizer)
     policy = LanguagePolicy(loaded.model, loaded.tokenizer)
-    policy.compute(precision=job["precision"])
+    policy.set_compute(precision=job["precision"])
     clock = Clock()
     groups = [encode(loaded.tokenizer, comparison) for comparison in comparisons]
     train_dpo(policy, groups, DPOConfig(beta=BETA, **_our_settings(job)), run)
@@ -75,22 +75,22 @@ def _our_sft(job: Job, run: RunDirectory) -> dict[str, Any]:
     pairs = [encode(loaded.tokenizer, comparison) for comparison in comparisons]
     groups = [AnswerGroup(pair.prompt, pair.answers[:1]) for pair in pairs]
     policy = LanguagePolicy(loaded.model, loaded.tokenizer)
-    policy.compute(precision=job["precision"])
+    policy.set_compute(precision=job["precision"])
     train_sft(policy, groups, SFTConfig(**_our_settings(job)), run)
     return describe(job, clock, loaded.model, groups)
 
 
 def _our_reward(job: Job, run: RunDirectory) -> dict[str, Any]:
     from logratio.algorithms.reward import Label, LabelledGroup, RewardConfig, train_reward
-    from logratio.policies.scorer import Scorer
+    from logratio.policies.reward_scorer import RewardModel
 
     loaded = load_for_training(job["model"], seed=0)
     comparisons = fitting_comparisons(job, loaded.tokenizer)
     clock = Clock()
     groups = [encode(loaded.tokenizer, comparison) for comparison in comparisons]
     labelled = [LabelledGroup(group, (Label(0, 1),)) for group in groups]
-    scorer = Scorer(loaded.model, loaded.tokenizer)
-    scorer.compute(precision=job["precision"])
+    scorer = RewardModel(loaded.model, loaded.tokenizer)
+    scorer.set_compute(precision=job["precision"])
     train_reward(scorer, labelled, RewardConfig(**_our_settings(job)), run)
     return describe(job, clock, loaded.model, groups)
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from logratio.batches import AnswerGroup
-from logratio.models.precision import multiplies_bf16
+from logratio.kernels.precision import multiplies_bf16
+from logratio.packed_rows import AnswerGroup
 
 Job = dict[str, Any]
 

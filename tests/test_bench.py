@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from logratio.batches import AnswerGroup
-from logratio.models import scoring
-from logratio.models.pretrained import save
+from logratio.models import reward_model
+from logratio.models.loading import save
+from logratio.packed_rows import AnswerGroup
 from test_benchmark import BENCHMARKS, load_script
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -64,7 +64,7 @@ def test_useful_work_of_a_score_by_hand(scripts):
     """Every answer to its last token, the prompt once, every linear map twice a weight."""
     model = tiny_llama(50)
     working = load_script("working")
-    classifier = scoring.add_head(model, source="a test", seed=0)
+    classifier = reward_model.add_score_head(model, source="a test", seed=0)
     group = AnswerGroup((1, 2, 3), ((4, 5), (6, 7, 8, 9)))
     blocks = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64) + 32
     attended = 6 + (2 * 3 + 3) + (4 * 3 + 10)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from logratio.batches import AnswerGroup
-from logratio.data.reading import read_prompts
-from logratio.models.pretrained import save
+from logratio.data.jsonl import read_prompts
+from logratio.models.loading import save
 from logratio.models.tokenisation import encode_prompt
+from logratio.packed_rows import AnswerGroup
 from tiny import tiny_llama, tiny_tokenizer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

@@ -163,10 +163,10 @@ def test_every_link_within_the_project_leads_somewhere(page):
 
 def test_every_law_in_the_readme_is_one():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    laws = (ROOT / "src/logratio/training/laws.py").read_text(encoding="utf-8")
+    invariants = (ROOT / "src/logratio/training/invariants.py").read_text(encoding="utf-8")
     named = re.findall(r"^\| `(\w+)` \|", readme, flags=re.MULTILINE)
     assert len(named) >= 6
-    assert [name for name in named if f'"{name}"' not in laws] == []
+    assert [name for name in named if f'"{name}"' not in invariants] == []
 
 
 def test_continuous_integration_runs_the_two_commands_and_nothing_else():
@@ -198,7 +198,7 @@ def test_the_words_that_are_looked_for_would_be_found():
 TORCH_FREE = (
     "records",
     "data",
-    "runs",
+    "run_directory",
     "annotate",
     "report",
     "errors",

@@ -6,7 +6,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from logratio.batches import AnswerGroup
+from logratio.packed_rows import AnswerGroup
 
 END, BEGIN = "<|im_end|>", "<|im_start|>"
 TEMPLATE = (

@@ -266,20 +266,20 @@ class ReferenceAliased(LogratioError):
     """Policy and reference share storage, or do not have the same vocabulary."""
 
 
-class LawBroken(LogratioError):
-    """Something that must hold does not: `law` names it, `value` is what was found.
+class InvariantViolated(LogratioError):
+    """Something that must hold does not: `invariant` names it, `value` is what was found.
 
     Args:
-        law: the law's name, as in `logratio.training.laws`.
+        invariant: the invariant's name, as in `logratio.training.invariants`.
         value: the value found.
         what: one sentence.
         where: step, row or pair.
         action: what the reader can do now.
     """
 
-    def __init__(self, law: str, value: float, what: str, *, where: str = "", action: str = "") -> None:
-        super().__init__(f"[{law}] {what}", where=where, action=action)
-        self.law = law
+    def __init__(self, invariant: str, value: float, what: str, *, where: str = "", action: str = "") -> None:
+        super().__init__(f"[{invariant}] {what}", where=where, action=action)
+        self.invariant = invariant
         self.value = value
 
 

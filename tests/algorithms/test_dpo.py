@@ -9,10 +9,10 @@ import torch
 
 from logratio.algorithms.dpo import DPOConfig, Loss, PairLogprobs, loss_at_reference, pair_losses, train_dpo
 from logratio.algorithms.sft import SFTConfig, train_sft
-from logratio.batches import AnswerGroup
 from logratio.errors import BadConfig
+from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
-from logratio.runs import RunDirectory
+from logratio.run_directory import RunDirectory
 from tiny import exact_llama, random_groups, tiny_llama
 
 VOCABULARY = 50
@@ -70,7 +70,7 @@ def test_the_loss_at_the_reference_is_what_the_loss_gives_there():
             assert pair_losses(same, config).tolist() == pytest.approx([expected] * 4, abs=1e-9)
 
 
-def final_weights(tmp_path, name, *, layout="shared", **settings):
+def final_weights(tmp_path, name, *, layout="packed", **settings):
     model = exact_llama(VOCABULARY)
     policy = LanguagePolicy(model, None, layout=layout)
     config = DPOConfig(learning_rate=1e-3, adam_epsilon=1e-3, **settings)
@@ -84,7 +84,7 @@ def test_a_batch_of_8_equals_8_accumulated_equals_packed(tmp_path):
     """Three ways to compute the same two updates end in the same weights."""
     whole, metrics = final_weights(tmp_path, "whole", batch_size=8, row_tokens=10_000)
     accumulated, _ = final_weights(tmp_path, "accumulated", batch_size=8, row_tokens=1)
-    apart, _ = final_weights(tmp_path, "apart", batch_size=8, layout="apart")
+    apart, _ = final_weights(tmp_path, "unpacked", batch_size=8, layout="unpacked")
     start = torch.cat([parameter.detach().reshape(-1) for parameter in exact_llama(VOCABULARY).parameters()])
     assert (whole - start).abs().max() > 1e-4
     assert (whole - accumulated).abs().max() < 1e-10
@@ -96,8 +96,8 @@ def test_the_first_gradient_is_minus_half_beta_times_the_difference_of_scores(tm
     """D1: at the reference, ∇L = −(β/2)·mean(∇log π(y_w) − ∇log π(y_l))."""
     groups = random_groups(6, vocab_size=VOCABULARY)
     model = exact_llama(VOCABULARY)
-    policy = LanguagePolicy(model, None, layout="apart")
-    logprobs = policy.sequence_logprobs(policy.lay(groups)).reshape(-1, 2)
+    policy = LanguagePolicy(model, None, layout="unpacked")
+    logprobs = policy.sequence_logprobs(policy.pack(groups)).reshape(-1, 2)
     score = torch.autograd.grad((logprobs[:, 0] - logprobs[:, 1]).mean(), list(model.parameters()))
     norm = math.sqrt(sum(float(part.square().sum()) for part in score))
     config = DPOConfig(batch_size=6, beta=0.3)

@@ -1,4 +1,4 @@
-"""PPO and REINFORCE on a small model: gradients against sums written out, laws, and resuming."""
+"""PPO and REINFORCE on a small model: gradients against sums written out, invariants, and resuming."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from logratio.algorithms import ppo, reinforce
 from logratio.algorithms.ppo import PPOConfig, train_ppo
 from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
-from logratio.errors import BadConfig, Interrupted, LawBroken, NonFiniteLoss, PolicyRunaway
-from logratio.models.pretrained import fingerprint
+from logratio.errors import BadConfig, Interrupted, InvariantViolated, NonFiniteLoss, PolicyRunaway
+from logratio.models.loading import weights_fingerprint
+from logratio.policies.actor_critic import LanguageActor, ValueHead
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.language_actor import LanguageActor, ValueHead
 from logratio.records import Prompt
-from logratio.rollouts import language
-from logratio.rollouts.collecting import CollectorConfig
-from logratio.rollouts.judging import WeightedReward
-from logratio.rollouts.language import LanguageCollector
-from logratio.runs import RunDirectory
-from logratio.training import session
-from logratio.training.signal import GradientSignal
-from logratio.training.updates import backpropagate
+from logratio.rollouts import collector as language
+from logratio.rollouts.collector import LanguageCollector
+from logratio.rollouts.collector_config import CollectorConfig
+from logratio.rollouts.reward_shaping import WeightedReward
+from logratio.run_directory import RunDirectory
+from logratio.training import loop
+from logratio.training.gradient_noise import GradientSNR
+from logratio.training.on_policy import backpropagate
 from tiny import exact_llama, tiny_llama, tiny_tokenizer
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a good day", "I like", "the dog ran", "on the mat", "this")]
@@ -60,13 +60,15 @@ def run(train, config, path, *, resume=False, **settings):
     actor, collector = make(**settings)
     with RunDirectory.begin(path, {"identity": config.identity()}, resume=resume) as directory:
         train(actor, collector, config, directory)
-        return fingerprint(actor.module), directory.metrics
+        return weights_fingerprint(actor.module), directory.metrics
 
 
-def push(trainer, actor, rollout, numbers, targets, config, *, signal=None, **settings):
+def push(trainer, actor, rollout, item_ids, targets, config, *, gradient_snr=None, **settings):
     """The gradients of a minibatch by a trainer's own losses."""
     losses = partial(trainer.row_losses, targets=targets, config=config, **settings)
-    return backpropagate(actor, rollout, numbers, losses, reduction=config.reduction, step=0, signal=signal)
+    return backpropagate(
+        actor, rollout, item_ids, losses, reduction=config.reduction, step=0, gradient_snr=gradient_snr
+    )
 
 
 def plain_logprobs(model, group):
@@ -148,10 +150,10 @@ def test_reinforce_with_a_critic_and_lambda_one_is_the_return_less_the_value(par
     rollout = collector.collect(0, [0, 2, 5])
     targets = reinforce.estimate(rollout, config)
     ours = torch.zeros(())
-    for numbers in parts:
+    for item_ids in parts:
         actor.module.zero_grad()
-        push(reinforce, actor, rollout, numbers, targets, config, time=rollout.trajectories.mask.shape[1])
-        ours = ours + gradient(actor.policy.model) * len(numbers) / 3
+        push(reinforce, actor, rollout, item_ids, targets, config, time=rollout.trajectories.mask.shape[1])
+        ours = ours + gradient(actor.policy.model) * len(item_ids) / 3
     actor.module.zero_grad()
     written_out(actor, collector, rollout, lam=1.0).backward()
     assert torch.allclose(ours, gradient(actor.policy.model), rtol=1e-8, atol=1e-12)
@@ -181,7 +183,7 @@ def test_collecting_is_a_function_of_step_and_weights():
 
 
 def test_what_a_trajectory_of_an_answer_is():
-    _, collector = make(kl_coefficient=0.5, discount=0.9, lam=0.8, missing_end_penalty=1.0)
+    _, collector = make(kl_coefficient=0.5, discount=0.9, lam=0.8, truncation_penalty=1.0)
     rollout = collector.collect(0, [0, 1])
     rows, scores = rollout.trajectories, [value for own in answered(collector, rollout) for value in own]
     answers = [(group, index) for group in rollout.items for index in range(3)]
@@ -204,7 +206,7 @@ def test_what_a_trajectory_of_an_answer_is():
 
 
 def test_every_metric_of_an_update_is_finite_and_the_laws_hold(tmp_path):
-    config = PPOConfig(batch_size=3, learning_rate=1e-3, penalty=0.5, entropy_coefficient=0.01)
+    config = PPOConfig(batch_size=3, learning_rate=1e-3, kl_penalty=0.5, entropy_coefficient=0.01)
     _, metrics = run(train_ppo, config, tmp_path / "run", target_kl=2.0)
     assert len(metrics) == 2
     for name in (
@@ -213,10 +215,10 @@ def test_every_metric_of_an_update_is_finite_and_the_laws_hold(tmp_path):
         "explained_variance",
         "reward/vowels",
         "reference_kl",
-        "penalty",
+        "kl_penalty",
     ):
         assert all(torch.isfinite(torch.tensor(row[name])) for row in metrics)
-    held = (tmp_path / "run" / "laws.json").read_text()
+    held = (tmp_path / "run" / "invariants.json").read_text()
     assert "ratio_is_one" in held
     assert "update_kl_is_zero" in held
 
@@ -224,7 +226,10 @@ def test_every_metric_of_an_update_is_finite_and_the_laws_hold(tmp_path):
 @pytest.mark.parametrize(
     ("train", "config"),
     [
-        (train_ppo, PPOConfig(batch_size=2, learning_rate=1e-3, penalty=0.5, checkpoint_every=1, epochs=2)),
+        (
+            train_ppo,
+            PPOConfig(batch_size=2, learning_rate=1e-3, kl_penalty=0.5, checkpoint_every=1, epochs=2),
+        ),
         (
             train_reinforce,
             ReinforceConfig(batch_size=2, learning_rate=1e-3, minibatches=2, checkpoint_every=1, epochs=2),
@@ -234,13 +239,13 @@ def test_every_metric_of_an_update_is_finite_and_the_laws_hold(tmp_path):
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, train, config):
     settings = {"dtype": torch.float32, "target_kl": 2.0}
     expected, metrics = run(train, config, tmp_path / "whole", **settings)
-    honest = session.Session.log
+    honest = loop.Session.log
 
     def stop_after(self, *arguments):
         honest(self, *arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(session.Session, "log", stop_after)
+    monkeypatch.setattr(loop.Session, "log", stop_after)
     for _ in range(6):
         with pytest.raises(Interrupted):
             run(train, config, tmp_path / "stopped", resume=True, **settings)
@@ -262,15 +267,15 @@ def test_answers_of_another_policy_are_noticed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(LanguageCollector, "collect", stale)
     for train, config in ((train_ppo, PPOConfig()), (train_reinforce, ReinforceConfig())):
-        with pytest.raises(LawBroken, match="ratio_is_one"):
+        with pytest.raises(InvariantViolated, match="ratio_is_one"):
             run(train, config, tmp_path / train.__name__)
 
 
 def test_a_row_that_is_left_out_is_noticed(tmp_path, monkeypatch):
     honest = LanguageActor.evaluate
 
-    def shorter(self, items, numbers, rollout):
-        for part in honest(self, items, numbers, rollout):
+    def shorter(self, items, item_ids, rollout):
+        for part in honest(self, items, item_ids, rollout):
             if torch.is_grad_enabled():
                 part = dataclasses.replace(
                     part,
@@ -282,7 +287,7 @@ def test_a_row_that_is_left_out_is_noticed(tmp_path, monkeypatch):
             yield part
 
     monkeypatch.setattr(LanguageActor, "evaluate", shorter)
-    with pytest.raises(LawBroken, match="every_row_is_counted"):
+    with pytest.raises(InvariantViolated, match="every_row_is_counted"):
         run(train_ppo, PPOConfig(), tmp_path / "run")
 
 
@@ -293,7 +298,7 @@ def test_a_reward_that_is_not_finite_stops_before_the_weights_take_it(tmp_path, 
 
 
 def test_an_update_ends_where_the_divergence_passes_the_target(tmp_path):
-    free = PPOConfig(batch_size=6, learning_rate=0.03, stop_at=0.0, warmup=0.0)
+    free = PPOConfig(batch_size=6, learning_rate=0.03, early_stop_factor=0.0, warmup=0.0)
     held = PPOConfig(batch_size=6, learning_rate=0.03, target_update_kl=1e-4, warmup=0.0)
     _, loose = run(train_ppo, free, tmp_path / "free")
     _, tight = run(train_ppo, held, tmp_path / "held")
@@ -335,7 +340,7 @@ def test_a_sampler_at_another_temperature_is_noticed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(language, "sample", warmer)
     for train, config in ((train_ppo, PPOConfig()), (train_reinforce, ReinforceConfig())):
-        with pytest.raises(LawBroken, match="sampled_equals_recomputed"):
+        with pytest.raises(InvariantViolated, match="sampled_equals_recomputed"):
             run(train, config, tmp_path / train.__name__)
 
 
@@ -343,17 +348,17 @@ def test_a_reference_that_changes_is_noticed(tmp_path):
     for train, config in ((train_ppo, PPOConfig()), (train_reinforce, ReinforceConfig())):
         actor, collector = make()
         collector.reference.model.requires_grad_(False)
-        honest = collector.learn
+        honest = collector.update_controllers
 
         def drift(rollout, collector=collector, honest=honest):
             with torch.no_grad():
                 next(iter(collector.reference.model.parameters())).add_(1e-3)
             return honest(rollout)
 
-        collector.learn = drift
+        collector.update_controllers = drift
         with (
             RunDirectory.begin(tmp_path / train.__name__, {"identity": config.identity()}) as directory,
-            pytest.raises(LawBroken, match="reference_unchanged"),
+            pytest.raises(InvariantViolated, match="reference_unchanged"),
         ):
             train(actor, collector, config, directory)
 
@@ -385,11 +390,11 @@ def test_the_signal_is_shown_every_part(row_tokens):
     config = PPOConfig(reduction="tokens")
     rollout = collector.collect(0, [0, 2, 5])
     targets = ppo.estimate(rollout, config)
-    signal = GradientSignal(actor.module)
-    push(ppo, actor, rollout, [0, 1, 2], targets, config, beta=0.0, signal=signal)
-    assert len(signal.parts) == (3 if row_tokens == 1 else 1)
-    assert sum(share for _, share in signal.parts) == pytest.approx(1.0)
-    total = sum(gradient for gradient, _ in signal.parts)
+    gradient_snr = GradientSNR(actor.module)
+    push(ppo, actor, rollout, [0, 1, 2], targets, config, beta=0.0, gradient_snr=gradient_snr)
+    assert len(gradient_snr.micro_batches) == (3 if row_tokens == 1 else 1)
+    assert sum(share for _, share in gradient_snr.micro_batches) == pytest.approx(1.0)
+    total = sum(gradient for gradient, _ in gradient_snr.micro_batches)
     assert torch.allclose(total, gradient(actor.module), atol=1e-12)
 
 

@@ -17,15 +17,15 @@ from logratio.algorithms.reward import (
     summarise,
     train_reward,
 )
-from logratio.batches import AnswerGroup
 from logratio.data.encoding import EncodedPair
-from logratio.data.grades import Grade
+from logratio.data.label_metadata import Grade
 from logratio.errors import BadConfig, Interrupted, NonFiniteLoss
-from logratio.models.scoring import add_head
-from logratio.policies.scorer import Scorer
+from logratio.models.reward_model import add_score_head
+from logratio.packed_rows import AnswerGroup
+from logratio.policies.reward_scorer import RewardModel
 from logratio.records import Comparison, Completion, Prompt
-from logratio.runs import RunDirectory
-from logratio.training.session import Session
+from logratio.run_directory import RunDirectory
+from logratio.training.loop import Session
 from tiny import exact_llama, random_groups
 
 VOCABULARY = 50
@@ -38,11 +38,11 @@ def labelled(num, *, seed=0):
     return [LabelledGroup(group, tuple(labels[: 1 + number % 3])) for number, group in enumerate(answers)]
 
 
-def scorer_of(layout="shared"):
-    return Scorer(add_head(exact_llama(VOCABULARY), source="exact", seed=0), None, layout=layout)
+def scorer_of(layout="packed"):
+    return RewardModel(add_score_head(exact_llama(VOCABULARY), source="exact", seed=0), None, layout=layout)
 
 
-def train(path, groups, *, layout="shared", **settings):
+def train(path, groups, *, layout="packed", **settings):
     scorer = scorer_of(layout)
     config = RewardConfig(adam_epsilon=1e-3, **settings)
     with RunDirectory.begin(path, {"identity": config.identity()}, resume=path.exists()) as run:
@@ -92,7 +92,7 @@ def test_a_batch_equals_its_parts_equals_each_answer_apart(tmp_path):
     settings = {"batch_size": 8, "learning_rate": 1e-3}
     whole, metrics = train(tmp_path / "whole", groups, row_tokens=10_000, **settings)
     parts, _ = train(tmp_path / "parts", groups, row_tokens=1, **settings)
-    apart, _ = train(tmp_path / "apart", groups, layout="apart", **settings)
+    apart, _ = train(tmp_path / "unpacked", groups, layout="unpacked", **settings)
     start = torch.cat([parameter.detach().reshape(-1) for parameter in scorer_of().model.parameters()])
     assert (whole - start).abs().max() > 1e-4
     assert (whole - parts).abs().max() < 1e-10

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from logratio.algorithms.sft import SFTConfig, train_sft
-from logratio.batches import AnswerGroup
+from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
-from logratio.runs import RunDirectory
+from logratio.run_directory import RunDirectory
 from tiny import exact_llama, random_groups, tiny_llama
 
 VOCABULARY = 50

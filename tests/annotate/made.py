@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from logratio.annotate.pairs import Choice, Pair, PairFile, make_pair
-from logratio.annotate.queue import Assignment, Ballot, Queue, QueueSettings
-from logratio.annotate.store import Store, Vote
+from logratio.annotate.domain.pairs import Choice, Pair, PairFile, make_pair
+from logratio.annotate.domain.queue import Assignment, Queue, QueueSettings, VoteRequest
+from logratio.annotate.storage.store import Store, Vote
 from logratio.records import Completion, Prompt
 
 NONCES = count()
@@ -95,10 +95,10 @@ def nonce() -> str:
     return f"nonce-{next(NONCES):08d}"
 
 
-def ballot(assignment: Assignment, verdict: str = "a", **fields: Any) -> Ballot:
+def ballot(assignment: Assignment, verdict: str = "a", **fields: Any) -> VoteRequest:
     """What the page would send for a verdict on content or on neither."""
     sides = {"a": "right", "b": "left"} if assignment.swapped else {"a": "left", "b": "right"}
-    return Ballot(
+    return VoteRequest(
         ticket=assignment.ticket,
         verdict_side=sides.get(verdict, verdict),
         **({"nonce": nonce(), "milliseconds": 1000} | fields),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import random
 
-from logratio.annotate.pairs import PairFile, make_pair
-from logratio.annotate.snapshot import Snapshot
-from logratio.annotate.store import Store, Vote
+from logratio.annotate.domain.pairs import PairFile, make_pair
+from logratio.annotate.storage.snapshot import Snapshot
+from logratio.annotate.storage.store import Store, Vote
 from logratio.records import Completion, Message, Prompt
 
 PEOPLE = ("anna", "ben", "eva")

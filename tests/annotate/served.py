@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LINK = re.compile(r"^ *(\S*) +http://127\.0\.0\.1:(\d+)/\?t=(\S+)$", re.MULTILINE)
-IMPORTS = ["logratio.cli.annotate_serve", "logratio.annotate.server", "logratio.annotate.listening", "jinja2"]
+IMPORTS = [
+    "logratio.cli.annotate.serve",
+    "logratio.annotate.web.app",
+    "logratio.annotate.web.http_server",
+    "jinja2",
+]
 
 
 def run_command(out, arguments):
     """Run the command with its output in a file; the target of the process."""
-    from logratio.cli.annotate_serve import Arguments, run
+    from logratio.cli.annotate.serve import Arguments, run
     from logratio.errors import LogratioError
 
     with open(out, "w", encoding="utf-8") as sys.stdout:

@@ -9,12 +9,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from logratio.annotate.keys import authorities, new_token
-from logratio.annotate.listening import bind, make_server, serve
-from logratio.annotate.pairs import read_pairs
-from logratio.annotate.queue import Queue, QueueSettings
-from logratio.annotate.server import create_app, load_pages
-from logratio.annotate.store import Store
+from logratio.annotate.domain.pairs import read_pairs
+from logratio.annotate.domain.queue import Queue, QueueSettings
+from logratio.annotate.storage.store import Store
+from logratio.annotate.web.app import create_app, load_pages
+from logratio.annotate.web.auth_tokens import authorities, new_token
+from logratio.annotate.web.http_server import bind, make_server, serve
 
 POSTS = ("/api/lease", "/api/vote", "/api/undo", "/api/renew")
 

@@ -3,11 +3,12 @@
 import pytest
 
 from annotate import made
-from logratio.annotate.export import make_export
-from logratio.annotate.snapshot import Snapshot
-from logratio.annotate.store import Store
-from logratio.cli import annotate_agreement, annotate_export
-from logratio.cli.annotate_serve import Arguments, announce, check_settings, give_tokens
+from logratio.annotate.domain.export import make_export
+from logratio.annotate.storage.snapshot import Snapshot
+from logratio.annotate.storage.store import Store
+from logratio.cli.annotate import agreement
+from logratio.cli.annotate import export as annotate_export
+from logratio.cli.annotate.serve import Arguments, announce, check_settings, give_tokens
 from logratio.errors import BadConfig
 
 COMPOSED, DECOMPOSED = "Jos\u00e9", "Jose\u0301"
@@ -71,8 +72,8 @@ def test_names_that_look_alike_are_said_where_people_begin(alike, capsys):
 def test_names_that_look_alike_are_said_with_agreement_and_export(alike, tmp_path, capsys):
     with Store.open(alike) as store:
         snapshot = Snapshot.of(store)
-    report = annotate_agreement.assess(snapshot, seed=0)
-    lines = list(annotate_agreement.describe(report))
+    report = agreement.assess(snapshot, seed=0)
+    lines = list(agreement.describe(report))
     assert sum("differ only in capitals, and count as two names" in line for line in lines) == 2
     assert annotate_export.run(annotate_export.Arguments(store=alike, out=tmp_path / "out")) == 0
     said = capsys.readouterr().out

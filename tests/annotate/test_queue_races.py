@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from annotate import made
-from logratio.annotate.store import Store
+from logratio.annotate.storage.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ WORKER = """
 import json, sys, time
 from pathlib import Path
 from annotate import made
-from logratio.annotate.queue import Queue, QueueSettings
-from logratio.annotate.store import Store
+from logratio.annotate.domain.queue import Queue, QueueSettings
+from logratio.annotate.storage.store import Store
 
 path, name, num_votes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 seen = []

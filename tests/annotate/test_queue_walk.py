@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from annotate import made
-from logratio.annotate.queue import Progress, Receipt
-from logratio.annotate.store import Store
+from logratio.annotate.domain.queue import AnnotationProgress, Receipt
+from logratio.annotate.storage.store import Store
 from logratio.errors import DuplicateVote, LeaseConflict
 
 NAMES = ("anna", "ben", "carl")
@@ -236,7 +236,7 @@ class Walk(RuleBasedStateMachine):
         }
         waited = without_leases - self.free(name)
         ends = [self.held[one].lease_until for pair_id in waited for one in self.living(pair_id, but=name)]
-        assert self.queue.progress(name) == Progress(
+        assert self.queue.progress(name) == AnnotationProgress(
             mine=len(self.stacks[name]),
             total=len(self.pair_ids),
             done=sum(

@@ -11,7 +11,7 @@ import pytest
 
 from annotate.served import make_forks, start
 from annotate.serving import Client, vote_on, write_completions
-from logratio.annotate.store import Store
+from logratio.annotate.storage.store import Store
 
 NUM_KILLS = 100
 NAMES = ("anna", "ben")

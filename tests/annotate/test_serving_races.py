@@ -6,7 +6,7 @@ import time
 import pytest
 
 from annotate.serving import running, vote_on, write_completions
-from logratio.annotate.queue import QueueSettings
+from logratio.annotate.domain.queue import QueueSettings
 
 SIDES = ("left", "right")
 PLAIN = {"repeats": 0.0, "gold": 0.0}

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from cli.made_quickstart import MODULE, small_arguments
-from logratio.cli import quickstart, quickstart_evaluation
-from logratio.models.pretrained import save
+from logratio.cli.quickstart import command, evaluation
+from logratio.models.loading import save
 from tiny import tiny_llama, tiny_tokenizer
 
 
@@ -38,5 +38,5 @@ def no_evaluation(monkeypatch):
         (bench.settings.out / "evaluation").mkdir()
         return ""
 
-    monkeypatch.setattr(quickstart_evaluation, "evaluate", evaluate)
-    monkeypatch.setattr(quickstart, "write_report", lambda bench, ledger: "")
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(command, "write_report", lambda bench, ledger: "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from logratio.errors import MissingExtra
-from logratio.verify.pictures import FORMS, SAMPLE_SIZES
-from logratio.verify.rows import Check, below, control, equal
+from logratio.verify.checks.rows import Check, below, control, equal
+from logratio.verify.report.plot_data import FORMS, SAMPLE_SIZES
 from logratio.verify.run import gather, run_check
 
 

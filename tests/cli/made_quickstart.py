@@ -8,8 +8,8 @@ from logratio.algorithms.dpo import DPOConfig
 from logratio.algorithms.ppo import PPOConfig
 from logratio.algorithms.reward import RewardConfig
 from logratio.algorithms.sft import SFTConfig
-from logratio.cli.quickstart import Arguments, PPOAnswers
-from logratio.runs import hash_file
+from logratio.cli.quickstart.command import Arguments, PPOAnswers
+from logratio.run_directory import hash_file
 
 MODULE = "lr_quick_rewards"
 REWARDS = """
@@ -51,7 +51,12 @@ def with_ppo(arguments):
         reward_model=RewardConfig(batch_size=2, learning_rate=1e-3, seed=1),
         reward_held_out=0.3,
         ppo=PPOConfig(
-            batch_size=4, learning_rate=1e-3, update_epochs=2, minibatches=2, stop_at=0.0, checkpoint_every=1
+            batch_size=4,
+            learning_rate=1e-3,
+            update_epochs=2,
+            minibatches=2,
+            early_stop_factor=0.0,
+            checkpoint_every=1,
         ),
         collect=PPOAnswers(num_samples=2, target_kl=4.0),
         best_of=4,

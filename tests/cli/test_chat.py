@@ -6,8 +6,8 @@ import pytest
 
 from logratio.cli import chat
 from logratio.cli import main as door
-from logratio.models.pretrained import save
-from logratio.policies.decoding import Step
+from logratio.generation.engines.selection import StreamedToken
+from logratio.models.loading import save
 from tiny import tiny_llama
 
 
@@ -135,7 +135,7 @@ def test_a_model_cannot_write_to_the_terminal_itself():
 
 def test_characters_of_many_tokens_are_shown_whole(monkeypatch, capsys, tokenizer, model):
     ids = tokenizer("naïve 日本", add_special_tokens=False)["input_ids"]
-    steps = [Step(token, -1.0, -1.0) for token in ids]
+    steps = [StreamedToken(token, -1.0, -1.0) for token in ids]
     monkeypatch.setattr(chat, "stream_tokens", lambda *_: iter(steps))
     speaker = chat.Speaker(name="m", model=model, tokenizer=tokenizer)
     prompt = chat.Prompt("hello")

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from logratio.cli.main import main
-from logratio.models import pretrained
-from logratio.models.limits import ModelLimits
+from logratio.models import loading
+from logratio.models.input_limits import ModelLimits
 from tiny import tiny_tokenizer
 
 GOOD = [
@@ -103,8 +103,8 @@ def test_every_number_and_every_place_is_in_the_json(check, tmp_path):
 
 
 def test_a_model_adds_what_its_tokenizer_shows(check, monkeypatch):
-    monkeypatch.setattr(pretrained, "load_tokenizer", lambda source: tiny_tokenizer())
-    monkeypatch.setattr(pretrained, "read_limits", lambda source: ModelLimits())
+    monkeypatch.setattr(loading, "load_tokenizer", lambda source: tiny_tokenizer())
+    monkeypatch.setattr(loading, "read_limits", lambda source: ModelLimits())
     status, shown = check(
         [*GOOD, {"prompt": "x" * 99, "chosen": "a", "rejected": "b"}], "--model", "m", "--max-length", "60"
     )
@@ -116,7 +116,7 @@ def test_a_model_adds_what_its_tokenizer_shows(check, monkeypatch):
 
 
 def test_a_missing_file_is_a_fault_before_a_model_is_opened(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pretrained, "load_tokenizer", lambda source: pytest.fail("too early"))
+    monkeypatch.setattr(loading, "load_tokenizer", lambda source: pytest.fail("too early"))
     assert main(["check", "--data", str(tmp_path / "none.jsonl"), "--model", "m"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("FileNotReadable: ")

@@ -9,8 +9,8 @@ from tokenizers import AddedToken
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from logratio.cli.main import main
-from logratio.models.pretrained import load, save
-from logratio.runs import RunDirectory
+from logratio.models.loading import load, save
+from logratio.run_directory import RunDirectory
 from tiny import BEGIN, SIZES, tiny_llama, tiny_tokenizer
 
 POSITIONS = 48

@@ -9,9 +9,9 @@ import pytest
 
 from logratio.cli.main import main
 from logratio.models import tokenisation
-from logratio.models.pretrained import load_tokenizer, save
+from logratio.models.loading import load_tokenizer, save
 from logratio.records import Prompt
-from logratio.runs import RunDirectory, read_json_lines
+from logratio.run_directory import RunDirectory, read_json_lines
 from templates import HERMES, tokenizer_of
 from tiny import TEMPLATE, tiny_llama
 

@@ -11,8 +11,8 @@ import pytest
 from logratio.cli.evaluate import Arguments, model_sources
 from logratio.cli.main import main
 from logratio.errors import BadConfig
-from logratio.models.pretrained import save
-from logratio.models.scoring import add_head
+from logratio.models.loading import save
+from logratio.models.reward_model import add_score_head
 from logratio.records import Prompt
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -121,7 +121,7 @@ def test_the_reward_that_training_used_is_called_a_proxy(models, place, capsys):
 def judging_run(place, prompts):
     """A run directory of a reward model that was trained on these prompts."""
     tokenizer = tiny_tokenizer()
-    save(add_head(tiny_llama(len(tokenizer)), source="tiny", seed=0), tokenizer, place / "rm" / "model")
+    save(add_score_head(tiny_llama(len(tokenizer)), source="tiny", seed=0), tokenizer, place / "rm" / "model")
     keys = [Prompt(prompt).key for prompt in prompts]
     (place / "rm" / "training_prompts.json").write_text(json.dumps(keys))
     return place / "rm"
@@ -181,7 +181,7 @@ def test_bad_input_is_named_before_a_model_is_loaded(models, place, capsys, monk
     def refuse(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("logratio.models.pretrained.load", refuse)
+    monkeypatch.setattr("logratio.models.loading.load", refuse)
     assert main(flags(models, **changed)) == 2
     error = capsys.readouterr().err
     assert any(line.startswith(f"{fault}: ") for line in error.splitlines())

@@ -8,11 +8,11 @@ import pytest
 
 from logratio.cli.label import Arguments, describe, run
 from logratio.cli.main import main
-from logratio.data.formats import read_comparisons
+from logratio.data.preference_formats import read_comparisons
 from logratio.errors import BadConfig, BadReward, FileNotReadable, RewardDegenerate, TooFewLabels
 from logratio.records import Completion, Message, Prompt, Sample
-from logratio.rollouts.labelling import label_pairs
-from logratio.runs import write_json_lines
+from logratio.rollouts.pair_labelling import label_pairs
+from logratio.run_directory import write_json_lines
 
 REWARDS = """
 def brevity(completions, **kwargs):
@@ -85,7 +85,7 @@ def test_labels_are_written_and_counted(place, capsys):
 def test_what_is_written_reads_back_as_what_was_labelled(place):
     run(arguments(place, pairs="all", temperature=2.0, seed=3))
     rewards = [[-11.0, -5.0, -4.0, -4.0], [-10.0, -2.0], [-3.0, -3.0]]
-    pairs, counts = label_pairs(SAMPLES, rewards, how="all", temperature=2.0, seed=3)
+    pairs, counts = label_pairs(SAMPLES, rewards, pairing="all", temperature=2.0, seed=3)
     read = read_comparisons(place / "out" / "comparisons.jsonl").comparisons
     assert counts.labelled == len(read)
     assert counts.identical == 1

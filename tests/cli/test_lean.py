@@ -10,8 +10,8 @@ import torch
 
 from logratio.cli.lean import mark
 from logratio.cli.main import main
-from logratio.models.pretrained import load, save
-from logratio.runs import write_json_lines
+from logratio.models.loading import load, save
+from logratio.run_directory import write_json_lines
 from tiny import tiny_llama, tiny_tokenizer
 
 THERE = """
@@ -70,7 +70,7 @@ def test_a_program_that_imports_logratio_keeps_both():
     assert run("""
 import torch
 from logratio.cli.main import main
-import logratio.models.decoder
+import logratio.kernels.fused_decoder
 main(["--version"])
 print(there("torch._dynamo"), torch.distributed.is_available(), len(sys.meta_path) == len(set(sys.meta_path)))
 """)[2:] == ["True", str(torch.distributed.is_available()), "True"]

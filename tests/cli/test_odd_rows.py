@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from logratio.cli.main import main
-from logratio.models.pretrained import save
+from logratio.models.loading import save
 from logratio.report.collect import read_object
 from tiny import BEGIN, END, tiny_llama, tiny_tokenizer
 

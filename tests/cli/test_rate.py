@@ -8,12 +8,12 @@ import sqlite3
 import pytest
 
 from annotate import made
-from logratio.annotate.pairs import make_pair
+from logratio.annotate.domain.pairs import make_pair
 from logratio.cli import rate_labels
 from logratio.cli.main import COMMANDS, main
 from logratio.cli.rate import FILE_WIDTH, Arguments, plain, read_tally, run
 from logratio.cli.rows import RowFlags
-from logratio.data.names import NameForms
+from logratio.data.normalised_names import NameForms
 from logratio.errors import (
     BadConfig,
     DatabaseBusyOrBroken,

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Ll
 
 from ggufs import write_gguf
 from logratio.cli.main import main
-from logratio.models.pretrained import save
+from logratio.models.loading import save
 from logratio.models.tokenisation import encode_completion
 from logratio.records import Completion, Prompt
 from tiny import BEGIN, END, TEMPLATE, tiny_llama, tiny_tokenizer

@@ -6,10 +6,10 @@ import pytest
 
 from logratio.cli import main as door
 from logratio.cli import sample as command
-from logratio.data.reading import read_samples
-from logratio.models.pretrained import save
+from logratio.data.jsonl import read_samples
+from logratio.generation.resumable import PartialAnswers
+from logratio.models.loading import save
 from logratio.records import Completion, Prompt, Sample
-from logratio.rollouts.partial import PartialAnswers
 
 ROWS = [
     {"prompt": "the cat", "label": 1},

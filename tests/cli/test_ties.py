@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from cli.test_train import start, train  # noqa: F401 - a fixture
+from cli.train.test_preference import start, train  # noqa: F401 - a fixture
 from logratio.cli.main import main
-from logratio.runs import RunDirectory, read_json_lines
+from logratio.run_directory import RunDirectory, read_json_lines
 
 
 @pytest.fixture

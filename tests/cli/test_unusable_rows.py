@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from annotate.serving import running, vote_on
-from logratio.annotate.store import Store
-from logratio.cli import annotate_serve
+from logratio.annotate.storage.store import Store
+from logratio.cli.annotate import serve
 from logratio.cli.main import main
 from logratio.cli.rows import RowFlags
 from logratio.errors import UnusableRows
-from logratio.models.pretrained import save
+from logratio.models.loading import save
 from logratio.report.collect import read_object
-from logratio.runs import read_json_lines
+from logratio.run_directory import read_json_lines
 from tiny import END, tiny_llama, tiny_tokenizer
 
 GOOD = [{"prompt": f"the cat {n}", "note": n} for n in range(12)]
@@ -123,7 +123,7 @@ def test_prompts_that_cannot_be_answered_are_left_out_and_named(place, model, ca
 
 @pytest.mark.parametrize("kind", ["sample", "evaluate", "ppo", "reinforce"])
 def test_strict_ends_before_a_model_is_loaded(place, model, capsys, monkeypatch, kind):
-    monkeypatch.setattr("logratio.models.pretrained.load", None)
+    monkeypatch.setattr("logratio.models.loading.load", None)
     monkeypatch.setattr("logratio.cli.sample.load", None)
     assert call(*answering(model, kind, "--strict")) == 2
     error = capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_strict_ends_before_a_model_is_loaded(place, model, capsys, monkeypatch,
 
 @pytest.mark.parametrize("kind", ["sample", "evaluate", "ppo"])
 def test_a_file_without_a_usable_prompt_is_refused(place, model, capsys, monkeypatch, kind):
-    monkeypatch.setattr("logratio.models.pretrained.load", None)
+    monkeypatch.setattr("logratio.models.loading.load", None)
     monkeypatch.setattr("logratio.cli.sample.load", None)
     write_lines("none.jsonl", [LINES["PromptTooLong"]] * 3)
     assert call(*answering(model, kind, prompts="none.jsonl")) == 2
@@ -293,20 +293,20 @@ NUL_ANSWERS = {"prompt": "the \0 cat", "completions": [{"text": "yes\0"}, {"text
 
 def serving(place, **settings):
     given = {"store": place / "labels.db", "data": place / "answers.jsonl", "open": False}
-    return annotate_serve.Arguments(**given | settings)
+    return serve.Arguments(**given | settings)
 
 
 def test_answers_that_cannot_be_shown_are_left_out_and_named(place, capsys):
     rows = [NUL_ANSWERS | {"prompt": f"say {n}"} for n in range(3)]
     write_lines("answers.jsonl", [*map(json.dumps, rows), '{"prompt": "a", "completions": 3}'])
     with Store.create_or_open(place / "labels.db") as store:
-        assert annotate_serve.fill(store, serving(place)) == {"WrongType": 1}
+        assert serve.fill(store, serving(place)) == {"WrongType": 1}
         shown = capsys.readouterr().err
         assert "data: 4 rows: 3 usable, 1 left out (1 WrongType)" in shown
         assert f"data:   {place / 'answers.jsonl'}:4  WrongType: completions is not a list" in shown
         assert "data: columns not used: note (3 rows)" in shown
         with pytest.raises(UnusableRows) as caught:
-            annotate_serve.fill(store, serving(place, rows=RowFlags(strict=True)))
+            serve.fill(store, serving(place, rows=RowFlags(strict=True)))
         assert caught.value.where == f"{place / 'answers.jsonl'}:4"
 
 

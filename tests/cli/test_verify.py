@@ -18,13 +18,14 @@ from cli.made_checks import EMPTY, FAILS, HOLDS, LACKS, RAISES, gathered, made_p
 from logratio.cli import verify
 from logratio.cli.main import main
 from logratio.errors import BadConfig, Interrupted
-from logratio.verify import pictures, table
-from logratio.verify.figures import picture_sections
-from logratio.verify.markdown import markdown
-from logratio.verify.page import page
-from logratio.verify.rows import Check, control, equal
+from logratio.verify.checks import table
+from logratio.verify.checks.rows import Check, control, equal
+from logratio.verify.report import plot_data
+from logratio.verify.report.markdown import markdown
+from logratio.verify.report.page import page
+from logratio.verify.report.plots import plot_sections
+from logratio.verify.report.wording import limit, nearest, sentence, share_of_tolerance
 from logratio.verify.run import heading, run_checks
-from logratio.verify.words import limit, nearest, sentence, share_of_tolerance
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ def call(tmp_path, capsys, monkeypatch):
 
     def run(checks, *words):
         monkeypatch.setattr(table.select, "__defaults__", (checks,))
-        monkeypatch.setattr(pictures, "measure", lambda *, quick: {})
+        monkeypatch.setattr(plot_data, "measure", lambda *, quick: {})
         out = tmp_path / "out"
         status = main(["verify", "--out", str(out), *words])
         shown = capsys.readouterr()
@@ -286,7 +287,7 @@ def test_a_page_of_some_checks_has_no_pictures():
 
 
 def test_each_picture_has_two_sentences_of_plain_words():
-    for section in picture_sections(made_pictures()):
+    for section in plot_sections(made_pictures()):
         assert (
             len(re.findall(r"[a-z0-9%](\.|;|: )(?=\s|$)", section.lede + " ")) >= 2
             or section.lede.count(".") >= 2
@@ -299,7 +300,7 @@ def test_each_picture_has_two_sentences_of_plain_words():
 
 
 def test_near_by_the_estimate_is_right_and_far_away_ten_samples_have_the_wrong_sign():
-    numbers = pictures.importance(repeats=20)
+    numbers = plot_data.importance(repeats=20)
     few, _, many = numbers["sizes"]
     assert few["wrong_sign"][0] == 0
     assert few["median"][0] == pytest.approx(-1, abs=0.3)
@@ -311,7 +312,7 @@ def test_near_by_the_estimate_is_right_and_far_away_ten_samples_have_the_wrong_s
 
 
 def test_of_the_kl_estimates_k2_alone_is_biased_and_rao_blackwell_is_the_calmest():
-    numbers = pictures.kl_estimators()
+    numbers = plot_data.kl_estimators()
     for name, bias in numbers["bias"].items():
         assert (max(map(abs, bias)) < 1e-12) == (name != "k2")
     calm = numbers["deviation"]["rao_blackwell"]
@@ -321,7 +322,7 @@ def test_of_the_kl_estimates_k2_alone_is_biased_and_rao_blackwell_is_the_calmest
 
 
 def test_of_the_kl_penalties_two_are_exact_and_the_rest_are_not():
-    places = pictures.kl_gradients()
+    places = plot_data.kl_gradients()
     for place in places.values():
         exact = {name for name, form in place["forms"].items() if form["error"] < 1e-9}
         assert exact == {"k1_in_reward", "k2_sequence"}
@@ -332,7 +333,7 @@ def test_of_the_kl_penalties_two_are_exact_and_the_rest_are_not():
 
 
 def test_the_ways_end_at_the_optimum_but_for_the_wrong_penalty():
-    runs = pictures.ways(quick=True)["runs"]
+    runs = plot_data.ways(quick=True)["runs"]
     for name in ("reinforce", "ppo", "dpo"):
         assert runs[name][0][0] > 0.2
         assert runs[name][0][-1] < 0.01

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from logratio.objectives.bradley_terry import plackett_luce_loss, preference_probability
-from logratio.objectives.strengths import fit_strengths
+from logratio.stats.strengths import fit_strengths
 
 pytestmark = pytest.mark.conformance
 choix = pytest.importorskip("choix")
@@ -69,9 +69,9 @@ def test_rate_on_a_file_of_many_models(tmp_path):
     choix has no ties: as halves of wins, they are as if every comparison was made twice, and of each tie
     either side won once.
     """
-    from logratio.evaluation.ratings import rate
-    from logratio.evaluation.ratings_reading import read_outcomes
-    from logratio.evaluation.tally import count_outcomes
+    from logratio.evaluation.ratings.pairwise_counts import count_outcomes
+    from logratio.evaluation.ratings.rating import rate
+    from logratio.evaluation.ratings.reading import read_outcomes
 
     names = [f"model {place:02}" for place in range(24)]
     generator = torch.Generator().manual_seed(3)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from logratio.algorithms.dpo import DPOConfig, PairLogprobs, gather_pairs, pair_losses, train_dpo
-from logratio.data.formats import parse_comparison
-from logratio.models.pretrained import load, save
+from logratio.data.preference_formats import parse_comparison
+from logratio.models.loading import load, save
 from logratio.policies.language import LanguagePolicy
-from logratio.runs import RunDirectory
+from logratio.run_directory import RunDirectory
 from tiny import exact_llama, random_groups, tiny_llama, tiny_tokenizer
 
 with warnings.catch_warnings():
@@ -71,10 +71,10 @@ def peer_loss(trainer, groups):
 
 def our_pairs(model, reference, groups=GROUPS) -> PairLogprobs:
     policy, before = LanguagePolicy(model, None), LanguagePolicy(reference, None)
-    rows = policy.lay(groups)
+    rows = policy.pack(groups)
     with torch.no_grad():
-        known = before.sequence_logprobs(before.lay(groups)).reshape(-1, 2)
-    return gather_pairs(policy.sequence_logprobs(rows), known, rows)
+        known = before.sequence_logprobs(before.pack(groups)).reshape(-1, 2)
+    return gather_pairs(policy.sequence_logprobs(rows), known, rows, torch.ones(len(known)))
 
 
 def gradient(loss, model):

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from logratio.annotate.pairs import Pair, make_pair
-from logratio.data.checks import check_comparisons
-from logratio.data.formats import ReadResult, parse_comparison, read_comparisons
-from logratio.data.reading import read_prompts, read_samples
+from logratio.annotate.domain.pairs import Pair, make_pair
+from logratio.data.jsonl import read_prompts, read_samples
+from logratio.data.preference_formats import ReadResult, parse_comparison, read_comparisons
 from logratio.data.turns import encode_earlier_turns
+from logratio.data.validation import check_comparisons
 from logratio.errors import DataFault
 from logratio.models import tokenisation
 from logratio.records import Completion, Message, Prompt, Sample

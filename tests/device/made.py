@@ -34,18 +34,18 @@ from logratio.algorithms.ppo import PPOConfig, train_ppo
 from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
 from logratio.algorithms.reward import Label, LabelledGroup, RewardConfig, train_reward
 from logratio.algorithms.sft import SFTConfig, train_sft
-from logratio.batches import AnswerGroup
-from logratio.models.adapters import add_adapter
-from logratio.models.scoring import add_head
+from logratio.models.lora import add_adapter
+from logratio.models.reward_model import add_score_head
+from logratio.packed_rows import AnswerGroup
+from logratio.policies.actor_critic import LanguageActor, ValueHead
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.language_actor import LanguageActor, ValueHead
-from logratio.policies.scorer import Scorer
+from logratio.policies.reward_scorer import RewardModel
 from logratio.records import Prompt
-from logratio.rollouts.collecting import CollectorConfig
-from logratio.rollouts.judging import WeightedReward
-from logratio.rollouts.language import LanguageCollector
-from logratio.runs import RunDirectory
-from logratio.training.start import settle_layout
+from logratio.rollouts.collector import LanguageCollector
+from logratio.rollouts.collector_config import CollectorConfig
+from logratio.rollouts.reward_shaping import WeightedReward
+from logratio.run_directory import RunDirectory
+from logratio.training.layout_check import select_layout
 from tiny import SIZES, exact_of, random_groups, tiny_tokenizer
 
 VOCABULARY = 290
@@ -79,7 +79,7 @@ MODELS: dict[str, Callable[[int], Any]] = {
     "gpt2": gpt2,
     "gemma2": gemma2,
 }
-LAYOUTS = dict.fromkeys(MODELS, "shared") | {"gemma2": "apart"}
+LAYOUTS = dict.fromkeys(MODELS, "packed") | {"gemma2": "unpacked"}
 """How each computes several answers to a prompt; the same on every device."""
 TOLERANCE = dict.fromkeys(MODELS, 1e-9) | {"gemma2": 1e-5}
 """In nats and in weights, of models in float64."""
@@ -177,7 +177,7 @@ def train(
             add_adapter(model, rank=4, alpha=8, seed=0, base="made")
         train_on = {"sft": _sft, "dpo": _dpo, "reward": _reward}.get(trainer.kind, _policy_gradient)
         reader, module, configuration, begin = train_on(trainer, model, device)
-        reader.compute(**computing or {})
+        reader.set_compute(**computing or {})
         with RunDirectory.begin(directory, {"identity": configuration.identity()}, resume=resume) as run:
             begin(run)
             rows = [{key: value for key, value in row.items() if key != "seconds"} for row in run.metrics]
@@ -216,7 +216,7 @@ def _dpo(trainer: Trainer, model: Any, device: str) -> Prepared:
 
 
 def _reward(trainer: Trainer, model: Any, device: str) -> Prepared:
-    scorer = Scorer(add_head(model, source="made", seed=0), words())
+    scorer = RewardModel(add_score_head(model, source="made", seed=0), words())
     config = RewardConfig(**MOVED | trainer.settings)
     return scorer, scorer.model, config, lambda run: train_reward(scorer, labelled_groups(), config, run)
 
@@ -224,7 +224,7 @@ def _reward(trainer: Trainer, model: Any, device: str) -> Prepared:
 def _policy_gradient(trainer: Trainer, model: Any, device: str) -> Prepared:
     name, weight = model.config.model_type, next(model.parameters())
     policy = LanguagePolicy(model, words())
-    settle_layout(policy, groups_of())
+    select_layout(policy, groups_of())
 
     def other(seed: int) -> LanguagePolicy:
         beside = model_of(name, device, seed=seed, dtype=weight.dtype)

@@ -8,23 +8,23 @@ import torch
 from device.made import MODELS, TOLERANCE, VOCABULARY, groups_of, model_of, words
 from device.pretended import NAME, pretended_device
 from logratio.errors import ReferenceAliased
-from logratio.evaluation.divergence import measure_divergence
-from logratio.models import packing
-from logratio.models.adapters import POLICY, adapter_parameters, add_adapter
-from logratio.models.comparison import compare_tokens
-from logratio.models.pretrained import fingerprint, load, save
-from logratio.models.scoring import add_head, load_scorer
-from logratio.policies import language, scorer
-from logratio.policies.decoding import sample_tokens
-from logratio.policies.implicit import ImplicitScorer
+from logratio.evaluation.policy_divergence import measure_divergence
+from logratio.generation.config import SamplingConfig
+from logratio.generation.engines.selection import sample_tokens
+from logratio.kernels import packing
+from logratio.kernels.chunked_kl import compare_tokens
+from logratio.models.loading import load, save, weights_fingerprint
+from logratio.models.lora import POLICY, adapter_parameters, add_adapter
+from logratio.models.reward_model import add_score_head, load_reward_model
+from logratio.policies import language, reward_scorer
+from logratio.policies.implicit_reward import ImplicitReward
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.sampling_config import SamplingConfig
-from logratio.policies.scorer import Scorer
+from logratio.policies.reward_scorer import RewardModel
 from logratio.records import Completion, Prompt
-from logratio.runs import RunDirectory
-from logratio.training.finish import save_trained
-from logratio.training.laws import reference_is_separate
-from logratio.training.start import settle_layout
+from logratio.run_directory import RunDirectory
+from logratio.training.export import save_trained
+from logratio.training.invariants import check_reference_is_separate
+from logratio.training.layout_check import select_layout
 from tiny import tiny_llama, tiny_tokenizer
 
 WAYS = {
@@ -65,10 +65,10 @@ def test_answers_on_a_device_without_float64_and_in_bfloat16():
         others = answers(model_of("gemma2", NAME))
         coarse = answers(model_of("llama", NAME, dtype=torch.float32), precision="bf16")
         policy = LanguagePolicy(model_of("llama", NAME, dtype=torch.float32), None)
-        policy.compute(precision="bf16")
+        policy.set_compute(precision="bf16")
         prompts = [group.prompt for group in groups_of(3) for _ in range(2)]
         for prompt, answer in zip(prompts, coarse, strict=True):
-            (row,) = policy.lay([replace(groups_of(1)[0], prompt=prompt, answers=(answer.token_ids,))])
+            (row,) = policy.pack([replace(groups_of(1)[0], prompt=prompt, answers=(answer.token_ids,))])
             assert policy.evaluate(row).tolist() == pytest.approx(answer.model_logprobs, abs=0.5)
     assert [one.token_ids for one in there] == [one.token_ids for one in here]
     assert [one.token_ids for one in others] == [one.token_ids for one in answers(model_of("gemma2", "cpu"))]
@@ -79,13 +79,13 @@ def test_texts_are_scored_alike(has_float64):
     dtype = torch.float64 if has_float64 else torch.float32
 
     def scores(device):
-        model = add_head(model_of("qwen2", device, dtype=dtype), source="made", seed=0)
+        model = add_score_head(model_of("qwen2", device, dtype=dtype), source="made", seed=0)
         policy, reference = (
             LanguagePolicy(model_of("qwen2", device, seed=n, dtype=dtype), words()) for n in (0, 1)
         )
-        judge = Scorer(model, words())
-        found = judge.score(TEXTS) + ImplicitScorer(policy, reference).score(TEXTS)
-        assert judge.layout == "shared"
+        judge = RewardModel(model, words())
+        found = judge.score(TEXTS) + ImplicitReward(policy, reference).score(TEXTS)
+        assert judge.layout == "packed"
         return found
 
     here = scores("cpu")
@@ -102,8 +102,8 @@ def test_the_distance_to_a_reference_is_measured_alike(name):
         models = [model_of(name, NAME, seed=n, dtype=torch.float32) for n in (0, 1)]
         there = measure_divergence(*models, encoded)
         with pytest.raises(ReferenceAliased):
-            reference_is_separate(models[0].state_dict(), models[0].state_dict())
-        reference_is_separate(models[0].state_dict(), models[1].state_dict())
+            check_reference_is_separate(models[0].state_dict(), models[0].state_dict())
+        check_reference_is_separate(models[0].state_dict(), models[1].state_dict())
     assert there.exact == pytest.approx(here.exact, abs=1e-4)
     assert there.log_ratios == pytest.approx(here.log_ratios, abs=1e-4)
 
@@ -112,17 +112,17 @@ def test_models_are_loaded_to_a_device_and_saved_from_it(tmp_path):
     tokenizer = tiny_tokenizer()
     model = tiny_llama(len(tokenizer))
     save(model, tokenizer, tmp_path / "model")
-    save(add_head(tiny_llama(len(tokenizer)), source="made", seed=0), tokenizer, tmp_path / "judge")
-    here = load_scorer(str(tmp_path / "judge"))
+    save(add_score_head(tiny_llama(len(tokenizer)), source="made", seed=0), tokenizer, tmp_path / "judge")
+    here = load_reward_model(str(tmp_path / "judge"))
     with pretended_device():
         there = load(str(tmp_path / "model"), device=NAME)
         assert there.model.device.type == NAME
-        assert fingerprint(there.model) == fingerprint(model)
+        assert weights_fingerprint(there.model) == weights_fingerprint(model)
         save(there.model, tokenizer, tmp_path / "again")
-        judge = load_scorer(str(tmp_path / "judge"), device=NAME)
-        scores = Scorer(judge.model, judge.tokenizer).score(TEXTS)
-    assert fingerprint(load(str(tmp_path / "again")).model) == fingerprint(model)
-    assert scores == pytest.approx(Scorer(here.model, here.tokenizer).score(TEXTS), abs=1e-5)
+        judge = load_reward_model(str(tmp_path / "judge"), device=NAME)
+        scores = RewardModel(judge.model, judge.tokenizer).score(TEXTS)
+    assert weights_fingerprint(load(str(tmp_path / "again")).model) == weights_fingerprint(model)
+    assert scores == pytest.approx(RewardModel(here.model, here.tokenizer).score(TEXTS), abs=1e-5)
 
 
 def test_an_adapter_is_folded_into_a_model_on_the_device(tmp_path):
@@ -151,21 +151,24 @@ def test_two_devices_in_packed_rows_are_not_taken_for_the_architecture(reader, m
     def half_on_the_cpu(groups, *, device="cpu"):
         row = packing.pack(groups, device=device)
         return replace(
-            row, targets=row.targets.cpu(), sources=row.sources.cpu(), input_ids=row.input_ids.cpu()
+            row,
+            target_ids=row.target_ids.cpu(),
+            source_positions=row.source_positions.cpu(),
+            input_ids=row.input_ids.cpu(),
         )
 
     monkeypatch.setattr(language, "pack", half_on_the_cpu)
-    monkeypatch.setattr(scorer, "pack", half_on_the_cpu)
+    monkeypatch.setattr(reward_scorer, "pack", half_on_the_cpu)
     with pretended_device():
         model = model_of("llama", NAME)
         read = (
             LanguagePolicy(model, None)
             if reader == "policy"
-            else Scorer(add_head(model, source="made", seed=0), None)
+            else RewardModel(add_score_head(model, source="made", seed=0), None)
         )
         with pytest.raises(RuntimeError, match="on the same device"):
-            settle_layout(read, groups_of()) if reader == "policy" else read.settle_layout(groups_of())
-        assert read.layout == "shared"
+            select_layout(read, groups_of()) if reader == "policy" else read.select_layout(groups_of())
+        assert read.layout == "packed"
 
 
 @pytest.mark.parametrize("chunk", [VOCABULARY, 29])

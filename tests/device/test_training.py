@@ -7,7 +7,7 @@ import torch
 
 from device.made import LAYOUTS, MODELS, TOLERANCE, Trainer, compare, train
 from device.pretended import NAME, pretended_device
-from logratio.training.session import Session
+from logratio.training.loop import Session
 
 TRAINERS = {
     "sft": Trainer(kind="sft"),
@@ -39,11 +39,11 @@ OPTIONS = {
         collecting={"target_kl": 1.0, "kl_horizon": 100.0, "truncation": "bootstrap", "lam": 0.9},
     ),
     "ppo, a penalty in the place of the clip": Trainer(
-        kind="ppo", critic="head", settings={"penalty": 0.5, "clip_range": 0.0}
+        kind="ppo", critic="head", settings={"kl_penalty": 0.5, "clip_range": 0.0}
     ),
     "ppo, without a reference": Trainer(kind="ppo", critic="head", reference=False),
     "ppo, rewards less their siblings'": Trainer(
-        kind="ppo", critic="head", collecting={"reward_baseline": "siblings", "cut_off_reward": "worst"}
+        kind="ppo", critic="head", collecting={"reward_baseline": "group", "truncated_reward": "worst"}
     ),
 } | {
     f"reinforce, {baseline}, weights by {weights}": Trainer(

@@ -18,10 +18,10 @@ from logratio.evaluation.best_of_n import (
     order_weights,
     pick_best,
 )
-from logratio.exact import frontier, oracle
-from logratio.exact.training import standard_problem
-from logratio.exact.world import World
 from logratio.records import Completion, Prompt, Sample
+from logratio.verify.worlds import frontier, oracle
+from logratio.verify.worlds.training import standard_problem
+from logratio.verify.worlds.world import World
 
 SMALL = World(vocabulary=3, horizon=2, prompts=((1,),))
 WHOLE = st.integers(-3, 3).map(float)

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.test_compare import DISTANCES, SAMPLES, LengthJudge, answers, distance
+from evaluation.test_model_comparison import DISTANCES, SAMPLES, LengthJudge, answers, distance
 from logratio.errors import TooFewLabels
-from logratio.evaluation.bootstrap import Estimate
-from logratio.evaluation.compare import compare
+from logratio.evaluation.model_comparison import compare
 from logratio.evaluation.upper_bound import (
     NUM_BETAS,
     BoundPoint,
@@ -24,9 +23,10 @@ from logratio.evaluation.upper_bound import (
     tilt,
     upper_bound,
 )
-from logratio.exact import frontier, oracle
-from logratio.exact.training import standard_problem
-from logratio.exact.world import World
+from logratio.stats.bootstrap import Estimate
+from logratio.verify.worlds import frontier, oracle
+from logratio.verify.worlds.training import standard_problem
+from logratio.verify.worlds.world import World
 
 WORLD = World()
 REFERENCE = frontier.dyadic_logits(WORLD, seed=1)

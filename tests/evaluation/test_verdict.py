@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logratio.evaluation.bootstrap import Estimate
-from logratio.evaluation.verdict import give_verdict, percent
+from logratio.evaluation.verdict import as_percent, give_verdict
 from logratio.evaluation.win_rate import WinRate, win_rate
+from logratio.stats.bootstrap import Estimate
 
 shares = st.floats(0, 1)
 
@@ -97,7 +97,7 @@ def test_equal_length_is_not_mentioned_where_it_agrees():
 
 
 def test_percent_never_rounds_a_claim_away():
-    assert percent(0.5) == "50.0 %"
-    assert percent(0.5004) == "50.04 %"
-    assert percent(0.49996) == "49.996 %"
-    assert re.fullmatch(r"61\.3 %", percent(0.6131))
+    assert as_percent(0.5) == "50.0 %"
+    assert as_percent(0.5004) == "50.04 %"
+    assert as_percent(0.49996) == "49.996 %"
+    assert re.fullmatch(r"61\.3 %", as_percent(0.6131))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from logratio.evaluation.win_rate import choose_method, paired_outcomes, win_rate
-from logratio.intervals import wilson_interval
+from logratio.stats.wilson import wilson_interval
 
 
 @pytest.mark.parametrize(

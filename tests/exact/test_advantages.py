@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from logratio.exact import oracle
-from logratio.exact.world import World
-from logratio.verify import advantages, episodes
+from logratio.verify.checks import advantages, episodes
+from logratio.verify.worlds import oracle
+from logratio.verify.worlds.world import World
 
 
 @pytest.mark.parametrize("check", advantages.CHECKS, ids=lambda check: check.name)
@@ -32,7 +32,7 @@ def test_random_episodes_have_both_ends_and_fit_their_rows():
     together = [episode for row in rows for episode in row]
     assert {episode.terminated for episode in together} == {True, False}
     assert all(sum(len(episode.rewards) for episode in row) <= 64 for row in rows)
-    laid = episodes.lay(rows, lam=0.5)
+    laid = episodes.pad_episodes(rows, lam=0.5)
     assert laid.mask.sum() == sum(len(episode.rewards) for episode in together)
     assert laid.rewards[~laid.mask].isnan().all()
     assert not laid.rewards[laid.mask].isnan().any()

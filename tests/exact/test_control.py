@@ -2,8 +2,8 @@
 
 import pytest
 
-from logratio.exact import mdp
-from logratio.verify import control
+from logratio.verify.checks import control
+from logratio.verify.worlds import mdp
 
 
 @pytest.mark.slow

@@ -13,25 +13,25 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from logratio.exact import mdp
-from logratio.exact.environments import (
+from logratio.control.categorical import CategoricalHead
+from logratio.control.env import adapter as rollouts
+from logratio.control.env.action_masks import ActionMasks
+from logratio.control.env.adapter import VectorEnvAdapter
+from logratio.control.env.spaces import action_layout
+from logratio.control.networks import RecurrentLayer
+from logratio.verify.checks import environments, gym_harness, processes
+from logratio.verify.checks.rows import equal, reaches
+from logratio.verify.run import run_check
+from logratio.verify.worlds import mdp
+from logratio.verify.worlds.environments import (
     Endless,
     Identity,
     Narrow,
     Process,
     Recall,
-    side_by_side,
-    written_down,
+    make_vector_env,
+    process_of_env,
 )
-from logratio.models.mlp import Memory
-from logratio.policies.categorical import CategoricalHead
-from logratio.rollouts import environments as rollouts
-from logratio.rollouts.environments import Environments
-from logratio.rollouts.masks import ActionMasks
-from logratio.rollouts.spaces import action_layout
-from logratio.verify import driving, environments, processes
-from logratio.verify.rows import equal, reaches
-from logratio.verify.run import run_check
 
 CHECKS = (*environments.CHECKS, *processes.CHECKS)
 ONE = torch.ones(1, 1)
@@ -52,33 +52,33 @@ def test_every_row_passes(check):
 @pytest.fixture
 def misread(monkeypatch):
     """Let all environments misread their steps."""
-    whole = Environments.step
+    whole = VectorEnvAdapter.step
 
     def plant(misreading):
         def step(self, actions):
             return misreading(whole(self, actions), self.view)
 
-        monkeypatch.setattr(Environments, "step", step)
+        monkeypatch.setattr(VectorEnvAdapter, "step", step)
 
     return plant
 
 
 @pytest.mark.parametrize("mode", environments.MODES)
 def test_a_cut_that_is_taken_for_the_end_is_seen_in_every_mode(misread, mode):
-    misread(driving.cut_is_the_end)
+    misread(gym_harness.truncation_as_termination)
     found = environments.critic(lambda: Endless(2), ONE, mode=mode)
     assert not equal("", found, environments.FOREVER, tolerance=1e-3).passed
     assert found < 0.7 * environments.FOREVER
 
 
 def test_an_added_row_that_is_taken_for_a_step_is_seen(misread):
-    misread(driving.added_rows_are_real)
+    misread(gym_harness.reset_rows_as_valid)
     assert environments.critic(lambda: Endless(1), ONE, mode="NextStep") < 0.7 * environments.FOREVER
 
 
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
 def test_the_next_episode_s_beginning_is_seen_where_states_differ_in_worth(misread, mode):
-    misread(driving.next_begins)
+    misread(gym_harness.reset_observation_as_final)
     found = environments.critic(lambda: Process(mdp.endless_later(), 2), torch.eye(2), mode=mode)
     # V(0) = γ V(1) and V(1) = 1 + γ V(0).
     worth = 1 / (1 - environments.ENDLESS_GAMMA**2)
@@ -87,7 +87,7 @@ def test_the_next_episode_s_beginning_is_seen_where_states_differ_in_worth(misre
 
 def test_an_action_space_that_does_not_begin_at_0_is_seen(monkeypatch):
     def from_nought(space):
-        return replace(action_layout(space), give=lambda drawn: drawn[:, 0])
+        return replace(action_layout(space), to_env=lambda drawn: drawn[:, 0])
 
     monkeypatch.setattr(rollouts, "action_layout", from_nought)
     _, earned = environments.learn(lambda: Identity(spaces.Discrete(4, start=2)), steps=3_000)
@@ -97,18 +97,18 @@ def test_an_action_space_that_does_not_begin_at_0_is_seen(monkeypatch):
 def test_a_forbidden_action_that_keeps_a_little_probability_is_seen(monkeypatch):
     whole = CategoricalHead.log_probabilities
 
-    def lenient(self, features, allowed=None):
+    def lenient(self, features, action_mask=None):
         plain = whole(self, features)
-        return plain if allowed is None else (plain - 20.0 * ~allowed).log_softmax(dim=-1)
+        return plain if action_mask is None else (plain - 20.0 * ~action_mask).log_softmax(dim=-1)
 
-    allowed = torch.tensor([[True, True, False, False]])
-    vector = side_by_side(Narrow, 1, autoreset="Disabled")
-    policy = driving.new_policy(Environments(vector, seed=0, name="Narrow"), environments.SMALL)
-    exact = driving.probabilities(policy, allowed.float(), 4, allowed=allowed)
+    action_mask = torch.tensor([[True, True, False, False]])
+    vector = make_vector_env(Narrow, 1, autoreset="Disabled")
+    policy = gym_harness.new_policy(VectorEnvAdapter(vector, seed=0, name="Narrow"), environments.SMALL)
+    exact = gym_harness.probabilities(policy, action_mask.float(), 4, action_mask=action_mask)
     assert exact[0, 2:].tolist() == [0.0, 0.0]
     assert float(exact.sum()) == pytest.approx(1.0)
     monkeypatch.setattr(CategoricalHead, "log_probabilities", lenient)
-    leaked = driving.probabilities(policy, allowed.float(), 4, allowed=allowed)[0, 2:].max()
+    leaked = gym_harness.probabilities(policy, action_mask.float(), 4, action_mask=action_mask)[0, 2:].max()
     assert not equal("", leaked, 0.0, tolerance=0.0).passed
 
 
@@ -117,29 +117,29 @@ def test_masks_of_the_step_before_are_seen(monkeypatch):
 
     def late(self, infos, **where):
         whole(self, infos, **where)
-        now = self.allowed
-        self.allowed, before[id(self)] = before.get(id(self), now), now
+        now = self.action_mask
+        self.action_mask, before[id(self)] = before.get(id(self), now), now
 
     monkeypatch.setattr(ActionMasks, "update", late)
-    vector = side_by_side(Narrow, 2, autoreset="Disabled")
-    faulty = Environments(vector, seed=0, name="Narrow")
+    vector = make_vector_env(Narrow, 2, autoreset="Disabled")
+    faulty = VectorEnvAdapter(vector, seed=0, name="Narrow")
     with pytest.raises(rollouts.EnvironmentFault, match="is not allowed"):
-        environments._learn(driving.new_policy(faulty, environments.SMALL), faulty, steps=500)
+        environments._learn(gym_harness.new_policy(faulty, environments.SMALL), faulty, steps=500)
 
 
 def test_a_memory_that_is_emptied_before_each_step_is_seen(monkeypatch):
-    whole = Memory.forward
+    whole = RecurrentLayer.forward
 
-    def forgetful(self, features, state, begins):
-        return whole(self, features, state, torch.ones_like(begins))
+    def forgetful(self, features, state, episode_start):
+        return whole(self, features, state, torch.ones_like(episode_start))
 
-    monkeypatch.setattr(Memory, "forward", forgetful)
-    earned = environments.recalled(environments.remember(memory=16, mode="Disabled"))
+    monkeypatch.setattr(RecurrentLayer, "forward", forgetful)
+    earned = environments.recalled(environments.remember(recurrent_width=16, mode="Disabled"))
     assert earned == pytest.approx(0.5, abs=1e-6)
 
 
 def test_credit_that_does_not_reach_the_step_before_is_seen(misread):
-    misread(lambda step, view: replace(step, terminated=step.real, truncated=~step.real))
+    misread(lambda step, view: replace(step, terminated=step.valid, truncated=~step.valid))
     best = float(mdp.optimal_values(mdp.two_step_bandit(), gamma=processes.GAMMA)[0])
     for trainer in processes.CONFIGS:
         earned = processes.solve(processes.BANDIT, trainer, seed=0)
@@ -174,9 +174,9 @@ def test_without_gymnasium_a_check_is_skipped_with_the_command(monkeypatch, chec
 def test_the_table_of_checks_is_there_without_gymnasium():
     program = (
         "import sys; sys.modules['gymnasium'] = None\n"
-        "from logratio.verify.table import select\n"
+        "from logratio.verify.checks.table import select\n"
         "from logratio.verify.run import gather, run_checks\n"
-        "from logratio.verify.words import sentence\n"
+        "from logratio.verify.report.wording import sentence\n"
         "found = gather(list(run_checks(select(['C1', 'I4']), quick=True)), quick=True, finished='')\n"
         "print(sentence(found), found['passed'])\n"
     )
@@ -226,12 +226,12 @@ def test_a_process_pays_ends_and_is_cut_off():
 
 
 def test_gymnasium_s_lake_is_the_one_that_is_solved_here():
-    theirs, ours = written_down(gymnasium.make("FrozenLake-v1")), mdp.frozen_lake()
+    theirs, ours = process_of_env(gymnasium.make("FrozenLake-v1")), mdp.frozen_lake()
     torch.testing.assert_close(theirs.transitions, ours.transitions, rtol=0, atol=1e-15)
     torch.testing.assert_close(theirs.transitions * theirs.rewards, ours.transitions * ours.rewards)
     assert theirs.terminal.tolist() == ours.terminal.tolist()
     assert theirs.start == ours.start
-    other = written_down(gymnasium.make("FrozenLake-v1", is_slippery=False))
+    other = process_of_env(gymnasium.make("FrozenLake-v1", is_slippery=False))
     assert not torch.equal(other.transitions, ours.transitions)
 
 
@@ -258,7 +258,7 @@ def test_what_is_shown_is_what_is_paid_for(space, action, shown, paid):
 
 
 def test_environments_side_by_side_do_not_show_the_same():
-    vector = side_by_side(lambda: Identity(spaces.Discrete(50)), 2, autoreset="Disabled")
+    vector = make_vector_env(lambda: Identity(spaces.Discrete(50)), 2, autoreset="Disabled")
     vector.reset(seed=[1, 2])
     shown = np.stack([vector.step(np.zeros(2, np.int64))[0] for _ in range(8)], axis=1)
     assert not np.array_equal(*shown)

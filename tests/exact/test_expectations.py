@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from logratio.exact import oracle
-from logratio.verify import expectations
-from logratio.verify.enumerated import OTHER, POLICY, WORLD, column, misdirection
+from logratio.verify.checks import expectations
+from logratio.verify.checks.enumerated import OTHER, POLICY, WORLD, column, misdirection
+from logratio.verify.worlds import oracle
 
 
 @pytest.mark.parametrize("check", expectations.CHECKS, ids=lambda check: check.name)

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from logratio.exact import frontier, oracle
-from logratio.exact.optimum import optimal_probabilities
-from logratio.exact.world import World
-from logratio.verify.frontier import CHECKS
+from logratio.verify.checks.frontier import CHECKS
+from logratio.verify.worlds import frontier, oracle
+from logratio.verify.worlds.optimum import optimal_probabilities
+from logratio.verify.worlds.world import World
 
 SMALL = World(vocabulary=4, horizon=2, prompts=((1,), (2, 1)))
 

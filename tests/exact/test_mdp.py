@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from logratio.exact import mdp
+from logratio.verify.worlds import mdp
 
 PROCESSES = [mdp.chain(), mdp.frozen_lake(), mdp.two_step_bandit()]
 
@@ -67,11 +67,11 @@ def test_episodes_follow_the_process(process):
     assert (process.transitions[s, a, t][mask] > 0).all()
     assert (process.rewards[s, a, t][mask] == episodes.rewards[mask]).all()
     assert (s[..., 0] == process.start).all()
-    goes_on = episodes.continued()
-    assert (s[..., 1:][goes_on[..., :-1]] == t[..., :-1][goes_on[..., :-1]]).all()
+    continues = episodes.continued()
+    assert (s[..., 1:][continues[..., :-1]] == t[..., :-1][continues[..., :-1]]).all()
     assert (episodes.terminated == (mask & process.terminal[t])).all()
-    assert not (goes_on & episodes.terminated).any()
-    cut_off = mask & ~goes_on & ~episodes.terminated
+    assert not (continues & episodes.terminated).any()
+    cut_off = mask & ~continues & ~episodes.terminated
     assert (cut_off.nonzero()[:, 2] == 29).all()
 
 

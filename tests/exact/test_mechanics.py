@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from logratio.verify import mechanics
-from logratio.verify.rows import below, control, equal, relative, within
+from logratio.verify.checks import mechanics
+from logratio.verify.checks.rows import below, control, equal, relative, within
 
 
 @pytest.mark.parametrize("check", mechanics.CHECKS, ids=lambda check: check.name)
@@ -24,7 +24,7 @@ def test_the_groups_have_unequal_lengths():
 
 
 def test_training_prints_nothing(capsys):
-    mechanics.m2(True)
+    mechanics.check_gradient_accumulation(True)
     printed = capsys.readouterr()
     assert printed.out == printed.err == ""
 

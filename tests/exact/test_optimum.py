@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from logratio.exact import training as runs
-from logratio.exact.world import World, sequence_logprobs, token_logprobs
 from logratio.objectives.kl import k3
-from logratio.verify import optimum
+from logratio.verify.checks import optimum
+from logratio.verify.worlds import training as runs
+from logratio.verify.worlds.world import World, sequence_logprobs, token_logprobs
 
 SMALL = World(vocabulary=3, horizon=2, prompts=((1,), (2, 1)))
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from logratio.exact import optimum, oracle, transformer
-from logratio.exact.world import World, sequence_logprobs, token_logprobs
+from logratio.verify.worlds import optimum, oracle, transformer
+from logratio.verify.worlds.world import World, sequence_logprobs, token_logprobs
 
 WORLD = World()
 COIN = World(vocabulary=2, horizon=2, prompts=((1,),))

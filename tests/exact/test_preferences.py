@@ -2,7 +2,7 @@
 
 import pytest
 
-from logratio.verify import preferences
+from logratio.verify.checks import preferences
 
 
 @pytest.mark.parametrize("check", preferences.CHECKS, ids=lambda check: check.name)

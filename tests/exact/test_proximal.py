@@ -2,7 +2,7 @@
 
 import pytest
 
-from logratio.verify import proximal
+from logratio.verify.checks import proximal
 
 
 @pytest.mark.parametrize("check", proximal.CHECKS, ids=lambda check: check.name)

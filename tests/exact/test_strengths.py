@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from logratio.exact import ranking
-from logratio.verify.strengths import CHECKS
+from logratio.verify.checks.strengths import CHECKS
+from logratio.verify.worlds import ranking
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

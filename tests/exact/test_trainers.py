@@ -9,20 +9,20 @@ import torch
 from logratio.algorithms import ppo, reinforce
 from logratio.algorithms.ppo import PPOConfig, train_ppo
 from logratio.algorithms.reinforce import ReinforceConfig
-from logratio.batches import Rollout
-from logratio.exact import oracle
-from logratio.exact.agents import EnumeratedCollector, read_tables
-from logratio.exact.training import Problem
-from logratio.exact.transformer import WORDS, word_tokenizer
-from logratio.exact.world import token_logprobs
+from logratio.policies.actor_critic import LanguageActor, ValueHead
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.language_actor import LanguageActor, ValueHead
 from logratio.records import Prompt
-from logratio.rollouts.collecting import CollectorConfig
-from logratio.rollouts.judging import WeightedReward
-from logratio.rollouts.language import LanguageCollector
-from logratio.runs import RunDirectory
-from logratio.verify import trainers
+from logratio.rollouts.collector import LanguageCollector
+from logratio.rollouts.collector_config import CollectorConfig
+from logratio.rollouts.reward_shaping import WeightedReward
+from logratio.run_directory import RunDirectory
+from logratio.trajectories import Rollout
+from logratio.verify.checks import trainers
+from logratio.verify.worlds import oracle
+from logratio.verify.worlds.agents import EnumeratedCollector, read_tables
+from logratio.verify.worlds.training import Problem
+from logratio.verify.worlds.transformer import WORDS, word_tokenizer
+from logratio.verify.worlds.world import token_logprobs
 
 WORLD = trainers.WORLD
 
@@ -259,7 +259,7 @@ def test_the_mean_of_weighted_gradients_is_the_gradient_of_the_objective():
     model.zero_grad()
     returns = rollout.trajectories.rewards.sum(dim=1)
     policy = collector.actor.policy
-    logprobs = policy.sequence_logprobs(policy.lay(WORLD.groups()))
+    logprobs = policy.sequence_logprobs(policy.pack(WORLD.groups()))
     (-(logprobs.exp() * returns).sum() / 2).backward()
     exact = torch.cat([weight.grad.flatten() for weight in model.parameters()])
     assert float((ours - exact).norm() / exact.norm()) < 1e-9
@@ -311,7 +311,7 @@ def short_run(path, **settings):
     """What PPO wrote down of three updates."""
     collector = make(num_samples=4, copies=4)
     config = PPOConfig(
-        epochs=3, batch_size=8, update_epochs=2, minibatches=2, stop_at=0.0, warmup=0.0, **settings
+        epochs=3, batch_size=8, update_epochs=2, minibatches=2, early_stop_factor=0.0, warmup=0.0, **settings
     )
     with RunDirectory.begin(path, {"identity": config.identity()}) as run:
         train_ppo(collector.actor, collector, config, run)
@@ -319,9 +319,9 @@ def short_run(path, **settings):
 
 
 def test_the_penalty_is_adapted_once_an_update(tmp_path):
-    metrics = short_run(tmp_path / "run", learning_rate=1e-6, penalty=1.0)
+    metrics = short_run(tmp_path / "run", learning_rate=1e-6, kl_penalty=1.0)
     # So small steps stay below the target, and each update halves the penalty.
-    assert [row["penalty"] for row in metrics] == [0.5, 0.25, 0.125]
+    assert [row["kl_penalty"] for row in metrics] == [0.5, 0.25, 0.125]
 
 
 def test_ratios_are_to_the_policy_that_collected(tmp_path):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from logratio.verify import traces, weights
-from logratio.verify.weights import CHECKS
+from logratio.verify.checks import importance_weights, traces
+from logratio.verify.checks.importance_weights import CHECKS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
@@ -17,11 +17,13 @@ def test_every_row_passes(check):
 
 
 def test_the_same_rows_twice():
-    assert weights.i3(True) == weights.i3(True)
+    assert importance_weights.check_truncated_weights(True) == importance_weights.check_truncated_weights(
+        True
+    )
 
 
 def test_the_plain_chances_are_chances():
-    for problem in weights.problems():
+    for problem in importance_weights.problems():
         assert math.fsum(problem.pi) == pytest.approx(1, abs=1e-12)
         assert math.fsum(problem.mu) == pytest.approx(1, abs=1e-12)
         assert problem.chi_square > 0.1
@@ -29,10 +31,10 @@ def test_the_plain_chances_are_chances():
 
 def test_a_chance_hand_worked():
     """Logits 0 and ln 3 among four tokens: 1/6 to end at once, 3/6·1/4 for token 1 and then the end."""
-    world = weights.problems()[0].world
+    world = importance_weights.problems()[0].world
     logits = torch.zeros(len(world.prefixes), world.vocabulary, dtype=torch.float64)
     logits[world.prefixes.index(()), 1] = math.log(3)
-    chances = dict(zip(world.sequences, weights.chances(world, logits), strict=True))
+    chances = dict(zip(world.sequences, importance_weights.chances(world, logits), strict=True))
     assert chances[(0,)] == pytest.approx(1 / 6, abs=1e-15)
     assert chances[(1, 0)] == pytest.approx(1 / 8, abs=1e-15)
 

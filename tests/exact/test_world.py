@@ -2,7 +2,7 @@
 
 import torch
 
-from logratio.exact.world import END, World, sequence_logprobs, token_logprobs
+from logratio.verify.worlds.world import END, World, sequence_logprobs, token_logprobs
 
 
 def test_its_size_is_the_sum_over_lengths():

@@ -13,6 +13,6 @@ def train(out):
     os.dup2(sink, 2)
     flags = ["--env", "CartPole-v1", "--out", str(out), "--resume", "--steps", "4000"]
     # What a checkpoint must hold beside weights and optimiser: environments, scales, a controller that moves.
-    flags += ["--normalise-observations", "--normalise-rewards", "--penalty", "1", "--update-epochs", "4"]
+    flags += ["--normalise-observations", "--normalise-rewards", "--kl-penalty", "1", "--update-epochs", "4"]
     flags += ["--num-steps", "40", "--checkpoint-every", "1", "--evaluation-episodes", "2"]
     sys.exit(main(["control", "ppo", *flags]))

@@ -10,7 +10,7 @@ import signal
 import time
 from glob import glob
 
-from logratio.runs import read_json_lines
+from logratio.run_directory import read_json_lines
 
 NUM_KILLS = 20
 

@@ -25,5 +25,5 @@ def train(inputs, out):
     ]
     flags += ["--batch-size", "4", "--epochs", "2", "--learning-rate", "3e-3", "--checkpoint-every", "1"]
     # What a checkpoint must hold beside weights and optimiser: both controllers move in this run.
-    flags += ["--penalty", "0.5", "--target-kl", "0.5", "--kl-horizon", "50", "--max-new-tokens", "8"]
+    flags += ["--kl-penalty", "0.5", "--target-kl", "0.5", "--kl-horizon", "50", "--max-new-tokens", "8"]
     sys.exit(main(["train", "ppo", *flags]))

@@ -8,8 +8,8 @@ import pytest
 
 from kill.moments import forks_of, kill_and_compare, started
 from kill.pipeline_run import train
-from logratio.models.pretrained import save
-from logratio.runs import hash_file
+from logratio.models.loading import save
+from logratio.run_directory import hash_file
 from tiny import tiny_llama, tiny_tokenizer
 
 WEIGHTS = Path("dpo", "model", "model.safetensors")
@@ -36,7 +36,7 @@ def inputs(tmp_path):
 
 @pytest.mark.slow
 def test_killed_twenty_times_and_resumed(tmp_path, inputs):
-    forks = forks_of("logratio.cli.train_sft", "logratio.cli.train_dpo", "logratio.models.pretrained")
+    forks = forks_of("logratio.cli.train.sft", "logratio.cli.train.dpo", "logratio.models.loading")
 
     def begin(out):
         return started(forks.Process(target=train, args=(inputs, out)))

@@ -6,7 +6,7 @@ import pytest
 
 from kill.control_run import train
 from kill.moments import forks_of, kill_and_compare, started, timeless
-from logratio.runs import hash_file
+from logratio.run_directory import hash_file
 
 WEIGHTS, DESCRIPTION = Path("model", "policy.safetensors"), Path("model", "policy.json")
 
@@ -18,9 +18,9 @@ def state_of(run):
 
 @pytest.mark.slow
 def test_killed_twenty_times_and_resumed(tmp_path):
-    forks = forks_of("logratio.cli.control_ppo", "gymnasium.envs.classic_control", "torch")
+    forks = forks_of("logratio.cli.control.ppo", "gymnasium.envs.classic_control", "torch")
     *_, metrics = kill_and_compare(
         tmp_path, lambda out: started(forks.Process(target=train, args=(out,))), state_of
     )
     assert len(metrics) == 13
-    assert len({row["penalty"] for row in metrics}) > 1
+    assert len({row["kl_penalty"] for row in metrics}) > 1

@@ -7,8 +7,8 @@ import pytest
 
 from kill.moments import forks_of, kill_and_compare, started, timeless
 from kill.ppo_run import train
-from logratio.models.pretrained import save
-from logratio.runs import hash_file
+from logratio.models.loading import save
+from logratio.run_directory import hash_file
 from tiny import tiny_llama, tiny_tokenizer
 
 NUM_UPDATES = 10
@@ -20,7 +20,7 @@ def vowels(completions, **columns):
 def short(completions, **columns):
     return [-len(text) / 50 for text in completions]
 """
-IMPORTS = ("logratio.cli.train_ppo", "logratio.models.pretrained", "transformers.models.llama.modeling_llama")
+IMPORTS = ("logratio.cli.train.ppo", "logratio.models.loading", "transformers.models.llama.modeling_llama")
 
 
 @pytest.fixture
@@ -50,4 +50,4 @@ def test_killed_twenty_times_and_resumed(tmp_path, inputs):
     assert len(metrics) == NUM_UPDATES
     # What a checkpoint must hold beside weights and optimiser has moved.
     assert len({row["kl_coefficient"] for row in metrics}) > NUM_UPDATES // 2
-    assert len({row["penalty"] for row in metrics}) > 1
+    assert len({row["kl_penalty"] for row in metrics}) > 1

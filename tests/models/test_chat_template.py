@@ -105,7 +105,7 @@ def test_a_template_that_reads_parts_alone_is_given_parts():
 
 def unrendered(tokenizer, *turns, tools=()):
     return find_unrendered(
-        tokenizer, [Message.from_json(turn) for turn in turns], tools, answer_follows=False
+        tokenizer, [Message.from_json(turn) for turn in turns], tools, add_generation_prompt=False
     )
 
 

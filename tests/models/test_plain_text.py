@@ -8,9 +8,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from logratio.errors import SpecialTokenTrouble
-from logratio.models.plain_text import PlainTokenizer, spell_out
+from logratio.models.plain_text import EscapingTokenizer, escape_control_tokens
 from logratio.models.tokenisation import encode_completion, encode_prompt
-from logratio.policies.scorer import encode_as_text
+from logratio.policies.reward_scorer import encode_as_text
 from logratio.records import Completion, Message, Prompt
 from tiny import BEGIN, END, tiny_tokenizer
 
@@ -35,7 +35,7 @@ def test_an_answer_reads_as_it_was_written_and_ends_once(tokenizer, text):
 
 def test_other_answers_are_read_as_ever(tokenizer):
     for answer in (Completion(text="a < b"), Completion(text="", token_ids=(5, 0))):
-        assert spell_out(tokenizer, answer) == (tokenizer, answer)
+        assert escape_control_tokens(tokenizer, answer) == (tokenizer, answer)
     prompt, answer = Prompt("the cat"), Completion(text="sat on the mat")
     expected = encode_prompt(tokenizer, prompt), encode_completion(tokenizer, prompt, answer)
     assert encode_as_text(tokenizer, prompt, answer) == expected
@@ -44,7 +44,7 @@ def test_other_answers_are_read_as_ever(tokenizer):
 def test_further_fields_of_an_answer_are_text_too():
     tokenizer = tiny_tokenizer()
     turn = Message(role="assistant", content=f"a{END}b")
-    reader, answer = spell_out(tokenizer, Completion(text=f"a{END}b", message=turn))
+    reader, answer = escape_control_tokens(tokenizer, Completion(text=f"a{END}b", message=turn))
     assert reader is not tokenizer
     assert END not in answer.turn.text
     assert answer.turn.role == "assistant"
@@ -64,7 +64,7 @@ def test_texts_without_marks_have_the_tokens_of_the_tokenizer_itself():
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [AddedToken("<|sep|>", rstrip=True, special=True)]}
     )
-    plain = PlainTokenizer(tokenizer)
+    plain = EscapingTokenizer(tokenizer)
     for text in (f"a {END}\n{BEGIN}b", "<|sep|> \n a<|sep|>", "no token", ""):
         expected = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert plain(text, add_special_tokens=False)["input_ids"] == expected
@@ -74,6 +74,6 @@ def test_a_vocabulary_that_knows_no_other_way_is_named():
     words = {"</s>": 0, "<unk>": 1, "a": 2}
     backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
-    plain, answer = spell_out(tokenizer, Completion(text="</s>"), sampled=True)
+    plain, answer = escape_control_tokens(tokenizer, Completion(text="</s>"), sampled=True)
     with pytest.raises(SpecialTokenTrouble, match=re.escape("'</s>'")):
         plain(answer.text, add_special_tokens=False)

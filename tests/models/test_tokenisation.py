@@ -290,8 +290,8 @@ def test_decoding_cuts_at_the_first_end_token():
 
 
 def test_the_fingerprint_knows_vocabulary_and_template():
-    first = tokenisation.fingerprint(tiny_tokenizer())
-    assert first == tokenisation.fingerprint(tiny_tokenizer())
-    assert first != tokenisation.fingerprint(tiny_tokenizer(chat=False))
-    assert first != tokenisation.fingerprint(with_begin_token(chat=True))
+    first = tokenisation.tokenizer_fingerprint(tiny_tokenizer())
+    assert first == tokenisation.tokenizer_fingerprint(tiny_tokenizer())
+    assert first != tokenisation.tokenizer_fingerprint(tiny_tokenizer(chat=False))
+    assert first != tokenisation.tokenizer_fingerprint(with_begin_token(chat=True))
     assert len(first) == 16

@@ -4,9 +4,9 @@ import pytest
 
 from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 
-TEMPLATE, TURN_ENDS = "logratio.models.chat_template", "logratio.models.turn_ends"
+TEMPLATE, TURN_ENDS = "logratio.models.chat_template", "logratio.models.end_of_turn"
 TOKENISATION, TURNS = "logratio.models.tokenisation", "logratio.data.turns"
-BATCHING, RECORDS = "logratio.policies.batching", "logratio.records"
+BATCHING, RECORDS = "logratio.generation.engines.continuous_batching", "logratio.records"
 
 GOLDEN = "models/test_chat_template.py::test_tokens_are_those_of_transformers"
 RAW = "models/test_chat_template.py::test_a_raw_text_has_the_tokens_that_trl_gives_it"
@@ -14,7 +14,7 @@ TURN_BY_TURN = "data/test_conversations.py::test_each_turn_carries_loss_where_it
 
 
 def of_ends(test: str) -> str:
-    return f"models/test_turn_ends.py::{test}"
+    return f"models/test_end_of_turn.py::{test}"
 
 
 # What is wrong | module | text | what stands there instead | tests that must fail
@@ -36,8 +36,8 @@ PITFALLS = (
     (
         "a field is taken for rendered where one of two turns has it in vain",
         TEMPLATE,
-        "if any(in_vain(changed) for changed in",
-        "if all(in_vain(changed) for changed in",
+        "if any(is_ignored(changed) for changed in",
+        "if all(is_ignored(changed) for changed in",
         (
             "models/test_chat_template.py"
             "::test_reasoning_that_only_the_last_turn_keeps_is_named_where_an_earlier_turn_has_it",
@@ -53,8 +53,8 @@ PITFALLS = (
     (
         "an end of several tokens stops at the first of them",
         BATCHING,
-        "(behind[:, -len(stop) :] == stop).all(dim=1)",
-        "(behind[:, -len(stop) :] == stop).any(dim=1)",
+        "(recent[:, -len(stop) :] == stop).all(dim=1)",
+        "(recent[:, -len(stop) :] == stop).any(dim=1)",
         (of_ends("test_a_row_stops_at_the_token_at_which_its_first_end_is_over"),),
     ),
     (

@@ -4,40 +4,40 @@ import pytest
 
 from mutants.harness import Mutant, survivors
 
-COURSE = "logratio.report.checks.course"
-DISTANCE = "logratio.report.checks.distance"
-LEARNING = "logratio.report.checks.learning"
-PROXY = "logratio.report.checks.overoptimisation"
+COURSE = "logratio.report.warnings.metric_series"
+DISTANCE = "logratio.report.warnings.distance"
+LEARNING = "logratio.report.warnings.learning"
+PROXY = "logratio.report.warnings.overoptimisation"
 CURVES = "logratio.report.sections.learning_curves"
-PAGE_TESTS = "report/test_policy_gradient.py::test_"
-DISTANCE_TESTS = "report/test_distance.py::test_"
-LEARNING_TESTS = "report/test_learning.py::test_"
-PROXY_TESTS = "report/test_overoptimisation.py::test_"
-CURVE_TESTS = "report/test_learning_curves.py::test_"
+PAGE_TESTS = "report/warnings/test_policy_gradient.py::test_"
+DISTANCE_TESTS = "report/warnings/test_distance.py::test_"
+LEARNING_TESTS = "report/warnings/test_learning.py::test_"
+PROXY_TESTS = "report/warnings/test_overoptimisation.py::test_"
+CURVE_TESTS = "report/sections/test_learning_curves.py::test_"
 MUTANTS = (
     Mutant(
-        name="a reward that falls from its peak with the watched one is called exploited",
+        name="a reward that falls from its peak with the monitored one is called exploited",
         module=PROXY,
         old=" and fmean(self.reward[-1]) >= fmean(self.reward[self.best])",
         new="",
         checks=(PROXY_TESTS + "both_fall_together_and_nothing_is_exploited",),
     ),
     Mutant(
-        name="a watched reward that falls under a reward that does not rise is called exploitation",
+        name="a monitored reward that falls under a reward that does not rise is called exploitation",
         module=PROXY,
         old="if not rises(self.reward[0], self.reward[-1]):",
         new="if False:",
         checks=(PROXY_TESTS + "a_reward_that_does_not_rise_is_not_exploited",),
     ),
     Mutant(
-        name="the watched reward's peak is looked for at the end as well",
+        name="the monitored reward's peak is looked for at the end as well",
         module=PROXY,
         old="range(len(self.parts) - 1)",
         new="range(len(self.parts))",
         checks=(PROXY_TESTS + "a_rise_is_measured_from_before",),
     ),
     Mutant(
-        name="of several watched rewards the best is named",
+        name="of several monitored rewards the best is named",
         module=PROXY,
         old="worst = min(every",
         new="worst = max(every",

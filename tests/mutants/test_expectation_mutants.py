@@ -7,10 +7,11 @@ from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 POLICY_GRADIENT, ADVANTAGES = "logratio.objectives.policy_gradient", "logratio.objectives.advantages"
 IMPORTANCE, PPO, KL = "logratio.objectives.importance", "logratio.objectives.ppo", "logratio.objectives.kl"
 COME_AND_GO = (
-    "policies/test_decoding.py::test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches"
+    "generation/engines/test_selection.py::"
+    "test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches"
 )
-PACKING, DECODING = "logratio.models.packing", "logratio.policies.decoding"
-DRAWING, CACHE = "logratio.policies.drawing", "logratio.policies.kv_cache"
+PACKING, DECODING = "logratio.kernels.packing", "logratio.generation.engines.selection"
+DRAWING, CACHE = "logratio.generation.token_sampling", "logratio.generation.engines.kv_cache"
 
 
 def expectations(*names: str) -> tuple[str, ...]:
@@ -173,23 +174,23 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the reported KL is of the reference to the policy",
-        "logratio.evaluation.divergence",
+        "logratio.evaluation.policy_divergence",
         "kl.append(exact_kl(p, q))",
         "kl.append(exact_kl(q, p))",
         expectations("E6"),
     ),
     (
         "the reported KL leaves out the first token of an answer and counts the last twice",
-        "logratio.evaluation.divergence",
+        "logratio.evaluation.policy_divergence",
         "range(len(prompt) - 1, len(prompt) + len(answer) - 1)",
         "[*range(len(prompt), len(prompt) + len(answer) - 1), len(prompt) + len(answer) - 2]",
-        ("evaluation/test_divergence.py::test_padded_rows_say_what_packed_rows_say",),
+        ("evaluation/test_policy_divergence.py::test_padded_rows_say_what_packed_rows_say",),
     ),
     (
         "a token is predicted from its own place",
         PACKING,
-        "sources += [split - 1, *range(first, len(tokens))]",
-        "sources += [min(first, len(tokens) - 1), *range(first, len(tokens))]",
+        "source_positions += [prompt_end - 1, *range(first, len(tokens))]",
+        "source_positions += [min(first, len(tokens) - 1), *range(first, len(tokens))]",
         mechanics("E1", "M1"),
     ),
     (
@@ -201,9 +202,9 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "answers see their siblings",
-        "logratio.models.segments",
-        "mask[first:end, : span.split - span.start] = True",
-        "mask[first:end, : max(first, span.split - span.start)] = True",
+        "logratio.kernels.packed_attention",
+        "mask[first:end, : span.prompt_end - span.start] = True",
+        "mask[first:end, : max(first, span.prompt_end - span.start)] = True",
         mechanics("E1", "M1"),
     ),
     (
@@ -230,8 +231,8 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "temperature is left out of the log-probabilities",
         DRAWING,
-        "return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens),",
-        "return Drawn(tokens, _logprobs(shifted, block_sums, tokens),",
+        "    logprobs = _logprobs(truncated, truncated_sums, tokens)",
+        "    logprobs = _logprobs(shifted, block_sums, tokens)",
         mechanics("M1"),
     ),
     (
@@ -265,23 +266,26 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "SFT: each part is divided by its own tokens",
         "logratio.algorithms.sft",
-        "share = negative.sum() / num_tokens",
-        "share = negative.sum() / sum(len(row.targets) for row in rows)",
+        "loss = negative.sum() / num_tokens",
+        "loss = negative.sum() / sum(len(row.target_ids) for row in rows)",
         mechanics("M2"),
     ),
     (
         "DPO: each part is divided by its own pairs",
         "logratio.algorithms.dpo",
-        "share = pair_losses(pair, config).sum() / len(batch)",
-        "share = pair_losses(pair, config).mean()",
+        "loss = pair_losses(pair, config).sum() / len(batch)",
+        "loss = pair_losses(pair, config).mean()",
         mechanics("M2"),
     ),
     (
         "gradients of one part are lost before the next",
         "logratio.algorithms.sft",
-        "                for part, rows in policy.rows(batch, max_tokens=config.row_tokens):\n",
-        "                for part, rows in policy.rows(batch, max_tokens=config.row_tokens):\n"
-        "                    policy.model.zero_grad()\n",
+        ("                for indices, rows in policy.micro_batches(batch, max_tokens=config.row_tokens):\n"),
+        (
+            "                for indices, rows in policy.micro_batches(batch, "
+            "max_tokens=config.row_tokens):\n"
+            "                    policy.model.zero_grad()\n"
+        ),
         mechanics("M2"),
     ),
 )

@@ -8,7 +8,7 @@ BEST = "logratio.evaluation.best_of_n"
 BOUND = "logratio.evaluation.upper_bound"
 BEST_TESTS = "evaluation/test_best_of_n.py::test_"
 BOUND_TESTS = "evaluation/test_upper_bound.py::test_"
-PICTURE_TESTS = "report/test_frontier_section.py::test_"
+PICTURE_TESTS = "report/sections/test_frontier.py::test_"
 HAND_WORKED = BEST_TESTS + "hand_worked"
 SUBSETS = BEST_TESTS + "it_is_the_mean_over_all_subsets_and_ties"
 UNBIASED = BEST_TESTS + "it_is_unbiased_over_all_draws"
@@ -107,8 +107,8 @@ MUTANTS = (
     Mutant(
         name="one prompt with few effective samples hides behind the others",
         module=BOUND,
-        old="len(tilts) / math.fsum(1 / one.effective_samples for one in tilts)",
-        new="math.fsum(one.effective_samples for one in tilts) / len(tilts)",
+        old="len(tilts) / math.fsum(1 / tilted.effective_samples for tilted in tilts)",
+        new="math.fsum(tilted.effective_samples for tilted in tilts) / len(tilts)",
         checks=(
             BOUND_TESTS + "a_prompt_with_few_effective_samples_is_not_hidden_behind_others",
             BOUND_TESTS + "effective_samples_are_those_of_chi_square",
@@ -124,8 +124,8 @@ MUTANTS = (
     Mutant(
         name="the level of the few prompts counts, not what is gained on them",
         module=BOUND,
-        old="float(own.mean()) if reference_mean is None else reference_mean",
-        new="float(own.mean())",
+        old="float(prompt_rewards.mean()) if reference_mean is None else reference_mean",
+        new="float(prompt_rewards.mean())",
         checks=(BOUND_TESTS + "the_gain_is_added_to_the_mean_over_all_prompts",),
     ),
     Mutant(
@@ -154,11 +154,11 @@ MUTANTS = (
     ),
     Mutant(
         name="the methods' table has the best of n at a KL that it does not have",
-        module="logratio.evaluation.methods",
+        module="logratio.evaluation.method_comparison",
         old='        "kl_is_bound": True,\n',
         new='        "kl_is_bound": False,\n',
         checks=(
-            "evaluation/test_methods.py::"
+            "evaluation/test_method_comparison.py::"
             "test_best_of_n_is_counted_from_its_picks_and_says_that_its_kl_is_a_bound",
         ),
     ),
@@ -181,10 +181,12 @@ MUTANTS = (
     ),
     Mutant(
         name="labels of the picture cover each other",
-        module="logratio.report.labels",
+        module="logratio.report.charts.label_placement",
         old="hidden = sum(place.box.overlap(box) for box in solid)",
         new="hidden = 0.0",
-        checks=("report/test_labels.py::test_labels_that_are_clear_cover_neither_dots_nor_each_other",),
+        checks=(
+            "report/charts/test_label_placement.py::test_labels_that_are_clear_cover_neither_dots_nor_each_other",
+        ),
     ),
     Mutant(
         name="a reward function is taken for a model that was trained where it is called",

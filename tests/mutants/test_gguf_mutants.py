@@ -4,8 +4,8 @@ import pytest
 
 from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 
-ROPE, SETTINGS = "logratio.models.gguf_rope", "logratio.models.gguf_settings"
-TENSORS, TOKENS = "logratio.models.gguf_tensors", "logratio.models.gguf_tokens"
+ROPE, SETTINGS = "logratio.models.gguf.rope", "logratio.models.gguf.settings"
+TENSORS, TOKENS = "logratio.models.gguf.tensors", "logratio.models.gguf.tokens"
 
 SAME = "test_a_file_gives_the_log_probabilities_of_the_model_that_it_was_made_from"
 
@@ -16,42 +16,42 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         SETTINGS,
         "    config.rope_parameters = kept | new\n",
         '    config.rope_parameters = kept | {"rope_theta": rope.theta, "rope_type": "default"}\n',
-        (f"models/test_gguf_rope.py::{SAME}",),
+        (f"models/gguf/test_rope.py::{SAME}",),
     ),
     (
         "a factor without a type is no scaling",
         ROPE,
-        'own.get("scaling.type", "linear")',
-        'own.get("scaling.type", "none")',
-        (f"models/test_gguf_rope.py::{SAME}",),
+        'metadata.get("scaling.type", "linear")',
+        'metadata.get("scaling.type", "none")',
+        (f"models/gguf/test_rope.py::{SAME}",),
     ),
     (
         "any table is taken for Llama 3's",
         ROPE,
         "if not np.allclose(1 / ((1 - share) / largest + share), factors, rtol=ROUNDING, atol=0):",
         "if largest <= 1.0:",
-        (f"models/test_gguf_rope.py::{SAME}",),
+        (f"models/gguf/test_rope.py::{SAME}",),
     ),
     (
         "a key that nobody knows passes",
         SETTINGS,
         "    if name is None:\n        return value in OFF",
         "    if name is None:\n        return True or value in OFF",
-        ("models/test_gguf_settings.py::test_a_value_that_the_model_would_not_have_is_refused_by_name",),
+        ("models/gguf/test_settings.py::test_a_value_that_the_model_would_not_have_is_refused_by_name",),
     ),
     (
         "tensors that no weight takes are left out",
         TENSORS,
         "extra = [name for name in used if name not in names]",
         "extra = []; used = {name: tensor for name, tensor in used.items() if name in names}",
-        ("models/test_gguf_header.py::test_tensors_that_do_not_fit_are_named",),
+        ("models/gguf/test_header.py::test_tensors_that_do_not_fit_are_named",),
     ),
     (
         "the end of a turn ends no answer",
         TOKENS,
-        'found = [own.get(f"ggml.{key}") for key in ("eos_token_id", *TURN_ENDS)]',
-        'found = [own.get(f"ggml.{key}") for key in ("eos_token_id",)]',
-        ("models/test_gguf_tokens.py::test_the_ends_of_a_turn_stop_answers_too",),
+        'found = [metadata.get(f"ggml.{key}") for key in ("eos_token_id", *TURN_ENDS)]',
+        'found = [metadata.get(f"ggml.{key}") for key in ("eos_token_id",)]',
+        ("models/gguf/test_tokens.py::test_the_ends_of_a_turn_stop_answers_too",),
     ),
 )
 MUTANTS = tuple(

@@ -10,9 +10,9 @@ from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 ADVANTAGES, MASKED = "logratio.objectives.advantages", "logratio.objectives.masked"
 KL, PPO = "logratio.objectives.kl", "logratio.objectives.ppo"
 DPO, SFT = "logratio.algorithms.dpo", "logratio.algorithms.sft"
-DIVERGENCE, WIN_RATE = "logratio.evaluation.divergence", "logratio.evaluation.win_rate"
+DIVERGENCE, WIN_RATE = "logratio.evaluation.policy_divergence", "logratio.evaluation.win_rate"
 LANGUAGE = "logratio.policies.language"
-LAWS, REFERENCE = "logratio.training.laws", "logratio.training.reference"
+INVARIANTS, REFERENCE = "logratio.training.invariants", "logratio.training.reference"
 
 AFTER_SFT = "algorithms/test_dpo.py::test_loss_is_ln_2_directly_after_sft_in_the_same_process"
 LEARNS = "algorithms/test_dpo.py::test_dpo_learns_the_preference"
@@ -24,7 +24,7 @@ def of(module: str, test: str) -> str:
 
 
 def distance(test: str) -> str:
-    return f"evaluation/test_divergence.py::{test}"
+    return f"evaluation/test_policy_divergence.py::{test}"
 
 
 # What is wrong | module | text | what stands there instead | tests that must fail
@@ -246,7 +246,7 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         REFERENCE,
         "known = (stream.metadata() or {}).items() >= identity.items()",
         "known = bool(stream.metadata())",
-        ("training/test_checkpoints.py::test_other_data_or_settings_are_not_resumed",),
+        ("training/test_checkpointing.py::test_other_data_or_settings_are_not_resumed",),
     ),
     (
         "the policy is its own reference at every step, so that the loss stands still (TRL)",
@@ -274,30 +274,33 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "SFT weighs answers equally, not tokens",
         SFT,
-        "share = negative.sum() / num_tokens",
-        "share = sum(n / len(batch[i].answers[0]) for n, i in zip(negative, part, strict=True)) / len(batch)",
+        "loss = negative.sum() / num_tokens",
+        (
+            "loss = sum(n / len(batch[i].answers[0]) for n, i in zip(negative, indices, "
+            "strict=True)) / len(batch)"
+        ),
         ("algorithms/test_sft.py::test_the_first_loss_is_the_mean_over_answer_tokens",),
     ),
     (
-        "an answer without an end token passes the law",
-        LAWS,
+        "an answer without an end token passes the invariant",
+        INVARIANTS,
         "if is_finished and (count != 1 or ends[0][1] != len(answer)):",
         "if is_finished and count > 1 + len(answer):",
-        ("laws/test_laws.py::test_a_finished_answer_ends_in_one_end_token",),
+        ("invariants/test_invariants.py::test_a_finished_answer_ends_in_one_end_token",),
     ),
     (
-        "a negative exact KL passes the law",
-        LAWS,
+        "a negative exact KL passes the invariant",
+        INVARIANTS,
         "    if not value >= -tolerance:",
         "    if not abs(value) >= 0:",
-        ("laws/test_laws.py::test_a_negative_exact_kl",),
+        ("invariants/test_invariants.py::test_a_negative_exact_kl",),
     ),
     (
         "policy and reference may be one model",
-        LAWS,
+        INVARIANTS,
         "        if other is not None:",
         "        if other is not None and tensor.requires_grad:",
-        ("laws/test_laws.py::test_shared_storage_is_found",),
+        ("invariants/test_invariants.py::test_shared_storage_is_found",),
     ),
 )
 

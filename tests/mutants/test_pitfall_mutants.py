@@ -8,34 +8,35 @@ import pytest
 from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 
 DPO, SFT = "logratio.algorithms.dpo", "logratio.algorithms.sft"
-FORMATS, ENCODING = "logratio.data.formats", "logratio.data.encoding"
+FORMATS, ENCODING = "logratio.data.preference_formats", "logratio.data.encoding"
 TRANSCRIPTS, SPLITS = "logratio.data.transcripts", "logratio.data.splits"
-DIVERGENCE, WIN_RATE = "logratio.evaluation.divergence", "logratio.evaluation.win_rate"
-PACKING, TOKENISATION = "logratio.models.packing", "logratio.models.tokenisation"
-PRETRAINED = "logratio.models.pretrained"
-LANGUAGE, CACHE = "logratio.policies.language", "logratio.policies.kv_cache"
-DECODING, DRAWING = "logratio.policies.decoding", "logratio.policies.drawing"
-LABELLING, SAMPLING = "logratio.rollouts.labelling", "logratio.rollouts.sampling"
-LAWS, REFERENCE = "logratio.training.laws", "logratio.training.reference"
+DIVERGENCE, WIN_RATE = "logratio.evaluation.policy_divergence", "logratio.evaluation.win_rate"
+PACKING, TOKENISATION = "logratio.kernels.packing", "logratio.models.tokenisation"
+PRETRAINED = "logratio.models.loading"
+LANGUAGE, CACHE = "logratio.policies.language", "logratio.generation.engines.kv_cache"
+DECODING, DRAWING = "logratio.generation.engines.selection", "logratio.generation.token_sampling"
+LABELLING, SAMPLING = "logratio.rollouts.pair_labelling", "logratio.generation.sampler"
+INVARIANTS, REFERENCE = "logratio.training.invariants", "logratio.training.reference"
 
-BY_HAND = "models/test_packing.py::test_a_row_as_worked_by_hand"
-PACKED = "models/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"
-APART = "models/test_packing.py::test_apart_equals_shared_and_knows_lengths"
+BY_HAND = "kernels/test_packing.py::test_a_row_as_worked_by_hand"
+PACKED = "kernels/test_packing.py::test_packed_equals_one_answer_at_a_time_to_1e_10"
+APART = "kernels/test_packing.py::test_apart_equals_shared_and_knows_lengths"
 AFTER_SFT = "algorithms/test_dpo.py::test_loss_is_ln_2_directly_after_sft_in_the_same_process"
-ANY_LENGTHS = "policies/test_decoding.py::test_rows_of_any_lengths_are_read_again_in_their_order"
-AGAIN = "policies/test_decoding.py::test_rows_that_are_read_again_are_those_of_the_cache"
+ANY_LENGTHS = "generation/engines/test_selection.py::test_rows_of_any_lengths_are_read_again_in_their_order"
+AGAIN = "generation/engines/test_selection.py::test_rows_that_are_read_again_are_those_of_the_cache"
 LEARNS = "algorithms/test_dpo.py::test_dpo_learns_the_preference"
 REFUSED = "algorithms/test_dpo.py::test_contradictory_settings_are_refused"
-DRAWN = "policies/test_drawing.py::test_logprobs_are_those_of_the_truncated_distribution"
-FREQUENCIES = "policies/test_decoding.py::test_samples_follow_the_exact_distribution_of_sequences"
-BATCHES = "policies/test_decoding.py::test_answers_do_not_depend_on_the_batch_size"
+DRAWN = "generation/test_token_sampling.py::test_logprobs_are_those_of_the_truncated_distribution"
+FREQUENCIES = "generation/engines/test_selection.py::test_samples_follow_the_exact_distribution_of_sequences"
+BATCHES = "generation/engines/test_selection.py::test_answers_do_not_depend_on_the_batch_size"
 COMPANY = (
-    "policies/test_decoding.py::test_answers_do_not_depend_on_the_other_prompts_their_order_or_the_padding"
+    "generation/engines/test_selection.py::"
+    "test_answers_do_not_depend_on_the_other_prompts_their_order_or_the_padding"
 )
-OTHERS = "policies/test_decoding.py::test_other_architectures_and_training_mode"
-KEPT_STOP = "policies/test_decoding.py::test_answers_stop_at_a_stop_token_and_keep_it"
-LAST_STOP = "policies/test_decoding.py::test_a_stop_token_at_the_last_position_is_an_end"
-ALIKE = "data/test_formats.py::test_answers_that_begin_alike_keep_all_their_words"
+OTHERS = "generation/engines/test_selection.py::test_other_architectures_and_training_mode"
+KEPT_STOP = "generation/engines/test_selection.py::test_answers_stop_at_a_stop_token_and_keep_it"
+LAST_STOP = "generation/engines/test_selection.py::test_a_stop_token_at_the_last_position_is_an_end"
+ALIKE = "data/test_preference_formats.py::test_answers_that_begin_alike_keep_all_their_words"
 
 
 def tokens(test: str) -> str:
@@ -43,7 +44,7 @@ def tokens(test: str) -> str:
 
 
 def distance(test: str) -> str:
-    return f"evaluation/test_divergence.py::{test}"
+    return f"evaluation/test_policy_divergence.py::{test}"
 
 
 # What is wrong | module | text | what stands there instead | tests that must fail
@@ -51,21 +52,27 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "prompt tokens carry loss",
         PACKING,
-        "            targets += answer\n            answer_index += [num_answers] * len(answer)",
-        "            sources += range(start, split - 1)\n"
-        "            targets += [*answer, *group.prompt[1:]]\n"
-        "            answer_index += [num_answers] * (len(answer) + len(group.prompt) - 1)",
+        ("            target_ids += answer\n            answer_index += [num_answers] * len(answer)"),
+        (
+            "            source_positions += range(start, prompt_end - 1)\n"
+            "            target_ids += [*answer, *group.prompt[1:]]\n"
+            "            answer_index += [num_answers] * (len(answer) + len(group.prompt) - 1)"
+        ),
         (PACKED, BY_HAND),
     ),
     (
         "prompt tokens carry loss where answers are computed apart (OpenRLHF)",
         PACKING,
-        "        sources=torch.arange(len(prompt) - 1, len(tokens), device=device),\n"
-        "        targets=torch.tensor(answer, device=device),\n"
-        "        answer_index=torch.zeros(len(answer), dtype=torch.long, device=device),",
-        "        sources=torch.arange(len(tokens), device=device),\n"
-        "        targets=torch.tensor([*prompt[1:], *answer], device=device),\n"
-        "        answer_index=torch.zeros(len(tokens), dtype=torch.long, device=device),",
+        (
+            "        source_positions=torch.arange(len(prompt) - 1, len(tokens), device=device),\n"
+            "        target_ids=torch.tensor(answer, device=device),\n"
+            "        answer_index=torch.zeros(len(answer), dtype=torch.long, device=device),"
+        ),
+        (
+            "        source_positions=torch.arange(len(tokens), device=device),\n"
+            "        target_ids=torch.tensor([*prompt[1:], *answer], device=device),\n"
+            "        answer_index=torch.zeros(len(tokens), dtype=torch.long, device=device),"
+        ),
         (APART,),
     ),
     (
@@ -128,7 +135,7 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "prompts end as if they were answers",
-        "logratio.models.turn_ends",
+        "logratio.models.end_of_turn",
         "return tuple(tokenizer(text, add_special_tokens=False)",
         "return tuple(tokenizer(text, add_special_tokens=True)",
         (tokens("test_the_begin_token_stands_exactly_once"),),
@@ -136,8 +143,8 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the template's header of the answer is left out",
         TOKENISATION,
-        "return apply_template(tokenizer, prompt.messages, prompt.tools, answer_follows=True)",
-        "return apply_template(tokenizer, prompt.messages, prompt.tools, answer_follows=False)",
+        ("return apply_template(tokenizer, prompt.messages, prompt.tools, add_generation_prompt=True)"),
+        ("return apply_template(tokenizer, prompt.messages, prompt.tools, add_generation_prompt=False)"),
         (tokens("test_a_text_is_one_user_turn_of_the_template"),),
     ),
     (
@@ -147,7 +154,7 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "",
         (
             tokens("test_sampled_tokens_stay_as_they_were_drawn"),
-            "data/test_checks.py::test_sampled_tokens_are_trained_on_as_drawn",
+            "data/test_validation.py::test_sampled_tokens_are_trained_on_as_drawn",
         ),
     ),
     (
@@ -155,14 +162,14 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         ENCODING,
         "(ids[:room] for ids in whole)",
         "(ids[-room:] for ids in whole)",
-        ("data/test_checks.py::test_an_answer_that_just_fits_keeps_its_end_token",),
+        ("data/test_validation.py::test_an_answer_that_just_fits_keeps_its_end_token",),
     ),
     (
         "pairs that are one after cutting are kept (OpenRLHF)",
         ENCODING,
         "    if chosen == rejected:",
         "    if whole[0] == whole[1]:",
-        ("data/test_checks.py::test_a_pair_that_cannot_be_trained_on_is_left_out_by_name_and_line",),
+        ("data/test_validation.py::test_a_pair_that_cannot_be_trained_on_is_left_out_by_name_and_line",),
     ),
     (
         "answers to one prompt stand in training and evaluation",
@@ -179,29 +186,35 @@ NUCLEUS = (
     "        least = logits.topk(top_k, dim=-1).values[:, -1:]\n"
     "        logits = logits.masked_fill(logits < least, -torch.inf)\n"
     "    if top_p < 1:\n"
-    "        logits = logits.masked_fill(logits < _least_of_nucleus(logits, top_p), -torch.inf)\n"
+    "        logits = logits.masked_fill(logits < _nucleus_threshold(logits, top_p), -torch.inf)\n"
 )
 OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "log-probabilities leave out the temperature (TRL)",
         DRAWING,
-        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
-        "    truncated = truncated * temperature\n    truncated_sums = _block_sums(truncated.exp())\n"
-        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
+        "    logprobs = _logprobs(truncated, truncated_sums, tokens)",
+        (
+            "    truncated = truncated * temperature\n"
+            "    truncated_sums = _block_sums(truncated.exp())\n"
+            "    logprobs = _logprobs(truncated, truncated_sums, tokens)"
+        ),
         (
             DRAWN,
-            "policies/test_decoding.py::test_logprobs_with_truncation_equal_an_independent_renormalisation",
+            "generation/engines/test_selection.py::test_logprobs_with_truncation_equal_an_independent_renormalisation",
         ),
     ),
     (
         "log-probabilities leave out top-k and top-p (TRL)",
         DRAWING,
-        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
-        "    truncated = shifted / temperature\n    truncated_sums = _block_sums(truncated.exp())\n"
-        "    return Drawn(tokens, _logprobs(truncated, truncated_sums, tokens), ",
+        "    logprobs = _logprobs(truncated, truncated_sums, tokens)",
+        (
+            "    truncated = shifted / temperature\n"
+            "    truncated_sums = _block_sums(truncated.exp())\n"
+            "    logprobs = _logprobs(truncated, truncated_sums, tokens)"
+        ),
         (
             DRAWN,
-            "policies/test_decoding.py::test_logprobs_with_truncation_equal_an_independent_renormalisation",
+            "generation/engines/test_selection.py::test_logprobs_with_truncation_equal_an_independent_renormalisation",
         ),
     ),
     (
@@ -216,20 +229,20 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         DRAWING,
         NUCLEUS,
         "    whole = logits\n" + NUCLEUS.replace("nucleus(logits", "nucleus(whole"),
-        ("policies/test_drawing.py::test_top_p_is_of_what_top_k_left",),
+        ("generation/test_token_sampling.py::test_top_p_is_of_what_top_k_left",),
     ),
     (
         "the model's own log-probability is that of the draw",
         DRAWING,
-        "_logprobs(truncated, truncated_sums, tokens), _logprobs(shifted, block_sums, tokens))",
-        "_logprobs(truncated, truncated_sums, tokens), _logprobs(truncated, truncated_sums, tokens))",
+        "SampledTokens(tokens, logprobs, _logprobs(shifted, block_sums, tokens))",
+        "SampledTokens(tokens, logprobs, _logprobs(truncated, truncated_sums, tokens))",
         (DRAWN,),
     ),
     (
         "rows swap their random numbers when others end",
-        "logratio.policies.batching",
-        "numbers, ended, behind = numbers[stay], ended[stay], behind[stay]",
-        "numbers, ended, behind = numbers[: len(stay)], ended[stay], behind[stay]",
+        "logratio.generation.engines.continuous_batching",
+        "uniform, ended, recent = uniform[kept_rows], ended[kept_rows], recent[kept_rows]",
+        "uniform, ended, recent = uniform[: len(kept_rows)], ended[kept_rows], recent[kept_rows]",
         (BATCHES, COMPANY),
     ),
     (
@@ -242,8 +255,8 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "an answer that ends at the limit counts as cut off",
         DECODING,
-        '.ended("stop" if stop else "length")',
-        '.ended("stop" if len(answer.tokens) < config.max_new_tokens else "length")',
+        'ended = partial.finish("stop" if stop else "length")',
+        'ended = partial.finish("stop" if len(answer.tokens) < config.max_new_tokens else "length")',
         (LAST_STOP,),
     ),
     (
@@ -258,7 +271,7 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         PRETRAINED,
         "        setattr(config, name, 0.0)",
         "        setattr(config, name, active[name])",
-        ("models/test_pretrained.py::test_dropout_is_removed_and_said",),
+        ("models/test_loading.py::test_dropout_is_removed_and_said",),
     ),
     (
         "positions count the padding on the left",
@@ -276,21 +289,21 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "a cache is trusted whatever it gives",
-        "logratio.policies.rereading",
+        "logratio.generation.engines.uncached_decoding",
         "_trusted[model] = not reason",
         "_trusted[model] = True",
         (OTHERS,),
     ),
     (
         "rows that are read again stand in the order of their lengths",
-        "logratio.policies.rereading",
+        "logratio.generation.engines.uncached_decoding",
         "torch.stack([found[number] for number in range(len(self._rows))])",
         "torch.stack(list(found.values()))",
         (ANY_LENGTHS,),
     ),
     (
         "rows that have ended are read on in the place of others",
-        "logratio.policies.rereading",
+        "logratio.generation.engines.uncached_decoding",
         "self._rows = [self._rows[number] for number in rows.tolist()]",
         "self._rows = self._rows[: len(rows)]",
         (AGAIN,),
@@ -300,14 +313,14 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         SAMPLING,
         'f"{seed}:{prompt.key}:{answer}"',
         'f"{seed}:{prompt.key}"',
-        ("rollouts/test_sampling.py::test_seeds_differ_by_run_prompt_and_number_and_survive_json",),
+        ("generation/test_sampler.py::test_seeds_differ_by_run_prompt_and_number_and_survive_json",),
     ),
     (
         "a label's noise ignores the temperature",
         LABELLING,
         "scaled = difference / temperature",
         "scaled = difference * 1.0",
-        ("rollouts/test_labelling.py::test_probability_by_hand",),
+        ("rollouts/test_pair_labelling.py::test_probability_by_hand",),
     ),
 )
 

@@ -6,8 +6,8 @@ import pytest
 
 from mutants.harness import Mutant, survivors
 
-LEDGER = "cli/test_ledger.py::"
-PPO = "cli/test_quickstart_ppo.py::"
+LEDGER = "cli/quickstart/test_stage_cache.py::"
+PPO = "cli/quickstart/test_ppo.py::"
 WHOLE = PPO + "test_a_run_without_ppo_goes_on_with_it"
 CHANGES = PPO + "test_after_a_change_only_what_depends_on_it_is_done_again"
 KEPT = PPO + "test_candidates_drawn_before_a_stop_are_kept"
@@ -15,63 +15,63 @@ MUTANTS = (
     # --- what stands -----------------------------------------------------------------------------------
     Mutant(
         name="a stage that builds on several sees the first alone",
-        module="logratio.cli.ledger",
+        module="logratio.cli.quickstart.stage_cache",
         old='hash_json(keys) if len(keys) > 1 else "".join(keys)',
         new='"".join(keys[:1])',
         checks=(LEDGER + "test_a_change_does_not_reach_another_branch[leaf-expected3]",),
     ),
     Mutant(
         name="stages that are not asked for outlive what they were made from",
-        module="logratio.cli.ledger",
-        old="ledger = _forget(path, ledger, _unwanted_after(stages, stage.name))",
+        module="logratio.cli.quickstart.stage_cache",
+        old="ledger = _forget(path, ledger, _disabled_after(stages, stage.name))",
         new="pass",
         checks=(LEDGER + "test_stages_that_are_not_asked_for_stay_as_long_as_what_they_build_on",),
     ),
     Mutant(
         name="a change reaches only the next of the stages that are not asked for",
-        module="logratio.cli.ledger",
+        module="logratio.cli.quickstart.stage_cache",
         old="if reached & set(stage.after):",
         new="if name in stage.after:",
         checks=(LEDGER + "test_stages_that_are_not_asked_for_stay_as_long_as_what_they_build_on",),
     ),
     Mutant(
         name="whatever is not asked for is removed",
-        module="logratio.cli.ledger",
-        old="[stage for stage in stages if stage.name in reached and not stage.wanted]",
-        new="[stage for stage in stages if not stage.wanted]",
+        module="logratio.cli.quickstart.stage_cache",
+        old="[stage for stage in stages if stage.name in reached and not stage.enabled]",
+        new="[stage for stage in stages if not stage.enabled]",
         checks=(LEDGER + "test_stages_that_are_not_asked_for_stay_as_long_as_what_they_build_on",),
     ),
     Mutant(
         name="best-of-n is not judged again by another reward model",
-        module="logratio.cli.quickstart_plan",
+        module="logratio.cli.quickstart.plan",
         old='("candidates", "reward"),',
         new='("candidates",),',
         checks=(CHANGES,),
     ),
     Mutant(
         name="PPO is done again where only the memory for answers is another",
-        module="logratio.cli.quickstart_plan",
+        module="logratio.cli.quickstart.plan",
         old='if name != "decode_batch"',
         new="if name",
         checks=(CHANGES,),
     ),
     Mutant(
         name="the evaluation is not done again for another PPO",
-        module="logratio.cli.quickstart_plan",
+        module="logratio.cli.quickstart.plan",
         old='("dpo", "ppo", "best-of-n") if',
         new='("dpo", "best-of-n") if',
         checks=(CHANGES,),
     ),
     Mutant(
         name="answers that a stopped run drew are drawn again",
-        module="logratio.cli.quickstart_stages",
+        module="logratio.cli.quickstart.stages",
         old="known=partial.known,",
         new="known={},",
         checks=(KEPT,),
     ),
     Mutant(
         name="the first file of candidates is drawn again when the second was stopped",
-        module="logratio.cli.quickstart_stages",
+        module="logratio.cli.quickstart.stages",
         old="if (settings.out / name).exists():",
         new="if False:",
         checks=(KEPT + "[72]",),
@@ -79,28 +79,28 @@ MUTANTS = (
     # --- what is trained on what -----------------------------------------------------------------------
     Mutant(
         name="PPO measures its KL to the fine-tuned model",
-        module="logratio.cli.quickstart_ppo",
-        old="reference=bench.sources[START]",
-        new="reference=bench.sources[SFT]",
+        module="logratio.cli.quickstart.ppo",
+        old="reference=context.sources[START]",
+        new="reference=context.sources[SFT]",
         checks=(WHOLE,),
     ),
     Mutant(
         name="PPO is paid by the reward that judges",
-        module="logratio.cli.quickstart_ppo",
+        module="logratio.cli.quickstart.ppo",
         old="reward=proxy)],",
-        new="reward=bench.reward)],",
+        new="reward=context.reward)],",
         checks=(WHOLE,),
     ),
     Mutant(
         name="the reward model starts from the first model",
-        module="logratio.cli.quickstart_ppo",
-        old="model=bench.sources[SFT],\n        training=config",
-        new="model=bench.sources[START],\n        training=config",
+        module="logratio.cli.quickstart.ppo",
+        old=("model=context.sources[SFT],\n        training=config"),
+        new=("model=context.sources[START],\n        training=config"),
         checks=(WHOLE,),
     ),
     Mutant(
         name="PPO's answers are as long as they happen to be",
-        module="logratio.cli.quickstart",
+        module="logratio.cli.quickstart.command",
         old="max_new_tokens=arguments.max_new_tokens",
         new="max_new_tokens=arguments.collect.max_new_tokens",
         checks=(WHOLE,),
@@ -108,30 +108,30 @@ MUTANTS = (
     # --- what is compared ------------------------------------------------------------------------------
     Mutant(
         name="best-of-n competes with answers that are among its own",
-        module="logratio.cli.quickstart_ppo",
+        module="logratio.cli.quickstart.ppo",
         old="seed = settings.seed + 1",
         new="seed = settings.seed",
         checks=(WHOLE,),
     ),
     Mutant(
         name="the judge chooses and the reward model judges",
-        module="logratio.cli.quickstart_ppo",
+        module="logratio.cli.quickstart.ppo",
         old='judged["gold"], judged["proxy"], sizes=sizes',
         new='judged["proxy"], judged["gold"], sizes=sizes',
         checks=(WHOLE,),
     ),
     Mutant(
         name="the upper bound begins at the mean of its own few prompts",
-        module="logratio.cli.quickstart_ppo",
+        module="logratio.cli.quickstart.ppo",
         old="reference_mean=mean",
         new="reference_mean=None",
         checks=(WHOLE,),
     ),
     Mutant(
         name="settings that nothing reads are dropped without a word",
-        module="logratio.cli.quickstart_checks",
-        old="if one.name in OF_PPO and",
-        new="if not one.name and",
+        module="logratio.cli.quickstart.checks",
+        old="if setting.name in OF_PPO and",
+        new="if not setting.name and",
         checks=(PPO + "test_settings_that_nothing_would_read_are_refused",),
     ),
 )

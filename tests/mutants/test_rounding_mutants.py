@@ -4,8 +4,8 @@ import pytest
 
 from mutants.harness import Mutant, survivors
 
-ROUNDING, LAWS = "logratio.models.rounding", "logratio.training.laws"
-TESTS = "models/test_rounding.py::"
+ROUNDING, INVARIANTS = "logratio.kernels.rounding_error", "logratio.training.invariants"
+TESTS = "kernels/test_rounding_error.py::"
 MUTANTS = tuple(
     Mutant(name=name, module=module, old=old, new=new, checks=tuple(TESTS + check for check in checks))
     for name, module, old, new, checks in (
@@ -18,16 +18,16 @@ MUTANTS = tuple(
         ),
         (
             "what was collected is read in rows of its own",
-            "logratio.policies.language_actor",
-            "for numbers in [range(len(items))] if minibatches is None else minibatches:",
-            "for numbers in [[number] for number in range(len(items))]:",
+            "logratio.policies.actor_critic",
+            "for item_ids in [range(len(items))] if minibatches is None else minibatches:",
+            "for item_ids in [[item] for item in range(len(items))]:",
             ("test_what_was_collected_is_what_an_update_reads",),
         ),
         (
             "log-probabilities are compared by products of another shape",
-            "logratio.models.comparison",
-            "narrow, words = aligned(states, targets)",
-            "narrow, words = states, targets",
+            "logratio.kernels.chunked_kl",
+            "narrow, padded_ids = pad_to_alignment(states, target_ids)",
+            "narrow, words = states, target_ids",
             ("test_rows_that_are_packed_alike_are_equal_to_the_last_bit",),
         ),
         (
@@ -40,8 +40,8 @@ MUTANTS = tuple(
         (
             "what rows that are packed alike may be off is what bfloat16 may",
             ROUNDING,
-            "SAME_ROWS = 2.0**-18",
-            "SAME_ROWS = 2.0**-4",
+            "SAME_ROWS_NOISE = 2.0**-18",
+            "SAME_ROWS_NOISE = 2.0**-4",
             ("test_a_wrong_reference_is_noticed_at_every_length[wrong_layer-bf16-8]",),
         ),
         (
@@ -53,7 +53,7 @@ MUTANTS = tuple(
         ),
         (
             "a NaN is explained by rounding",
-            LAWS,
+            INVARIANTS,
             "worst = int(torch.where(found.isnan(), torch.inf,",
             "worst = int(torch.where(found.isnan(), 0.0,",
             ("test_a_nan_is_not_rounding",),

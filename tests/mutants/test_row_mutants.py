@@ -5,7 +5,7 @@ import pytest
 from mutants.harness import Mutant, survivors
 
 ROWS = "cli/test_unusable_rows.py::test_"
-READING = "data/test_reading.py::test_"
+READING = "data/test_jsonl.py::test_"
 
 MUTANTS = (
     Mutant(
@@ -17,14 +17,14 @@ MUTANTS = (
     ),
     Mutant(
         name="a byte-order mark costs the first row",
-        module="logratio.data.lines",
+        module="logratio.data.text_lines",
         old="return content.removeprefix(UTF_8_MARK)",
         new="return content",
         checks=(READING + "a_byte_order_mark_at_the_beginning_is_passed_over",),
     ),
     Mutant(
         name="a row that was left out by its tokens is counted and not named",
-        module="logratio.data.unusable",
+        module="logratio.data.unusable_rows",
         old="unusable=sorted(self.unusable + unusable, key=line_of)",
         new="unusable=self.unusable",
         checks=(ROWS + "prompts_that_cannot_be_answered_are_left_out_and_named",),
@@ -38,14 +38,14 @@ MUTANTS = (
     ),
     Mutant(
         name="a few rows of a short file end the command",
-        module="logratio.data.unusable",
+        module="logratio.data.unusable_rows",
         old="num > max(MAX_SHARE * num_rows, FEW_ROWS)",
         new="num > MAX_SHARE * num_rows",
         checks=(ROWS + "the_share_that_may_be_left_out_is_one_rule",),
     ),
     Mutant(
         name="a token number beyond all ends the check",
-        module="logratio.data.values",
+        module="logratio.data.record_parsing",
         old=" <= LARGEST_TOKEN",
         new="",
         checks=(READING + "a_bad_answer_is_named_with_its_line_and_number",),

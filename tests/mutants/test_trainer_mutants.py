@@ -12,7 +12,7 @@ WHITENED = "exact/test_trainers.py::test_ppo_returns_are_advantages_before_white
 SIBLINGS = "exact/test_trainers.py::test_the_baseline_of_a_sequence_is_the_mean_of_its_siblings"
 STALE = "algorithms/test_ppo.py::test_answers_of_another_policy_are_noticed"
 WEIGHTED = "exact/test_trainers.py::test_the_mean_of_weighted_gradients_is_the_gradient_of_the_objective"
-BOOTSTRAP = "rollouts/test_language.py::test_what_follows_an_answer_that_was_cut_off"
+BOOTSTRAP = "rollouts/test_collector.py::test_what_follows_an_answer_that_was_cut_off"
 MUTANTS = (
     # --- what is collected -----------------------------------------------------------------------------
     Mutant(
@@ -32,29 +32,29 @@ MUTANTS = (
     Mutant(
         name="the coefficient of the KL in the reward is not applied",
         module="logratio.rollouts.trajectories",
-        old="- kl_coefficient * charge",
-        new="- charge",
+        old="- kl_coefficient * kl_penalty",
+        new="- kl_penalty",
         checks=(TRAJECTORY, COLLECTED),
     ),
     Mutant(
         name="the KL in the reward has the wrong sign",
         module="logratio.rollouts.trajectories",
-        old="- kl_coefficient * charge",
-        new="+ kl_coefficient * charge",
+        old="- kl_coefficient * kl_penalty",
+        new="+ kl_coefficient * kl_penalty",
         checks=(TRAJECTORY, COLLECTED),
     ),
     Mutant(
         name="finished answers pay for a missing end",
-        module="logratio.rollouts.language",
-        old='cut_off = torch.tensor([answer.finish_reason == "length"',
-        new='cut_off = torch.tensor([answer.finish_reason != "length"',
+        module="logratio.rollouts.collector",
+        old='truncated = torch.tensor([answer.finish_reason == "length"',
+        new='truncated = torch.tensor([answer.finish_reason != "length"',
         checks=(TRAJECTORY,),
     ),
     Mutant(
         name="the last token is followed by something",
         module="logratio.rollouts.trajectories",
-        old="counts = followed | (last & goes_on[:, None])",
-        new="counts = mask",
+        old="continues = followed | (last & bootstraps[:, None])",
+        new="continues = mask",
         checks=(TRAJECTORY, COLLECTED),
     ),
     Mutant(
@@ -67,13 +67,13 @@ MUTANTS = (
     Mutant(
         name="an answer that was cut off is followed by nothing though it shall be",
         module="logratio.rollouts.trajectories",
-        old="counts = followed | (last & goes_on[:, None])",
-        new="counts = followed",
+        old="continues = followed | (last & bootstraps[:, None])",
+        new="continues = followed",
         checks=(BOOTSTRAP,),
     ),
     Mutant(
         name="an answer that ended is bootstrapped as well",
-        module="logratio.rollouts.language",
+        module="logratio.rollouts.collector",
         old='wanted and reason == "length"',
         new="wanted",
         checks=(BOOTSTRAP,),
@@ -82,58 +82,58 @@ MUTANTS = (
         name="the trace goes on behind an answer that was cut off",
         module="logratio.rollouts.trajectories",
         old="traces=lam * followed.to(logprobs)",
-        new="traces=lam * counts.to(logprobs)",
+        new="traces=lam * continues.to(logprobs)",
         checks=(BOOTSTRAP,),
     ),
     Mutant(
         name="the value behind the last token is the one before it",
         module="logratio.rollouts.trajectories",
-        old="next_values=torch.where(counts, values[:, 1:], zero)",
-        new="next_values=torch.where(counts, torch.where(last, values[:, :-1], values[:, 1:]), zero)",
+        old="next_values=torch.where(continues, values[:, 1:], zero)",
+        new=("next_values=torch.where(continues, torch.where(last, values[:, :-1], values[:, 1:]), zero)"),
         checks=(BOOTSTRAP,),
     ),
     Mutant(
         name="the worst reward is sought among those that were cut off too",
-        module="logratio.rollouts.judging",
-        old="earned[~cut_off].min()",
+        module="logratio.rollouts.reward_shaping",
+        old="earned[~truncated].min()",
         new="earned.min()",
-        checks=("rollouts/test_language.py::test_a_cut_off_answer_earns_what_the_worst_that_ended_does",),
+        checks=("rollouts/test_collector.py::test_a_cut_off_answer_earns_what_the_worst_that_ended_does",),
     ),
     Mutant(
         name="an answer is its own sibling",
-        module="logratio.rollouts.language",
+        module="logratio.rollouts.collector",
         old="return leave_one_out(scores, group_size=self.config.num_samples)",
         new="k = self.config.num_samples\n"
         "        return scores - scores.reshape(-1, k).mean(dim=1).repeat_interleave(k)",
-        checks=("rollouts/test_language.py::test_an_answer_may_earn_what_it_has_more_than_its_siblings",),
+        checks=("rollouts/test_collector.py::test_an_answer_may_earn_what_it_has_more_than_its_siblings",),
     ),
     Mutant(
-        name="a watched reward is learned from",
-        module="logratio.rollouts.language",
+        name="a monitored reward is learned from",
+        module="logratio.rollouts.collector",
         old="earned, metrics = weighted_sum(samples, self.rewards)",
-        new="earned, metrics = weighted_sum(samples, (*self.rewards, *self.watched))",
-        checks=("rollouts/test_language.py::test_a_watched_reward_changes_nothing",),
+        new="earned, metrics = weighted_sum(samples, (*self.rewards, *self.monitored))",
+        checks=("rollouts/test_collector.py::test_a_watched_reward_changes_nothing",),
     ),
     Mutant(
         name="beta is steered by the mean over tokens",
-        module="logratio.rollouts.language",
+        module="logratio.rollouts.collector",
         old='exact = torch.where(mask, now["kl"], 0.0).double().sum(dim=1)',
         new='exact = now["kl"][mask].double().mean()[None]',
-        checks=("rollouts/test_language.py::test_the_reported_kl_is_that_of_the_answers",),
+        checks=("rollouts/test_collector.py::test_the_reported_kl_is_that_of_the_answers",),
     ),
     Mutant(
         name="the exact KL is of the reference to the policy",
-        module="logratio.models.comparison",
+        module="logratio.kernels.chunked_kl",
         old="policy.add(start, logits, logsumexp(logits), logits, logits - others)",
         new="policy.add(start, logits, logsumexp(logits), logits, others - logits)",
-        checks=("models/test_comparison.py::test_all_four_are_those_of_the_whole_softmax",),
+        checks=("kernels/test_chunked_kl.py::test_all_four_are_those_of_the_whole_softmax",),
     ),
     Mutant(
         name="a mean over the vocabulary keeps the normaliser of the first chunk",
-        module="logratio.models.comparison",
-        old="shares = (columns[:, 0] - total).exp()",
+        module="logratio.kernels.chunked_kl",
+        old="shares = (columns[:, 0] - log_normaliser).exp()",
         new="shares = (columns[:, 0] - columns[0, 0]).exp()",
-        checks=("models/test_comparison.py::test_all_four_are_those_of_the_whole_softmax",),
+        checks=("kernels/test_chunked_kl.py::test_all_four_are_those_of_the_whole_softmax",),
     ),
     Mutant(
         name="the weights of a local KL carry a gradient",
@@ -146,56 +146,56 @@ MUTANTS = (
     ),
     Mutant(
         name="the critic's gradient takes the policy's share of the norm",
-        module="logratio.training.session",
-        old="return [rest, apart] if apart else [rest]",
-        new="return [rest + apart]",
-        checks=("training/test_session.py::test_a_critic_with_its_own_rate_is_clipped_apart",),
+        module="logratio.training.loop",
+        old="return [rest, separate] if separate else [rest]",
+        new="return [rest + separate]",
+        checks=("training/test_loop.py::test_a_critic_with_its_own_rate_is_clipped_apart",),
     ),
     Mutant(
         name="the critic's own rate is not applied",
-        module="logratio.training.session",
+        module="logratio.training.loop",
         old='group["lr"] = rate * group["scale"]',
         new='group["lr"] = rate',
-        checks=("training/test_session.py::test_a_critic_learns_at_its_own_rate",),
+        checks=("training/test_loop.py::test_a_critic_learns_at_its_own_rate",),
     ),
     Mutant(
         name="the best checkpoint is deleted with the old ones",
-        module="logratio.training.checkpoints",
+        module="logratio.training.checkpointing",
         old="if best is None or older != checkpoint_path(directory, best):",
         new="if True:",
-        checks=("training/test_session.py::test_a_policy_that_runs_away_leaves_its_best_weights",),
+        checks=("training/test_loop.py::test_a_policy_that_runs_away_leaves_its_best_weights",),
     ),
     Mutant(
         name="a policy that runs away is left as it is",
-        module="logratio.training.session",
+        module="logratio.training.loop",
         old="restore_weights(self.model, load_file(path / WEIGHTS))",
         new="load_file(path / WEIGHTS)",
-        checks=("training/test_session.py::test_a_policy_that_runs_away_leaves_its_best_weights",),
+        checks=("training/test_loop.py::test_a_policy_that_runs_away_leaves_its_best_weights",),
     ),
     Mutant(
         name="the signal counts a part with what stood before it",
-        module="logratio.training.signal",
+        module="logratio.training.gradient_noise",
         old="now if self._before is None else now - self._before",
         new="now",
-        checks=("training/test_signal.py::test_the_ratio_is_that_of_the_definition",),
+        checks=("training/test_gradient_noise.py::test_the_ratio_is_that_of_the_definition",),
     ),
     Mutant(
         name="the signal's variance is that of a minibatch",
-        module="logratio.training.signal",
-        old="spread / (len(self.parts) - 1) / minibatches",
-        new="spread / (len(self.parts) - 1)",
-        checks=("training/test_signal.py::test_the_ratio_is_that_of_the_definition",),
+        module="logratio.training.gradient_noise",
+        old="spread / (len(self.micro_batches) - 1) / minibatches",
+        new="spread / (len(self.micro_batches) - 1)",
+        checks=("training/test_gradient_noise.py::test_the_ratio_is_that_of_the_definition",),
     ),
     Mutant(
         name="a reference that was trained is not noticed",
-        module="logratio.rollouts.language",
-        old="fingerprint(self.reference.model, trainable=False)",
+        module="logratio.rollouts.collector",
+        old="weights_fingerprint(self.reference.model, trainable=False)",
         new='""',
         checks=("algorithms/test_ppo.py::test_a_reference_that_changes_is_noticed",),
     ),
     Mutant(
         name="every update draws with the same seed",
-        module="logratio.rollouts.language",
+        module="logratio.rollouts.collector",
         old='f"{self.config.sampling_seed}:{step}"',
         new='f"{self.config.sampling_seed}"',
         checks=("algorithms/test_ppo.py::test_collecting_is_a_function_of_step_and_weights",),
@@ -203,14 +203,14 @@ MUTANTS = (
     # --- the policy asked again ------------------------------------------------------------------------
     Mutant(
         name="a minibatch's groups are taken for the first ones",
-        module="logratio.policies.language_actor",
-        old="numbers[place] * group_size + index",
-        new="place * group_size + index",
+        module="logratio.policies.actor_critic",
+        old="item_ids[group_index] * group_size + index",
+        new="group_index * group_size + index",
         checks=(PARTS,),
     ),
     Mutant(
         name="rows are laid one token on",
-        module="logratio.policies.language_actor",
+        module="logratio.policies.actor_critic",
         old="[sequence * time + token for",
         new="[sequence * time + (token + 1) % length for",
         checks=(SUMS, COLLECTED),
@@ -283,10 +283,12 @@ MUTANTS = (
     Mutant(
         name="PPO: the penalty's coefficient is adapted at each minibatch",
         module="logratio.algorithms.ppo",
-        old="        norms.append(session.move(step, examples))\n",
-        new="        norms.append(session.move(step, examples))\n"
-        "        if penalty:\n"
-        "            penalty.update(update_kl)\n",
+        old=("        norms.append(session.optimizer_step(step, examples))\n"),
+        new=(
+            "        norms.append(session.optimizer_step(step, examples))\n"
+            "        if kl_penalty:\n"
+            "            kl_penalty.update(update_kl)\n"
+        ),
         checks=("exact/test_trainers.py::test_the_penalty_is_adapted_once_an_update",),
     ),
     Mutant(
@@ -299,8 +301,8 @@ MUTANTS = (
     Mutant(
         name="REINFORCE: weights are gathered over a place in time, not a sequence",
         module="logratio.algorithms.reinforce",
-        old="importance(log_ratio, at // time, config)",
-        new="importance(log_ratio, at % time, config)",
+        old="importance_log_weights(log_ratio, at // time, config)",
+        new="importance_log_weights(log_ratio, at % time, config)",
         checks=(WEIGHTED,),
     ),
     Mutant(
@@ -313,21 +315,21 @@ MUTANTS = (
     # --- what a row counts -----------------------------------------------------------------------------
     Mutant(
         name="a minibatch's rows are divided by the whole batch",
-        module="logratio.training.updates",
+        module="logratio.training.on_policy",
         old="float((lengths > 0).sum())",
         new="float(len(lengths))",
         checks=(PARTS,),
     ),
     Mutant(
         name="rows are counted though they are of another minibatch",
-        module="logratio.training.updates",
+        module="logratio.training.on_policy",
         old="_weights_of(mask & chosen[rollout.item_of_row.numpy(force=True)], rollout, reduction)",
         new="_weights_of(np.ones_like(mask), rollout, reduction)",
         checks=(PARTS,),
     ),
     Mutant(
         name="sums over a sequence become means",
-        module="logratio.training.updates",
+        module="logratio.training.on_policy",
         old='if reduction == "sequences":',
         new="if reduction:",
         checks=(SUMS, PARTS),

@@ -4,8 +4,8 @@ import pytest
 
 from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 
-VTRACE, PARETO = "logratio.objectives.vtrace", "logratio.objectives.pareto"
-STRENGTHS, IMPORTANCE = "logratio.objectives.strengths", "logratio.objectives.importance"
+VTRACE, PARETO = "logratio.objectives.vtrace", "logratio.stats.pareto"
+STRENGTHS, IMPORTANCE = "logratio.stats.strengths", "logratio.objectives.importance"
 BRADLEY_TERRY = "logratio.objectives.bradley_terry"
 CLOSED_FORM = "test_two_items_with_ties_have_a_closed_form"
 WRITTEN_OUT = "test_ties_reach_the_maximum_of_the_likelihood_written_out"
@@ -14,7 +14,7 @@ SHORTER = "test_a_shorter_ranking_is_the_same_beside_a_longer_one"
 
 
 def of(module: str, test: str) -> str:
-    return f"objectives/test_{module.rpartition('.')[2]}.py::{test}"
+    return f"{module.split('.')[1]}/test_{module.rpartition('.')[2]}.py::{test}"
 
 
 # What is wrong | module | text | what stands there instead | tests that must fail

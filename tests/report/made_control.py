@@ -15,9 +15,9 @@ SETTINGS = {
     "max_gradient_norm": 0.5,
     "clip_range": 0.2,
     "target_update_kl": 0.02,
-    "stop_at": 0.0,
+    "early_stop_factor": 0.0,
 }
-LAWS = [
+INVARIANTS = [
     {"name": "ratio_is_one", "value": 1e-6, "limit": 1e-4, "step": 39},
     {"name": "every_row_is_counted", "value": 256.0, "limit": 256.0, "step": 39},
     {"name": "reference_unchanged", "value": 0.0, "limit": 0.0, "step": 40},
@@ -84,7 +84,7 @@ def config_of(seed: int, *, stage: str = "ppo", several: bool = False) -> dict[s
 
 def write_one(path: Path, made: list[dict[str, Any]], *, seed: int = 0, mean: float | None = 300.0) -> Path:
     """One run; without a mean it has not come to its end."""
-    made_run.write_training(path, made, laws=LAWS)
+    made_run.write_training(path, made, invariants=INVARIANTS)
     (path / "config.json").write_text(json.dumps(config_of(seed)))
     if mean is None:
         (path / "summary.json").unlink()

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from logratio.report.checks.policy_gradient import findings
-from logratio.report.finding import Finding
+from logratio.report.warnings.policy_gradient import find_warnings
+from logratio.report.warnings.warning import ReportWarning
 from report import made_run
 
 SETTINGS = {
     "target_update_kl": 0.02,
     "clip_range": 0.2,
-    "stop_at": 1.5,
+    "early_stop_factor": 1.5,
     "target_kl": 6.0,
     "batch_size": 16,
     "num_samples": 4,
@@ -24,8 +24,8 @@ SETTINGS = {
 }
 ANSWERS = SETTINGS["batch_size"] * SETTINGS["num_samples"]
 REWARDS = [{"name": "mod:kind", "weight": 1.0}, {"name": "mod:short", "weight": 0.5}]
-LAWS = [
-    {"name": "packed_equals_apart", "value": 1.9e-6, "limit": 1e-3, "step": 0},
+INVARIANTS = [
+    {"name": "packed_equals_unpacked", "value": 1.9e-6, "limit": 1e-3, "step": 0},
     {"name": "sampled_equals_recomputed", "value": 4.1e-6, "limit": 1e-3, "step": 39},
     {"name": "ratio_is_one", "value": 0.0, "limit": 1e-4, "step": 39},
     {"name": "every_row_is_counted", "value": 480.0, "limit": 480.0, "step": 39},
@@ -65,7 +65,7 @@ def healthy_rows(count: int = 40, *, stage: str = "ppo", seed: int = 5) -> list[
                 "reward/mod:kind": kind,
                 "reward/mod:short": short,
                 "reward": kind + 0.5 * short,
-                "watched/judge:gold": 0.1 + 0.3 * done + draw.gauss(0, 0.02),
+                "monitored/judge:gold": 0.1 + 0.3 * done + draw.gauss(0, 0.02),
                 "objective": kind + 0.5 * short - beta * kl,
                 "reward_std": 0.2,
                 "constant_groups": 0.125,
@@ -133,7 +133,7 @@ def write_run(
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run directory of these rows; `summary` adds to its summary."""
-    made_run.write_training(path, rows, laws=LAWS)
+    made_run.write_training(path, rows, invariants=INVARIANTS)
     config = {"settings": dict(settings), "identity": {"rewards": REWARDS}}
     (path / "config.json").write_text(json.dumps(config))
     written = json.loads((path / "summary.json").read_text())
@@ -141,8 +141,8 @@ def write_run(
     return path
 
 
-def by_name(report: Mapping[str, Any]) -> dict[str, Finding]:
-    return {finding.name: finding for finding in findings(report)}
+def by_name(report: Mapping[str, Any]) -> dict[str, ReportWarning]:
+    return {finding.name: finding for finding in find_warnings(report)}
 
 
 def raised(report: Mapping[str, Any]) -> set[str]:

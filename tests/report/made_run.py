@@ -252,10 +252,10 @@ def beside_ppo() -> dict[str, Any]:
     }
 
 
-LAWS = [
+INVARIANTS = [
     {"name": "step_zero_loss", "value": 0.693147, "limit": 0.693147, "step": 0},
     {"name": "step_zero_rewards", "value": 2.4e-7, "limit": 0.0, "step": 0},
-    {"name": "packed_equals_apart", "value": 1.9e-6, "limit": 1e-3, "step": 0},
+    {"name": "packed_equals_unpacked", "value": 1.9e-6, "limit": 1e-3, "step": 0},
     {"name": "accumulation_equals_batch", "value": 3.1e-8, "limit": 1e-5, "step": 119},
     {"name": "reference_unchanged", "value": 0.0, "limit": 0.0, "step": 120},
 ]
@@ -265,7 +265,9 @@ def write_lines(path: Path, rows: list[Any]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_training(path: Path, rows: list[dict[str, Any]], *, laws: list[Any], finished: bool = True) -> Path:
+def write_training(
+    path: Path, rows: list[dict[str, Any]], *, invariants: list[Any], finished: bool = True
+) -> Path:
     path.mkdir(parents=True)
     write_lines(path / "metrics.jsonl", rows)
     stage = rows[0]["stage"]
@@ -276,7 +278,7 @@ def write_training(path: Path, rows: list[dict[str, Any]], *, laws: list[Any], f
     }
     (path / "config.json").write_text(json.dumps(config))
     if finished:
-        (path / "laws.json").write_text(json.dumps(laws))
+        (path / "invariants.json").write_text(json.dumps(invariants))
         summary = {
             "stage": stage,
             "updates": len(rows),
@@ -290,8 +292,8 @@ def write_training(path: Path, rows: list[dict[str, Any]], *, laws: list[Any], f
 
 def write_quickstart(path: Path, **changes: Any) -> Path:
     """A whole quickstart directory; `changes` replace keys of the evaluation."""
-    write_training(path / "sft", sft_rows(), laws=LAWS[2:3])
-    write_training(path / "dpo", dpo_rows(), laws=LAWS)
+    write_training(path / "sft", sft_rows(), invariants=INVARIANTS[2:3])
+    write_training(path / "dpo", dpo_rows(), invariants=INVARIANTS)
     write_lines(path / "prompts.jsonl", [{"prompt": str(number)} for number in range(660)])
     write_lines(path / "comparisons.jsonl", [{"prompt": str(number)} for number in range(1000)])
     (path / "config.json").write_text(json.dumps({"command": "quickstart", "settings": {"seed": 0}}))

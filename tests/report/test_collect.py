@@ -42,7 +42,7 @@ def test_curves_laws_cost_and_settings_of_each_stage(quickstart):
     dpo = training["dpo"]
     assert dpo["curves"]["loss"] == [row["loss"] for row in made_run.dpo_rows()]
     assert dpo["curves"]["step"] == list(range(1, 121))
-    assert dpo["laws"] == made_run.LAWS
+    assert dpo["invariants"] == made_run.INVARIANTS
     assert dpo["updates"] == 120
     assert dpo["examples"] == 960
     assert dpo["peak_memory_bytes"] == 2_410_000_000
@@ -81,7 +81,7 @@ def test_warnings_of_the_evaluation_stay_and_ours_are_made_anew(tmp_path):
 
 
 def test_a_lone_training_run(tmp_path):
-    run = made_run.write_training(tmp_path / "run", made_run.dpo_rows(9), laws=made_run.LAWS)
+    run = made_run.write_training(tmp_path / "run", made_run.dpo_rows(9), invariants=made_run.INVARIANTS)
     report = collect(run)
     assert list(report["training"]) == ["dpo"]
     assert report["training"]["dpo"]["finished"] is True
@@ -90,7 +90,7 @@ def test_a_lone_training_run(tmp_path):
 
 
 def test_counts_of_a_training_run(tmp_path):
-    run = made_run.write_training(tmp_path / "run", made_run.dpo_rows(9), laws=[])
+    run = made_run.write_training(tmp_path / "run", made_run.dpo_rows(9), invariants=[])
     counts = {
         "num_rows": 80,
         "num_usable": 77,
@@ -185,7 +185,7 @@ def test_a_page_that_cannot_be_written_is_a_named_fault(quickstart, monkeypatch)
     def refuse(*arguments, **keywords):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("logratio.runs.os.replace", refuse)
+    monkeypatch.setattr("logratio.run_directory.os.replace", refuse)
     with pytest.raises(NotWritable):
         render(quickstart)
     assert sorted(file.name for file in quickstart.glob("*report*")) == ["report.json"]

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from logratio.report import render
-from logratio.report.digits import fixed, number
+from logratio.report.formatting import fixed, number
 from report import made_run
 
 OURS = {
@@ -85,7 +85,9 @@ def test_hostile_texts_are_shown_as_they_are(page):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]", page.text)
 
 
-@pytest.mark.parametrize("place", ["judge", "stage", "law", "setting", "reason", "warning", "set", "run"])
+@pytest.mark.parametrize(
+    "place", ["judge", "stage", "invariant", "setting", "reason", "warning", "set", "run"]
+)
 def test_hostile_text_in_every_other_place(tmp_path, place):
     bad = "<img src=x onerror=alert(1)>\"'\u202e"
     changes, name = {}, "run"
@@ -104,8 +106,8 @@ def test_hostile_text_in_every_other_place(tmp_path, place):
     if place == "run":
         name = "<img src=x onerror=alert(1)>"
     run = made_run.write_quickstart(tmp_path / name, **changes)
-    if place == "law":
-        (run / "dpo" / "laws.json").write_text(
+    if place == "invariant":
+        (run / "dpo" / "invariants.json").write_text(
             json.dumps([{"name": bad, "value": 0.1, "limit": 1, "step": 0}])
         )
     if place == "setting":
@@ -131,7 +133,7 @@ ANCHORS = [
     "answers",
     "data",
     "warnings",
-    "laws",
+    "invariants",
     "provenance",
 ]
 
@@ -228,7 +230,7 @@ def test_a_long_run_has_a_page_of_moderate_size(tmp_path):
 def test_the_start_of_the_loss_is_marked_where_it_is_ln_2(page, tmp_path):
     assert "ln 2" in page.text
     rows = [row | {"loss": row["loss"] + 24.3} for row in made_run.dpo_rows(20)]
-    laws = [{"name": "step_zero_loss", "value": 25.0, "limit": 25.0, "step": 0}]
-    other = Page(render(made_run.write_training(tmp_path / "ipo", rows, laws=laws)).read_text())
+    invariants = [{"name": "step_zero_loss", "value": 25.0, "limit": 25.0, "step": 0}]
+    other = Page(render(made_run.write_training(tmp_path / "ipo", rows, invariants=invariants)).read_text())
     assert "ln 2" not in other.text.split("Held against")[0]
     assert "the reference's" in other.text

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from logratio.report.ratings_chart import MAX_NAME, MAX_ROWS, strengths_chart
+from logratio.report.charts.ratings import MAX_NAME, MAX_ROWS, strengths_chart
 from logratio.report.ratings_page import MAX_MATRIX, SHADES, page, shade
 
 HOSTILE = ["=cmd()|' /C calc'!A0", "\x1b[31mred\u202etxet", "<script>alert(1)</script>", '" onload="x']

@@ -7,9 +7,9 @@ import torch
 
 from logratio.errors import BadReward
 from logratio.records import Completion, Prompt, Sample
-from logratio.rollouts.judging import WeightedReward, rewarded_prompts, watch, weighted_sum
+from logratio.rollouts.reward_shaping import WeightedReward, monitor, rewarded_prompts, weighted_sum
 from logratio.rollouts.rewards import Reward
-from rollouts.test_language import make, vowels
+from rollouts.test_collector import make, vowels
 
 
 def samples(*rows):
@@ -34,9 +34,9 @@ def given(name, *values, weight=1.0):
 def test_none_is_no_reward_of_the_function_and_no_fault():
     assert Reward("r", lambda **_: [1, None, None, 2.5])(TWO) == [[1.0, None], [None, 2.5]]
     with pytest.raises(BadReward) as fault:
-        Reward("r", lambda **_: [1, None, None, 2.5]).of_all(TWO)
+        Reward("r", lambda **_: [1, None, None, 2.5]).require_all(TWO)
     assert fault.value.where == "prompts.jsonl:1, answer 2 (“question 0”)"
-    assert Reward("r", lambda **_: [1, 2, 3, 4]).of_all(TWO) == [[1.0, 2.0], [3.0, 4.0]]
+    assert Reward("r", lambda **_: [1, 2, 3, 4]).require_all(TWO) == [[1.0, 2.0], [3.0, 4.0]]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_sum_leaves_none_out_and_has_none_where_all_are():
     assert total[:3].tolist() == [12.0, 20.0, 6.0]
     assert math.isnan(total[3])
     assert means == {"reward/math": 2.0, "reward/code": 15.0}
-    assert watch(TWO, [given("math", 1.0, None, 3.0, None, weight=2.0)]) == {"watched/math": 2.0}
+    assert monitor(TWO, [given("math", 1.0, None, 3.0, None, weight=2.0)]) == {"monitored/math": 2.0}
 
 
 def test_prompts_are_kept_whole_or_not_at_all():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from logratio.annotate.store import Store
+from logratio.annotate.storage.store import Store
 
 SERVE = (sys.executable, "-m", "logratio.cli.main", "annotate", "serve")
 # The page takes no key in the first 250 ms after it has shown a pair.

@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from annotate import made_labels
-from logratio.annotate.agreement_page import render_agreement
-from logratio.annotate.store import Store
+from logratio.annotate.storage.store import Store
+from logratio.annotate.web.agreement_page import render_agreement
 from web.accessibility import assert_accessible, axe_script
 
 pytestmark = pytest.mark.web

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from logratio.annotate.export import make_export
-from logratio.annotate.snapshot import Snapshot
-from logratio.annotate.store import Store
+from logratio.annotate.domain.export import make_export
+from logratio.annotate.storage.snapshot import Snapshot
+from logratio.annotate.storage.store import Store
 from web.accessibility import assert_accessible, axe_script
 from web.annotating import GUARD_SECONDS, Person, browsing, serving
 

@@ -17,7 +17,11 @@ RISING = noisy(lambda done: 0.1 + 0.3 * done)
 @pytest.mark.parametrize("width", [390, 1200])
 def test_nothing_is_wider_than_the_window(tmp_path, width):
     """On the chart with the reward, on a chart of its own in other units, and among the parts of a sum."""
-    curves = {f"watched/{LONG}": RISING, f"watched/{LONG}2": lambda done: 40 * done, f"reward/{LONG}": RISING}
+    curves = {
+        f"monitored/{LONG}": RISING,
+        f"monitored/{LONG}2": lambda done: 40 * done,
+        f"reward/{LONG}": RISING,
+    }
     page = render(write_run(tmp_path / "run", changed_rows(60, **curves)))
     probe = "<script>document.title = `${document.documentElement.scrollWidth - innerWidth}`</script>"
     text = page.read_text().replace("default-src", "x-default-src").replace("</body>", probe + "</body>")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.made_checks import FAILS, HOLDS, RAISES, gathered, made_pictures
-from logratio.verify.page import page
+from logratio.verify.report.page import page
 from web.test_report_page import Document, browse
 
 pytestmark = pytest.mark.web

@@ -11,21 +11,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from logratio.batches import AnswerGroup, PackedRow
 from logratio.data.encoding import EncodedPair
 from logratio.errors import BadConfig
-from logratio.models.pretrained import fingerprint
-from logratio.models.rounding import SAME_ROWS, reading_spread, sum_difference
+from logratio.kernels.rounding_error import SAME_ROWS_NOISE, repeat_difference, sum_difference
+from logratio.models.loading import weights_fingerprint
 from logratio.objectives import dpo
+from logratio.packed_rows import AnswerGroup, PackedRow
 from logratio.policies.language import LanguagePolicy, answer_lengths
-from logratio.runs import RunDirectory
-from logratio.training import laws
-from logratio.training.order import batches_of_pass
-from logratio.training.parts import concatenate, detached, on_cpu
+from logratio.run_directory import RunDirectory
+from logratio.training import invariants
+from logratio.training.config import TrainingConfig, check_not_negative, check_positive, check_range
+from logratio.training.data_order import first_epoch_batches
+from logratio.training.layout_check import select_layout
+from logratio.training.loop import Session, memory_fault
+from logratio.training.microbatches import concatenate, detached, on_cpu
 from logratio.training.reference import hash_tensor, reference_logprobs
-from logratio.training.session import Session, memory_fault
-from logratio.training.settings import TrainingConfig, check_not_negative, check_positive, check_range
-from logratio.training.start import settle_layout
 
 Loss = Literal[
     "dpo",
@@ -130,58 +130,58 @@ def train_dpo(
         The run's summary.
 
     Raises:
-        LawBroken: the loss before the first update is not what it must be, among others.
+        InvariantViolated: the loss before the first update is not what it must be, among others.
         NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
         Interrupted: on a signal, after a checkpoint.
         OutOfMemory: with the next smaller setting.
     """
     policy.model.eval()
-    layout_law = settle_layout(policy, groups)
-    model_hash = fingerprint(policy.model)
+    layout_invariant = select_layout(policy, groups)
+    model_hash = weights_fingerprint(policy.model)
     reference = reference_logprobs(
         policy,
         groups,
         run.path,
         model_hash=model_hash,
         row_tokens=config.row_tokens,
-        batches=batches_of_pass(len(groups), config),
+        batches=first_epoch_batches(len(groups), config),
     )
     reference_hash = hash_reference(policy, reference)
     labels = torch.ones(len(groups)) if preferences is None else torch.tensor(preferences)
     longest = max(group.num_tokens for group in groups)
     with Session(policy.model, config, run, stage="dpo", num_examples=len(groups), unit="pairs") as session:
-        session.held(layout_law)
+        session.record_invariant(layout_invariant)
         for step in session.steps():
             examples = session.batch(step)
             batch = [groups[index] for index in examples]
-            order, pairs, shares = [], [], []
+            order, pairs, micro_losses = [], [], []
             with memory_fault(step=step, config=config, longest=longest):
-                for part, rows in policy.rows(batch, max_tokens=config.row_tokens):
+                for indices, rows in policy.micro_batches(batch, max_tokens=config.row_tokens):
                     logprobs = policy.sequence_logprobs(rows)
-                    numbers = [examples[place] for place in part]
-                    pair = gather_pairs(logprobs, reference[numbers], rows, labels[numbers])
-                    share = pair_losses(pair, config).sum() / len(batch)
-                    share.backward()
-                    order += numbers
+                    example_ids = [examples[index] for index in indices]
+                    pair = gather_pairs(logprobs, reference[example_ids], rows, labels[example_ids])
+                    loss = pair_losses(pair, config).sum() / len(batch)
+                    loss.backward()
+                    order += example_ids
                     pairs.append(detached(pair))
-                    shares.append(float(share.detach()))
+                    micro_losses.append(float(loss.detach()))
                     # Or their graph, with memory of its own, stands until the next one has been made.
-                    del logprobs, pair, share
+                    del logprobs, pair, loss
             whole = concatenate(pairs)
             losses = pair_losses(whole, config)
-            check_batch(session, losses, whole, shares, order, step=step)
+            check_batch(session, losses, whole, micro_losses, order, step=step)
             if step == 0:
-                read = partial(read_again, policy, batch, config)
-                check_start(session, losses, whole, read, config=config)
+                recompute = partial(recompute_logprobs, policy, batch, config)
+                check_step_zero(session, losses, whole, recompute, config=config)
             session.update(step, order, summarise(losses, whole, config))
         now = hash_reference(policy, reference)
-        session.held(laws.reference_is_unchanged(reference_hash, now, step=session.step))
+        session.record_invariant(invariants.check_reference_unchanged(reference_hash, now, step=session.step))
         return session.finish()
 
 
 def hash_reference(policy: LanguagePolicy, logprobs: Tensor) -> str:
     """Hash of the reference's numbers, and of the weights under an adapter, which are the reference."""
-    return hash_tensor(logprobs) + fingerprint(policy.model, trainable=False)
+    return hash_tensor(logprobs) + weights_fingerprint(policy.model, trainable=False)
 
 
 def group_pairs(pairs: Sequence[EncodedPair]) -> tuple[list[AnswerGroup], list[float]]:
@@ -214,32 +214,34 @@ def pair_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:
 def ordered_losses(pair: PairLogprobs, config: DPOConfig) -> Tensor:  # noqa: C901 - a table of losses
     """The configured loss L(w, l) of every pair, its first answer taken to be preferred: `[pairs]`."""
     policy = (pair.chosen, pair.rejected)
-    four = (*policy, pair.reference_chosen, pair.reference_rejected)
+    policy_and_reference = (*policy, pair.reference_chosen, pair.reference_rejected)
     lengths = {"chosen_lengths": pair.chosen_lengths, "rejected_lengths": pair.rejected_lengths}
     beta, weight, smoothing = config.beta, config.loss_weight, config.label_smoothing
     match config.loss:
         case "dpo":
-            return dpo.dpo_loss(*four, beta=beta, label_smoothing=smoothing)
+            return dpo.dpo_loss(*policy_and_reference, beta=beta, label_smoothing=smoothing)
         case "robust":
-            return dpo.robust_dpo_loss(*four, beta=beta, label_smoothing=smoothing)
+            return dpo.robust_dpo_loss(*policy_and_reference, beta=beta, label_smoothing=smoothing)
         case "ipo":
-            return dpo.ipo_loss(*four, tau=beta, normalise="sum")
+            return dpo.ipo_loss(*policy_and_reference, tau=beta, normalise="sum")
         case "ipo-mean":
-            return dpo.ipo_loss(*four, tau=beta, normalise="mean", **lengths)
+            return dpo.ipo_loss(*policy_and_reference, tau=beta, normalise="mean", **lengths)
         case "hinge":
-            return dpo.hinge_loss(*four, beta=beta)
+            return dpo.hinge_loss(*policy_and_reference, beta=beta)
         case "length-normalised":
-            return dpo.length_normalised_dpo_loss(*four, **lengths, beta=beta)
+            return dpo.length_normalised_dpo_loss(*policy_and_reference, **lengths, beta=beta)
         case "simpo":
             return dpo.simpo_loss(*policy, **lengths, beta=beta, margin=weight)
         case "orpo":
             return dpo.orpo_loss(*policy, **lengths, lam=weight)
         case "dpop":
-            return dpo.dpop_loss(*four, beta=beta, lam=weight)
+            return dpo.dpop_loss(*policy_and_reference, beta=beta, lam=weight)
         case "dpo-nll":
-            return dpo.dpo_nll_loss(*four, chosen_lengths=pair.chosen_lengths, beta=beta, nll_weight=weight)
+            return dpo.dpo_nll_loss(
+                *policy_and_reference, chosen_lengths=pair.chosen_lengths, beta=beta, nll_weight=weight
+            )
         case "apo-zero":
-            return dpo.apo_zero_loss(*four, beta=beta)
+            return dpo.apo_zero_loss(*policy_and_reference, beta=beta)
 
 
 def loss_at_reference(config: DPOConfig) -> float | None:
@@ -259,55 +261,64 @@ def check_batch(
     session: Session,
     losses: Tensor,
     pair: PairLogprobs,
-    shares: Sequence[float],
+    micro_losses: Sequence[float],
     examples: Sequence[int],
     *,
     step: int,
 ) -> None:
-    """The laws of an update, between its gradients and its step."""
-    laws.loss_is_finite(losses, examples, step=step)
-    session.held(laws.accumulation_equals_batch(shares, losses, step=step))
+    """The invariants of an update, between its gradients and its step."""
+    invariants.check_loss_is_finite(losses, examples, step=step)
+    session.record_invariant(invariants.check_accumulation_equals_batch(micro_losses, losses, step=step))
 
 
-def check_start(
-    session: Session, losses: Tensor, pair: PairLogprobs, read: Callable[[], Tensor], *, config: DPOConfig
+def check_step_zero(
+    session: Session,
+    losses: Tensor,
+    pair: PairLogprobs,
+    recompute: Callable[[], Tensor],
+    *,
+    config: DPOConfig,
 ) -> None:
     """Before the first update policy and reference are one: rewards are 0, losses those at log-ratio 0.
 
     Args:
-        session: where the laws are recorded.
+        session: where the invariants are recorded.
         losses: `[pairs]`.
         pair: what they are of.
-        read: the answers' log-probabilities once more, `[2·pairs]`, chosen and rejected in turn.
+        recompute: the answers' log-probabilities once more, `[2·pairs]`, chosen and rejected in turn.
         config: settings.
     """
     lengths = torch.stack([pair.chosen_lengths, pair.rejected_lengths], dim=1)
     policy = torch.stack([pair.chosen, pair.rejected], dim=1)
     before = torch.stack([pair.reference_chosen, pair.reference_rejected], dim=1)
     in_order = before.device.type == "cpu"
-    room = sum_difference(before, lengths, noise=SAME_ROWS, in_order=in_order)
-    if bool(((policy - before).abs() > room).any()):
+    rounding = sum_difference(before, lengths, noise=SAME_ROWS_NOISE, in_order=in_order)
+    if bool(((policy - before).abs() > rounding).any()):
         # Only a device that does not compute the same numbers twice gets room for that.
-        spread = reading_spread(read).reshape(-1, 2) / lengths.sqrt()
-        room = room + sum_difference(before, lengths, noise=float(spread.max()))
-    rewards, tolerance = config.beta * (policy - before), config.beta * room
-    session.held(laws.implicit_rewards_are_zero(rewards.flatten(), step=0, tolerance=tolerance.flatten()))
+        spread = repeat_difference(recompute).reshape(-1, 2) / lengths.sqrt()
+        rounding = rounding + sum_difference(before, lengths, noise=float(spread.max()))
+    rewards, tolerance = config.beta * (policy - before), config.beta * rounding
+    session.record_invariant(
+        invariants.check_step_zero_rewards(rewards.flatten(), step=0, tolerance=tolerance.flatten())
+    )
     expected = loss_at_reference(config)
     if expected is not None:
         # The losses are monotone in either log-probability, or convex: they are farthest off at the ends.
-        apart = room * room.new_tensor([1.0, -1.0])
+        offsets = rounding * rounding.new_tensor([1.0, -1.0])
         level, *ends = (
             pair_losses(replace(pair, chosen=chosen, rejected=rejected), config)
-            for chosen, rejected in (before.T, (before + apart).T, (before - apart).T)
+            for chosen, rejected in (before.T, (before + offsets).T, (before - offsets).T)
         )
         off = torch.stack([(end - level).abs() for end in ends]).amax(dim=0)
         rounded = 8 * torch.finfo(losses.dtype).eps * max(1.0, abs(expected))
-        session.held(laws.step_zero_loss_is(expected, losses, step=0, tolerance=off + rounded))
+        session.record_invariant(
+            invariants.check_step_zero_loss(expected, losses, step=0, tolerance=off + rounded)
+        )
 
 
-def read_again(policy: LanguagePolicy, batch: Sequence[AnswerGroup], config: DPOConfig) -> Tensor:
+def recompute_logprobs(policy: LanguagePolicy, batch: Sequence[AnswerGroup], config: DPOConfig) -> Tensor:
     """`[2·pairs]` log-probabilities of a batch as the policy computes them now, in the order of its rows."""
-    parts = policy.rows(batch, max_tokens=config.row_tokens)
+    parts = policy.micro_batches(batch, max_tokens=config.row_tokens)
     return torch.cat([policy.sequence_logprobs(rows).detach() for _, rows in parts])
 
 

@@ -8,33 +8,33 @@ from typing import Any
 
 import torch
 
-from logratio.batches import Evaluation, Numbers, Rollout
 from logratio.errors import BadConfig
 from logratio.objectives.advantages import gae
 from logratio.objectives.kl import k3
 from logratio.objectives.masked import masked_whiten
 from logratio.objectives.ppo import AdaptivePenalty, clip_active, clip_loss, penalty_loss, value_loss
-from logratio.policies.actor import Actor, Collector
-from logratio.runs import RunDirectory
-from logratio.training import laws
-from logratio.training.parts import RowLosses
-from logratio.training.runaway import Watch
-from logratio.training.session import Session, memory_fault
-from logratio.training.settings import PolicyGradientConfig, bad_setting, check_not_negative, check_positive
-from logratio.training.signal import GradientSignal
-from logratio.training.updates import (
+from logratio.policies.protocols import Actor, Collector
+from logratio.run_directory import RunDirectory
+from logratio.training import invariants
+from logratio.training.config import PolicyGradientConfig, bad_setting, check_not_negative, check_positive
+from logratio.training.divergence_guard import RunawayGuard
+from logratio.training.gradient_noise import GradientSNR
+from logratio.training.loop import Session, memory_fault
+from logratio.training.microbatches import RowLosses
+from logratio.training.on_policy import (
+    MetricSums,
     Reduction,
-    Tally,
-    Targets,
+    UpdateTargets,
+    auxiliary_losses,
     backpropagate,
-    critic_rate,
-    describe,
-    first_minibatch_laws,
-    first_pass,
+    check_first_minibatch,
+    critic_param_group,
+    first_epoch_partition,
     minibatches,
-    read_again,
-    side_losses,
+    recompute_logprobs,
+    rollout_metrics,
 )
+from logratio.trajectories import ActionEvaluation, ItemIds, Rollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +51,12 @@ class PPOConfig(PolicyGradientConfig):
     """Another range above 1; 0 takes --clip-range."""
     dual_clip: float = 0.0
     """Where the advantage is negative, the ratio has no more gradient above this; 0 turns it off."""
-    penalty: float = 0.0
+    kl_penalty: float = 0.0
     """Initial coefficient of KL[old, new], which is then doubled or halved towards --target-update-kl; 0: no
     penalty. With a clip range both hold."""
     target_update_kl: float = 0.02
     """KL[old, new] that an update should make, in nats an action."""
-    stop_at: float = 1.5
+    early_stop_factor: float = 1.5
     """An update ends early where KL[old, new] passes this many times the target; 0: it never does."""
     value_clip: float = 0.0
     """The critic's values are clipped at this distance from the old ones; 0 turns it off, as one should."""
@@ -69,13 +69,14 @@ class PPOConfig(PolicyGradientConfig):
         PolicyGradientConfig.__post_init__(self)
         check_positive(self, "update_epochs", "minibatches", "target_update_kl")
         check_not_negative(
-            self, *("clip_range", "clip_range_high", "dual_clip", "penalty", "stop_at", "value_clip")
+            self,
+            *("clip_range", "clip_range_high", "dual_clip", "kl_penalty", "early_stop_factor", "value_clip"),
         )
-        if not (self.clip_range or self.penalty):
+        if not (self.clip_range or self.kl_penalty):
             raise BadConfig(
                 "neither a clip nor a penalty holds the policy near the one that collected",
                 where="--clip-range",
-                action="give --clip-range 0.2, or --penalty 1, or both",
+                action="give --clip-range 0.2, or --kl-penalty 1, or both",
             )
         if self.clip_range >= 1:
             raise bad_setting("clip_range", self.clip_range, "below 1")
@@ -108,14 +109,14 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
         The run's summary.
 
     Raises:
-        LawBroken: on the first minibatch of an update a ratio is not 1, among others.
+        InvariantViolated: on the first minibatch of an update a ratio is not 1, among others.
         NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
         PolicyRunaway: KL, repetition or length left their limits; the weights are those of the best
             checkpoint then.
         Interrupted: on a signal, after a checkpoint.
     """
     actor.module.eval()
-    frozen = collector.frozen()
+    frozen = collector.reference_fingerprint()
     with Session(
         actor.module,
         config,
@@ -123,122 +124,134 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
         stage="ppo",
         num_examples=collector.num_examples,
         unit=collector.unit,
-        own_rate=critic_rate(actor, config),
+        param_group_lr=critic_param_group(actor, config),
     ) as session:
-        watch = session.keep("watch", Watch())
-        penalty = session.keep("penalty", new_penalty(config)) if config.penalty else None
+        guard = session.register_state("runaway_guard", RunawayGuard())
+        kl_penalty = (
+            session.register_state("kl_penalty", new_kl_penalty(config)) if config.kl_penalty else None
+        )
         for name, controller in collector.controllers.items():
-            session.keep(name, controller)
+            session.register_state(name, controller)
         for step in session.steps():
             examples = session.batch(step)
             rollout = collector.collect(
-                step, examples, first_pass(config, parts=config.minibatches, step=step)
+                step, examples, first_epoch_partition(config, num_minibatches=config.minibatches, step=step)
             )
             targets = estimate(rollout, config)
-            metrics, signal = update(
+            metrics, gradient_snr = update(
                 *(actor, rollout, targets),
                 config=config,
                 session=session,
                 step=step,
                 examples=examples,
-                penalty=penalty,
+                kl_penalty=kl_penalty,
             )
-            if penalty:
+            if kl_penalty:
                 metrics["update_kl_after"] = measure_update_kl(actor, rollout, targets)
-                metrics["penalty"] = penalty.update(metrics["update_kl_after"])
-            metrics |= describe(rollout, targets, signal, critic="value_loss" in metrics)
-            metrics |= collector.learn(rollout)
+                metrics["kl_penalty"] = kl_penalty.update(metrics["update_kl_after"])
+            metrics |= rollout_metrics(rollout, targets, gradient_snr, critic="value_loss" in metrics)
+            metrics |= collector.update_controllers(rollout)
             session.log(step, len(examples), metrics)
-            if reason := watch.look(metrics, config):
+            if reason := guard.observe(metrics, config):
                 raise session.runaway(reason)
-        session.held(laws.reference_is_unchanged(frozen, collector.frozen(), step=session.step))
+        session.record_invariant(
+            invariants.check_reference_unchanged(frozen, collector.reference_fingerprint(), step=session.step)
+        )
         return session.finish()
 
 
 def update(
     actor: Actor,
     rollout: Rollout,
-    targets: Targets,
+    targets: UpdateTargets,
     *,
     config: PPOConfig,
     session: Session,
     step: int,
     examples: list[int],
-    penalty: AdaptivePenalty | None,
-) -> tuple[dict[str, float], GradientSignal]:
+    kl_penalty: AdaptivePenalty | None,
+) -> tuple[dict[str, float], GradientSNR]:
     """Steps on minibatches of what was collected, until every pass is over or the policy has gone too far.
 
     Returns:
         The metrics of the steps, and how much of their gradient was signal.
     """
-    losses = partial(row_losses, targets=targets, config=config, beta=penalty.beta if penalty else 0.0)
-    tally, signal, norms = Tally(), GradientSignal(actor.module), list[float]()
+    losses = partial(row_losses, targets=targets, config=config, beta=kl_penalty.beta if kl_penalty else 0.0)
+    metric_sums, gradient_snr, norms = MetricSums(), GradientSNR(actor.module), list[float]()
     update_kl = 0.0
-    for numbers in minibatches(
+    for item_ids in minibatches(
         len(rollout.items),
-        parts=config.minibatches,
+        num_minibatches=config.minibatches,
         epochs=config.update_epochs,
         seed=config.seed,
         step=step,
     ):
         with memory_fault(step=step, config=config, longest=1):
-            part = backpropagate(
-                *(actor, rollout, numbers, losses),
+            minibatch_sums = backpropagate(
+                *(actor, rollout, item_ids, losses),
                 reduction=config.reduction,
                 step=step,
                 # Later passes see answers again whose noise the policy has learned already.
-                signal=signal if len(norms) < config.minibatches else None,
+                gradient_snr=gradient_snr if len(norms) < config.minibatches else None,
             )
-        update_kl = part.means()["update_kl"]
+        update_kl = minibatch_sums.means()["update_kl"]
         # What ends an update is counted as well: it is where the policy has gone farthest.
-        tally.merge(part)
+        metric_sums.merge(minibatch_sums)
         if not norms:
-            first_step_laws(actor, rollout, part, numbers, config=config, session=session, step=step)
-        if config.stop_at and update_kl > config.stop_at * config.target_update_kl:
-            session.drop_gradients()
+            check_first_step(
+                actor, rollout, minibatch_sums, item_ids, config=config, session=session, step=step
+            )
+        if config.early_stop_factor and update_kl > config.early_stop_factor * config.target_update_kl:
+            session.zero_grad()
             break
-        norms.append(session.move(step, examples))
+        norms.append(session.optimizer_step(step, examples))
     steps = {"gradient_norm": sum(norms) / len(norms), "optimiser_steps": float(len(norms))}
-    return tally.metrics() | {"update_kl": update_kl} | steps, signal
+    return metric_sums.metrics() | {"update_kl": update_kl} | steps, gradient_snr
 
 
-def first_step_laws(
+def check_first_step(
     actor: Actor,
     rollout: Rollout,
-    tally: Tally,
-    numbers: Numbers,
+    metric_sums: MetricSums,
+    item_ids: ItemIds,
     *,
     config: PPOConfig,
     session: Session,
     step: int,
 ) -> None:
     """Before the first step of an update θ is θ': every ratio is 1, their KL 0, and nothing is clipped."""
-    noise = first_minibatch_laws(
-        session, rollout, tally, step=step, read=partial(read_again, actor, rollout, numbers)
+    noise = check_first_minibatch(
+        session,
+        rollout,
+        metric_sums,
+        step=step,
+        recompute=partial(recompute_logprobs, actor, rollout, item_ids),
     )
-    means = tally.means()
-    tolerance = laws.update_kl_tolerance(noise, tally.rows)
-    session.held(laws.update_kl_is_zero(means["update_kl"], step=step, tolerance=tolerance))
-    if not config.clip_range or laws.ratio_tolerance(noise) < config.clip_range:
-        session.held(laws.nothing_is_clipped(means["clip_fraction"], step=step))
+    means = metric_sums.means()
+    tolerance = invariants.update_kl_tolerance(noise, metric_sums.rows)
+    session.record_invariant(
+        invariants.check_update_kl_is_zero(means["update_kl"], step=step, tolerance=tolerance)
+    )
+    if not config.clip_range or invariants.ratio_tolerance(noise) < config.clip_range:
+        session.record_invariant(invariants.check_nothing_is_clipped(means["clip_fraction"], step=step))
 
 
-def new_penalty(config: PPOConfig) -> AdaptivePenalty:
+def new_kl_penalty(config: PPOConfig) -> AdaptivePenalty:
     """The penalty's controller at the start of a run."""
-    return AdaptivePenalty(beta=config.penalty, target=config.target_update_kl)
+    return AdaptivePenalty(beta=config.kl_penalty, target=config.target_update_kl)
 
 
-def estimate(rollout: Rollout, config: PPOConfig) -> Targets:
+def estimate(rollout: Rollout, config: PPOConfig) -> UpdateTargets:
     """Advantages and returns of the rows, from the critic as it was when they were collected."""
     rows = rollout.trajectories
     advantages = gae(rows.rewards, rows.values, rows.next_values, rows.discounts, rows.traces)
     returns = advantages + rows.values
     if config.whiten_advantages:
         advantages = masked_whiten(advantages, rows.mask)
-    return Targets.of(rollout, advantages, returns)
+    return UpdateTargets.of(rollout, advantages, returns)
 
 
-def row_losses(now: Evaluation, *, targets: Targets, config: PPOConfig, beta: float) -> RowLosses:
+def row_losses(now: ActionEvaluation, *, targets: UpdateTargets, config: PPOConfig, beta: float) -> RowLosses:
     """The loss of every row with its parts, `[R]` each."""
     at = now.rows
     log_ratio = now.logprobs - targets.logprobs[at].to(now.logprobs)
@@ -252,7 +265,7 @@ def row_losses(now: Evaluation, *, targets: Targets, config: PPOConfig, beta: fl
     else:
         policy_loss = penalty_loss(log_ratio, advantages, update_kl, beta=beta)
         active = torch.zeros_like(log_ratio)
-    added, parts = side_losses(now, targets, log_ratio, config)
+    added, parts = auxiliary_losses(now, targets, log_ratio, config)
     parts |= {"policy_loss": policy_loss, "update_kl": update_kl, "clip_fraction": active}
     loss = sum(added, start=policy_loss)
     if now.values is not None:
@@ -266,11 +279,11 @@ def row_losses(now: Evaluation, *, targets: Targets, config: PPOConfig, beta: fl
 
 
 @torch.no_grad()
-def measure_update_kl(actor: Actor, rollout: Rollout, targets: Targets) -> float:
+def measure_update_kl(actor: Actor, rollout: Rollout, targets: UpdateTargets) -> float:
     """KL[θ', θ] over the whole batch after the last step, in nats a row: what the penalty adapts to."""
-    numbers = list(range(len(rollout.items)))
+    item_ids = list(range(len(rollout.items)))
     divergences = [
         k3(targets.logprobs[now.rows].to(now.logprobs) - now.logprobs)
-        for now in actor.evaluate(rollout.items, numbers, rollout)
+        for now in actor.evaluate(rollout.items, item_ids, rollout)
     ]
     return float(torch.cat(divergences).cpu().double().mean())

@@ -9,37 +9,37 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from logratio.batches import Evaluation, Rollout
 from logratio.errors import BadConfig
 from logratio.objectives.advantages import discounted_returns, gae, group_centred, leave_one_out
 from logratio.objectives.importance import truncate_weights
 from logratio.objectives.masked import masked_whiten
 from logratio.objectives.policy_gradient import greedy_baseline, reinforce_loss
 from logratio.objectives.ppo import value_loss
-from logratio.policies.actor import Actor, Collector
-from logratio.runs import RunDirectory
-from logratio.training import laws
-from logratio.training.parts import RowLosses
-from logratio.training.runaway import Watch
-from logratio.training.session import Session, memory_fault
-from logratio.training.settings import PolicyGradientConfig, check_not_negative, check_positive
-from logratio.training.signal import GradientSignal
-from logratio.training.updates import (
+from logratio.policies.protocols import Actor, Collector
+from logratio.run_directory import RunDirectory
+from logratio.training import invariants
+from logratio.training.config import PolicyGradientConfig, check_not_negative, check_positive
+from logratio.training.divergence_guard import RunawayGuard
+from logratio.training.gradient_noise import GradientSNR
+from logratio.training.loop import Session, memory_fault
+from logratio.training.microbatches import RowLosses
+from logratio.training.on_policy import (
+    MetricSums,
     Reduction,
-    Tally,
-    Targets,
+    UpdateTargets,
+    auxiliary_losses,
     backpropagate,
-    critic_rate,
-    describe,
-    first_minibatch_laws,
-    first_pass,
+    check_first_minibatch,
+    critic_param_group,
+    first_epoch_partition,
     minibatches,
-    read_again,
-    side_losses,
+    recompute_logprobs,
+    rollout_metrics,
 )
+from logratio.trajectories import ActionEvaluation, Rollout
 
 Baseline = Literal["none", "batch-mean", "leave-one-out", "group-centred", "greedy", "critic"]
-OF_SIBLINGS = ("leave-one-out", "group-centred")
+GROUP_BASELINES = ("leave-one-out", "group-centred")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +96,14 @@ def train_reinforce(
 
     Raises:
         BadConfig: a baseline of siblings without siblings, or one that the collector or the actor lacks.
-        LawBroken: on the first minibatch of an update a ratio is not 1, among others.
+        InvariantViolated: on the first minibatch of an update a ratio is not 1, among others.
         NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
         PolicyRunaway: KL, repetition or length left their limits; the weights are those of the best
             checkpoint then.
         Interrupted: on a signal, after a checkpoint.
     """
     actor.module.eval()
-    frozen = collector.frozen()
+    frozen = collector.reference_fingerprint()
     with Session(
         actor.module,
         config,
@@ -111,46 +111,48 @@ def train_reinforce(
         stage="reinforce",
         num_examples=collector.num_examples,
         unit=collector.unit,
-        own_rate=critic_rate(actor, config),
+        param_group_lr=critic_param_group(actor, config),
     ) as session:
-        watch = session.keep("watch", Watch())
+        guard = session.register_state("runaway_guard", RunawayGuard())
         for name, controller in collector.controllers.items():
-            session.keep(name, controller)
+            session.register_state(name, controller)
         for step in session.steps():
             examples = session.batch(step)
             rollout = collector.collect(
-                step, examples, first_pass(config, parts=config.minibatches, step=step)
+                step, examples, first_epoch_partition(config, num_minibatches=config.minibatches, step=step)
             )
             targets = estimate(rollout, config)
             time = rollout.trajectories.mask.shape[1]
             losses = partial(row_losses, targets=targets, config=config, time=time)
-            tally, signal, norms = Tally(), GradientSignal(actor.module), list[float]()
-            for numbers in minibatches(
-                len(rollout.items), parts=config.minibatches, epochs=1, seed=config.seed, step=step
+            metric_sums, gradient_snr, norms = MetricSums(), GradientSNR(actor.module), list[float]()
+            for item_ids in minibatches(
+                len(rollout.items), num_minibatches=config.minibatches, epochs=1, seed=config.seed, step=step
             ):
                 with memory_fault(step=step, config=config, longest=1):
-                    part = backpropagate(
-                        *(actor, rollout, numbers, losses),
+                    minibatch_sums = backpropagate(
+                        *(actor, rollout, item_ids, losses),
                         reduction=config.reduction,
                         step=step,
-                        signal=signal,
+                        gradient_snr=gradient_snr,
                     )
                 if not norms:
-                    read = partial(read_again, actor, rollout, numbers)
-                    first_minibatch_laws(session, rollout, part, step=step, read=read)
-                norms.append(session.move(step, examples))
-                tally.merge(part)
-            metrics = tally.metrics() | {"gradient_norm": sum(norms) / len(norms)}
-            metrics |= describe(rollout, targets, signal, critic=config.baseline == "critic")
-            metrics |= collector.learn(rollout)
+                    recompute = partial(recompute_logprobs, actor, rollout, item_ids)
+                    check_first_minibatch(session, rollout, minibatch_sums, step=step, recompute=recompute)
+                norms.append(session.optimizer_step(step, examples))
+                metric_sums.merge(minibatch_sums)
+            metrics = metric_sums.metrics() | {"gradient_norm": sum(norms) / len(norms)}
+            metrics |= rollout_metrics(rollout, targets, gradient_snr, critic=config.baseline == "critic")
+            metrics |= collector.update_controllers(rollout)
             session.log(step, len(examples), metrics)
-            if reason := watch.look(metrics, config):
+            if reason := guard.observe(metrics, config):
                 raise session.runaway(reason)
-        session.held(laws.reference_is_unchanged(frozen, collector.frozen(), step=session.step))
+        session.record_invariant(
+            invariants.check_reference_unchanged(frozen, collector.reference_fingerprint(), step=session.step)
+        )
         return session.finish()
 
 
-def estimate(rollout: Rollout, config: ReinforceConfig) -> Targets:
+def estimate(rollout: Rollout, config: ReinforceConfig) -> UpdateTargets:
     """What each action is credited with, less the baseline; and the critic's targets.
 
     Raises:
@@ -162,17 +164,17 @@ def estimate(rollout: Rollout, config: ReinforceConfig) -> Targets:
         returns = advantages + rows.values
     else:
         returns = discounted_returns(rows.rewards, rows.discounts)
-        whole = returns[:, 0]
-        credit = whole[:, None].expand_as(returns) if config.credit == "return" else returns
-        advantages = credit - _baseline(whole, rollout, config)[:, None]
+        sequence_returns = returns[:, 0]
+        credit = sequence_returns[:, None].expand_as(returns) if config.credit == "return" else returns
+        advantages = credit - _baseline(sequence_returns, rollout, config)[:, None]
     if config.whiten_advantages:
         advantages = masked_whiten(advantages, rows.mask)
-    return Targets.of(rollout, advantages, returns)
+    return UpdateTargets.of(rollout, advantages, returns)
 
 
 def _baseline(returns: Tensor, rollout: Rollout, config: ReinforceConfig) -> Tensor:
     """`[sequences]` what is taken off the return of each."""
-    if config.baseline in OF_SIBLINGS and rollout.group_size < 2:
+    if config.baseline in GROUP_BASELINES and rollout.group_size < 2:
         raise BadConfig(
             f"the baseline {config.baseline!r} needs at least two answers to a prompt",
             where="--baseline",
@@ -196,14 +198,16 @@ def _baseline(returns: Tensor, rollout: Rollout, config: ReinforceConfig) -> Ten
     return torch.zeros_like(returns)
 
 
-def row_losses(now: Evaluation, *, targets: Targets, config: ReinforceConfig, time: int) -> RowLosses:
+def row_losses(
+    now: ActionEvaluation, *, targets: UpdateTargets, config: ReinforceConfig, time: int
+) -> RowLosses:
     """The loss of every row with its parts, `[R]` each."""
     at = now.rows
     log_ratio = (now.logprobs - targets.logprobs[at].to(now.logprobs)).detach()
     advantages = targets.advantages[at].to(now.logprobs)
-    log_weights = importance(log_ratio, at // time, config)
+    log_weights = importance_log_weights(log_ratio, at // time, config)
     policy_loss = reinforce_loss(now.logprobs, advantages, log_weights=log_weights)
-    added, parts = side_losses(now, targets, log_ratio, config)
+    added, parts = auxiliary_losses(now, targets, log_ratio, config)
     parts["policy_loss"] = policy_loss
     loss = sum(added, start=policy_loss)
     if config.baseline == "critic":
@@ -216,7 +220,7 @@ def row_losses(now: Evaluation, *, targets: Targets, config: ReinforceConfig, ti
     return RowLosses(loss, log_ratio, log_weights=log_weights, parts=parts)
 
 
-def importance(log_ratio: Tensor, sequence: Tensor, config: ReinforceConfig) -> Tensor:
+def importance_log_weights(log_ratio: Tensor, sequence: Tensor, config: ReinforceConfig) -> Tensor:
     """`[R]` logarithms of the importance weights of rows; `sequence` says which sequence each is of."""
     if config.weights == "none":
         return torch.zeros_like(log_ratio)

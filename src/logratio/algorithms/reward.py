@@ -12,16 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from logratio.batches import AnswerGroup
 from logratio.data.encoding import EncodedPair
-from logratio.data.grades import NO_GRADE, Grade
+from logratio.data.label_metadata import NO_GRADE, Grade
 from logratio.objectives.bradley_terry import comparison_loss
-from logratio.policies.scorer import SCORE_TOLERANCE, Scorer, gather_answers, num_tokens_read
-from logratio.runs import RunDirectory
-from logratio.training import laws
-from logratio.training.parts import concatenate, detached, on_cpu
-from logratio.training.session import Session, memory_fault
-from logratio.training.settings import TrainingConfig, bad_setting, check_not_negative
+from logratio.packed_rows import AnswerGroup
+from logratio.policies.reward_scorer import SCORE_TOLERANCE, RewardModel, group_answers, num_tokens_read
+from logratio.run_directory import RunDirectory
+from logratio.training import invariants
+from logratio.training.config import TrainingConfig, bad_setting, check_not_negative
+from logratio.training.loop import Session, memory_fault
+from logratio.training.microbatches import concatenate, detached, on_cpu
 
 TIE = 0.5
 """The preference of a tie: half a label for each side."""
@@ -79,7 +79,7 @@ class PairScores:
 
 
 def train_reward(
-    scorer: Scorer, groups: Sequence[LabelledGroup], config: RewardConfig, run: RunDirectory
+    scorer: RewardModel, groups: Sequence[LabelledGroup], config: RewardConfig, run: RunDirectory
 ) -> dict[str, Any]:
     """Raise the scores of chosen answers over those of rejected ones, head and body together.
 
@@ -98,48 +98,52 @@ def train_reward(
         The run's summary.
 
     Raises:
-        LawBroken: the parts of a batch do not add up.
+        InvariantViolated: the parts of a batch do not add up.
         NonFiniteLoss, NonFiniteGradient: before the weights would have taken it.
         Interrupted: on a signal, after a checkpoint.
         OutOfMemory: with the next smaller setting.
     """
     scorer.model.eval()
-    layout_law = settle_scores(scorer, [group.answers for group in groups])
+    layout_invariant = select_score_layout(scorer, [group.answers for group in groups])
     longest = max(num_tokens_read(group.answers) for group in groups)
     with Session(
         scorer.model, config, run, stage="reward", num_examples=len(groups), unit="prompts"
     ) as session:
-        session.held(layout_law)
+        session.record_invariant(layout_invariant)
         for step in session.steps():
             examples = session.batch(step)
             batch = [groups[index] for index in examples]
             num_pairs = sum(len(group.labels) for group in batch)
-            owners, pairs, shares = [], [], []
+            owners, pairs, micro_losses = [], [], []
             with memory_fault(step=step, config=config, longest=longest):
-                for part, rows in scorer.rows(
+                for indices, rows in scorer.micro_batches(
                     [group.answers for group in batch], max_tokens=config.row_tokens
                 ):
-                    pair = gather_pairs(scorer.scores(rows), [batch[place] for place in part])
-                    share = pair_losses(pair, config).sum() / num_pairs
-                    share.backward()
-                    owners += [examples[place] for place in part for _ in batch[place].labels]
+                    pair = gather_pairs(scorer.scores(rows), [batch[index] for index in indices])
+                    loss = pair_losses(pair, config).sum() / num_pairs
+                    loss.backward()
+                    owners += [examples[index] for index in indices for _ in batch[index].labels]
                     pairs.append(detached(pair))
-                    shares.append(float(share.detach()))
+                    micro_losses.append(float(loss.detach()))
                     # Or their graph, with memory of its own, stands until the next one has been made.
-                    del pair, share
+                    del pair, loss
             whole = concatenate(pairs)
             losses = pair_losses(whole, config)
-            laws.loss_is_finite(losses, owners, step=step)
-            session.held(laws.accumulation_equals_batch(shares, losses, step=step))
+            invariants.check_loss_is_finite(losses, owners, step=step)
+            session.record_invariant(
+                invariants.check_accumulation_equals_batch(micro_losses, losses, step=step)
+            )
             num_tokens = sum(num_tokens_read(group.answers) for group in batch)
             session.update(step, examples, summarise(losses, whole) | {"tokens": float(num_tokens)})
         return session.finish()
 
 
-def settle_scores(scorer: Scorer, groups: Sequence[AnswerGroup]) -> laws.LawHeld:
-    """The law that packed scores are the model's own; where they are not, scores are computed apart."""
-    deviation = scorer.settle_layout(groups)
-    return laws.LawHeld(law="packed_equals_apart", value=deviation, limit=SCORE_TOLERANCE, step=0)
+def select_score_layout(scorer: RewardModel, groups: Sequence[AnswerGroup]) -> invariants.InvariantResult:
+    """The invariant that packed scores are the model's own; where they are not, scores are computed apart."""
+    deviation = scorer.select_layout(groups)
+    return invariants.InvariantResult(
+        invariant="packed_equals_unpacked", value=deviation, limit=SCORE_TOLERANCE, step=0
+    )
 
 
 def gather_pairs(scores: Tensor, groups: Sequence[LabelledGroup]) -> PairScores:
@@ -191,7 +195,7 @@ def group_pairs(pairs: Sequence[EncodedPair], grades: Mapping[str, Grade]) -> li
     sequences = [
         (pair.prompt_ids, answer) for pair in pairs for answer in (pair.chosen_ids, pair.rejected_ids)
     ]
-    groups, places = gather_answers(sequences)
+    groups, places = group_answers(sequences)
     labels: dict[int, list[Label]] = defaultdict(list)
     for pair, (group, chosen), (_, rejected) in zip(pairs, places[::2], places[1::2], strict=True):
         grade = grades.get(pair.comparison.source, NO_GRADE)

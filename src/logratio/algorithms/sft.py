@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from logratio.batches import AnswerGroup
+from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
-from logratio.runs import RunDirectory
-from logratio.training import laws
-from logratio.training.session import Session, memory_fault
-from logratio.training.settings import TrainingConfig
-from logratio.training.start import settle_layout
+from logratio.run_directory import RunDirectory
+from logratio.training import invariants
+from logratio.training.config import TrainingConfig
+from logratio.training.layout_check import select_layout
+from logratio.training.loop import Session, memory_fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,30 +46,32 @@ def train_sft(
         OutOfMemory: with the next smaller setting.
     """
     policy.model.eval()
-    layout_law = settle_layout(policy, groups)
+    layout_invariant = select_layout(policy, groups)
     longest = max(group.num_tokens for group in groups)
     with Session(
         policy.model, config, run, stage="sft", num_examples=len(groups), unit="examples"
     ) as session:
-        session.held(layout_law)
+        session.record_invariant(layout_invariant)
         for step in session.steps():
             examples = session.batch(step)
             batch = [groups[index] for index in examples]
             num_tokens = sum(group.num_answer_tokens for group in batch)
-            losses, shares = torch.zeros(len(batch), dtype=torch.float64), []
+            losses, micro_losses = torch.zeros(len(batch), dtype=torch.float64), []
             with memory_fault(step=step, config=config, longest=longest):
-                for part, rows in policy.rows(batch, max_tokens=config.row_tokens):
+                for indices, rows in policy.micro_batches(batch, max_tokens=config.row_tokens):
                     negative = -policy.sequence_logprobs(rows)
-                    share = negative.sum() / num_tokens
-                    share.backward()
-                    losses[part] = negative.detach().cpu().double()
-                    shares.append(float(share.detach()))
+                    loss = negative.sum() / num_tokens
+                    loss.backward()
+                    losses[indices] = negative.detach().cpu().double()
+                    micro_losses.append(float(loss.detach()))
                     # Or their graph, with memory of its own, stands until the next one has been made.
-                    del negative, share
-            laws.loss_is_finite(losses, examples, step=step)
+                    del negative, loss
+            invariants.check_loss_is_finite(losses, examples, step=step)
             # An example's part in the mean over tokens, as many times as there are examples.
-            parts = losses * (len(batch) / num_tokens)
-            session.held(laws.accumulation_equals_batch(shares, parts, step=step))
+            scaled_losses = losses * (len(batch) / num_tokens)
+            session.record_invariant(
+                invariants.check_accumulation_equals_batch(micro_losses, scaled_losses, step=step)
+            )
             metrics = {"loss": float(losses.sum()) / num_tokens, "tokens": num_tokens}
             session.update(step, examples, metrics)
         return session.finish()

@@ -25,12 +25,12 @@ import tyro
 
 from logratio.cli.prompt_format import PromptFormatFlags
 from logratio.errors import BadConfig, LogratioError
+from logratio.generation.config import SamplingConfig
+from logratio.generation.engines.selection import stream_tokens
+from logratio.generation.sampler import answer_seed, stop_tokens
 from logratio.models import tokenisation
-from logratio.models.pretrained import check_device, check_dtype, load
-from logratio.policies.decoding import stream_tokens
-from logratio.policies.sampling_config import SamplingConfig
+from logratio.models.loading import check_device, check_dtype, load
 from logratio.records import Message, Prompt
-from logratio.rollouts.sampling import answer_seed, stop_tokens
 
 UNFINISHED_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 """What a decoder writes for the first bytes of a character whose other bytes are in the next token."""

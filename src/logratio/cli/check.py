@@ -21,11 +21,10 @@ import tyro
 
 from logratio.cli.prompt_format import PromptFormatFlags
 from logratio.cli.rows import RowFlags
-from logratio.data.checks import CheckReport, check_comparisons, count_ties
 from logratio.data.encoding import UNLIMITED
-from logratio.data.formats import COLUMNS, read_comparisons
-from logratio.data.grades import REWARDS
-from logratio.data.unusable import (
+from logratio.data.label_metadata import REWARDS
+from logratio.data.preference_formats import COLUMNS, read_comparisons
+from logratio.data.unusable_rows import (
     FEW_SHOWN,
     UnusableRow,
     by_fault,
@@ -33,9 +32,10 @@ from logratio.data.unusable import (
     describe_columns,
     one_line,
 )
-from logratio.intervals import percent
-from logratio.models.limits import ModelLimits
-from logratio.runs import write_json
+from logratio.data.validation import CheckReport, check_comparisons, count_ties
+from logratio.models.input_limits import ModelLimits
+from logratio.run_directory import write_json
+from logratio.stats.wilson import percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +95,8 @@ def open_tokenizer(model: str | None) -> tuple[Any, ModelLimits]:
     """The tokenizer of `model` and what it can read, or neither; torch is imported only for a model."""
     if model is None:
         return None, UNLIMITED
-    from logratio.cli.training import resolve_model
-    from logratio.models.pretrained import load_tokenizer, read_limits
+    from logratio.cli.train.preference_options import resolve_model
+    from logratio.models.loading import load_tokenizer, read_limits
 
     source = resolve_model(model)
     return load_tokenizer(source), read_limits(source)

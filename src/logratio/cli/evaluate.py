@@ -33,11 +33,11 @@ from logratio import __version__
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
 from logratio.cli.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
 from logratio.cli.rows import RowFlags, settle_rows
-from logratio.data.names import lookalikes
-from logratio.data.reading import PromptRow, read_prompts
-from logratio.data.unusable import ReadRows
+from logratio.data.jsonl import PromptRow, read_prompts
+from logratio.data.normalised_names import lookalikes
+from logratio.data.unusable_rows import ReadRows
 from logratio.errors import BadConfig, NotWritable, RunExists, SplitLeak
-from logratio.runs import (
+from logratio.run_directory import (
     REPORT,
     SAMPLES,
     describe_machine,
@@ -48,9 +48,9 @@ from logratio.runs import (
 )
 
 if TYPE_CHECKING:
-    from logratio.evaluation.compare import Evaluation
-    from logratio.evaluation.measure import EvaluationConfig
-    from logratio.models.pretrained import LoadedModel
+    from logratio.evaluation.model_comparison import EvaluationResult
+    from logratio.evaluation.run_evaluation import EvaluationConfig
+    from logratio.models.loading import LoadedModel
     from logratio.rollouts.rewards import Reward
 
 ALSO = re.compile(r"(?P<name>[A-Za-z][\w-]*)=(?P<source>.+)")
@@ -119,7 +119,7 @@ class OpenedOnDemand(Mapping[str, "LoadedModel"]):
         self._device, self._dtype = device, dtype
 
     def __getitem__(self, name: str) -> LoadedModel:
-        from logratio.models.pretrained import load
+        from logratio.models.loading import load
 
         loaded = load(self.sources[name], device=self._device, dtype=self._dtype)
         for note in loaded.notes:
@@ -136,10 +136,10 @@ class OpenedOnDemand(Mapping[str, "LoadedModel"]):
 
 def run(arguments: Arguments) -> int:
     """Evaluate, print the verdict, write the report."""
-    from logratio.evaluation.caveats import judge_saw_prompts
-    from logratio.evaluation.measure import evaluate_policies
+    from logratio.evaluation.evaluation_warnings import judge_saw_prompts
+    from logratio.evaluation.lineage import training_record
+    from logratio.evaluation.run_evaluation import evaluate_policies
     from logratio.evaluation.summary import describe
-    from logratio.evaluation.training_record import training_record
     from logratio.rollouts.rewards import load_reward
 
     started = time.monotonic()
@@ -183,9 +183,9 @@ def evaluation_config(arguments: Arguments) -> EvaluationConfig:
     Raises:
         BadConfig: one is out of range, or the device or dtype is not there.
     """
-    from logratio.evaluation.measure import EvaluationConfig
-    from logratio.models.pretrained import check_device, check_dtype
-    from logratio.policies.sampling_config import SamplingConfig
+    from logratio.evaluation.run_evaluation import EvaluationConfig
+    from logratio.generation.config import SamplingConfig
+    from logratio.models.loading import check_device, check_dtype
 
     if arguments.num_prompts < 0:
         raise BadConfig(
@@ -209,7 +209,7 @@ def model_sources(arguments: Arguments) -> dict[str, str]:
     Raises:
         BadConfig: --also is not name=model, or a name is taken.
     """
-    from logratio.cli.training import resolve_model
+    from logratio.cli.train.preference_options import resolve_model
 
     between: dict[str, str] = {}
     for given in arguments.also:
@@ -253,12 +253,12 @@ def prepare_out(arguments: Arguments) -> None:
 
 def choose_prompts(rows: Sequence[PromptRow], *, num_prompts: int, seed: int) -> ChosenPrompts:
     """Leave repeated prompts out and draw `num_prompts` of the others, in the file's order; 0 keeps all."""
-    from logratio.evaluation.compare import ensure_enough
-    from logratio.evaluation.side_by_side import lot
+    from logratio.evaluation.model_comparison import ensure_enough
+    from logratio.evaluation.sample_rows import prompt_hash
 
     distinct = list({row.prompt.key: row for row in reversed(rows)}.values())[::-1]
-    drawn = sorted(distinct, key=lambda row: lot(row.prompt, seed))[: num_prompts or None]
-    wanted = {row.prompt.key for row in drawn}
+    drawn = sorted(distinct, key=lambda row: prompt_hash(row.prompt, seed))[: num_prompts or None]
+    sampled_keys = {row.prompt.key for row in drawn}
     ensure_enough(len(drawn))
     counts = {
         "prompts_in_file": len(rows),
@@ -266,7 +266,7 @@ def choose_prompts(rows: Sequence[PromptRow], *, num_prompts: int, seed: int) ->
         "not_chosen": len(distinct) - len(drawn),
         "evaluated": len(drawn),
     }
-    return ChosenPrompts(rows=tuple(row for row in distinct if row.prompt.key in wanted), counts=counts)
+    return ChosenPrompts(rows=tuple(row for row in distinct if row.prompt.key in sampled_keys), counts=counts)
 
 
 def ensure_held_out(rows: Sequence[PromptRow], trained_on: frozenset[str]) -> None:
@@ -282,7 +282,7 @@ def ensure_held_out(rows: Sequence[PromptRow], trained_on: frozenset[str]) -> No
 
 def count_seen(judge: str, rows: Sequence[PromptRow]) -> int:
     """How many prompts a reward model, or the model it started from, was trained on; 0 for a function."""
-    from logratio.evaluation.training_record import training_record
+    from logratio.evaluation.lineage import training_record
 
     path = Path(judge).expanduser()
     seen = training_record(path).prompt_keys if path.is_dir() else frozenset()
@@ -296,8 +296,8 @@ def read_answerable(arguments: Arguments, sources: Mapping[str, str], judge: Rew
         ReferenceAliased: two models have different tokenizers.
         DataFault: the file cannot be read.
     """
-    from logratio.evaluation.measure import ensure_same_tokenizer
-    from logratio.models.pretrained import load_tokenizer
+    from logratio.evaluation.run_evaluation import ensure_same_tokenizer
+    from logratio.models.loading import load_tokenizer
 
     read = read_prompts(arguments.prompts, prompt_format=arguments.prompt_format.prompt_format)
     reference = load_tokenizer(sources["reference"])
@@ -329,7 +329,7 @@ def describe_run(
     import torch
     import transformers
 
-    from logratio.training.memory import peak_memory_bytes
+    from logratio.runtime.memory import peak_memory_bytes
 
     return {
         "logratio": __version__,
@@ -349,13 +349,13 @@ def describe_run(
 
 def write_report(
     out: Path,
-    evaluation: Evaluation,
+    evaluation: EvaluationResult,
     *,
     counts: Mapping[str, int],
     provenance: Mapping[str, Any],
-    further: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write samples.jsonl, then report.json: where a report stands, so do its answers."""
     write_json_lines(out / SAMPLES, (row.to_json() for row in evaluation.rows))
     report = evaluation.to_json() | {"data": {"evaluation": dict(counts)}, "provenance": dict(provenance)}
-    write_json(out / REPORT, report | dict(further or {}))
+    write_json(out / REPORT, report | dict(extra or {}))

@@ -28,14 +28,14 @@ import tyro
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
 from logratio.cli.prompts import columns_of_judges
 from logratio.cli.rows import LEFT_OUT, RowFlags, settle_rows, write_rows_left_out
-from logratio.data.reading import JUDGE, read_samples
+from logratio.data.jsonl import JUDGE, read_samples
 from logratio.errors import BadConfig, RewardDegenerate, TooFewLabels
-from logratio.intervals import percent
 from logratio.records import Sample
-from logratio.rollouts.labelling import LabelCounts, LabelledPair, Pairing, check_settings, label_pairs
-from logratio.rollouts.reward_values import place_of_answer
-from logratio.rollouts.rewards import FEW, ModelReward, Reward, load_reward
-from logratio.runs import write_json_lines
+from logratio.rollouts.pair_labelling import LabelCounts, LabelledPair, Pairing, check_settings, label_pairs
+from logratio.rollouts.reward_values import answer_location
+from logratio.rollouts.rewards import MAX_NAMED, ModelReward, Reward, load_reward
+from logratio.run_directory import write_json_lines
+from logratio.stats.wilson import percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,11 @@ def run(arguments: Arguments) -> int:
     samples = read.usable
     announce_to_model(reward, samples)
     rewards = reward(samples)
-    tell_without_reward(reward.name, samples, rewards)
+    warn_without_reward(reward.name, samples, rewards)
     pairs, counts = label_pairs(
         samples,
         rewards,
-        how=arguments.pairs,
+        pairing=arguments.pairs,
         temperature=arguments.temperature,
         seed=arguments.seed,
         pairs_per_prompt=arguments.pairs_per_prompt,
@@ -114,20 +114,20 @@ def announce_to_model(reward: Reward, samples: list[Sample]) -> None:
         announce_rendering(reward.scorer.tokenizer, [sample.prompt for sample in samples], answers)
 
 
-def tell_without_reward(
+def warn_without_reward(
     name: str, samples: Sequence[Sample], rewards: Sequence[Sequence[float | None]]
 ) -> None:
     """Name the answers that the reward has nothing to say of, the first of them with their places."""
     places = [
-        place_of_answer(samples, number, index)
+        answer_location(samples, number, index)
         for number, values in enumerate(rewards)
         for index, value in enumerate(values)
         if value is None
     ]
-    for place in places[:FEW]:
+    for place in places[:MAX_NAMED]:
         print(f"{name} has no reward for {place}, which is left out", file=sys.stderr)
-    if len(places) > FEW:
-        print(f"and {len(places) - FEW} more answers have none", file=sys.stderr)
+    if len(places) > MAX_NAMED:
+        print(f"and {len(places) - MAX_NAMED} more answers have none", file=sys.stderr)
 
 
 def ensure_labels(

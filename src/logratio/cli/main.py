@@ -13,24 +13,27 @@ from logratio.cli.lean import leave_out
 from logratio.errors import BadConfig, LogratioError, OutOfMemory
 
 COMMANDS = {
-    "quickstart": ("logratio.cli.quickstart", "the whole way on the embedded model, into runs/quickstart"),
+    "quickstart": (
+        "logratio.cli.quickstart.command",
+        "the whole way on the embedded model, into runs/quickstart",
+    ),
     "sample": ("logratio.cli.sample", "answers to prompts, with their exact log-probabilities"),
     "label": ("logratio.cli.label", "answers into comparisons, by a reward"),
-    "annotate serve": ("logratio.cli.annotate_serve", "a page on which people compare answers"),
+    "annotate serve": ("logratio.cli.annotate.serve", "a page on which people compare answers"),
     "annotate agreement": (
-        "logratio.cli.annotate_agreement",
+        "logratio.cli.annotate.agreement",
         "how far people agree, with others and themselves",
     ),
-    "annotate export": ("logratio.cli.annotate_export", "verdicts into files that train"),
+    "annotate export": ("logratio.cli.annotate.export", "verdicts into files that train"),
     "rate": ("logratio.cli.rate", "strengths of models from comparisons, with intervals"),
     "check": ("logratio.cli.check", "what is wrong with a file of comparisons, row by row"),
-    "train sft": ("logratio.cli.train_sft", "supervised fine-tuning on the preferred answers"),
-    "train dpo": ("logratio.cli.train_dpo", "direct preference optimisation"),
-    "train reinforce": ("logratio.cli.train_reinforce", "the policy gradient, from a reward"),
-    "train ppo": ("logratio.cli.train_ppo", "proximal policy optimisation, from a reward"),
-    "train reward": ("logratio.cli.train_reward", "a reward model from comparisons"),
-    "control ppo": ("logratio.cli.control_ppo", "proximal policy optimisation in a Gymnasium environment"),
-    "control reinforce": ("logratio.cli.control_reinforce", "the policy gradient in a Gymnasium environment"),
+    "train sft": ("logratio.cli.train.sft", "supervised fine-tuning on the preferred answers"),
+    "train dpo": ("logratio.cli.train.dpo", "direct preference optimisation"),
+    "train reinforce": ("logratio.cli.train.reinforce", "the policy gradient, from a reward"),
+    "train ppo": ("logratio.cli.train.ppo", "proximal policy optimisation, from a reward"),
+    "train reward": ("logratio.cli.train.reward", "a reward model from comparisons"),
+    "control ppo": ("logratio.cli.control.ppo", "proximal policy optimisation in a Gymnasium environment"),
+    "control reinforce": ("logratio.cli.control.reinforce", "the policy gradient in a Gymnasium environment"),
     "evaluate": ("logratio.cli.evaluate", "policy against reference on held-out prompts"),
     "report": ("logratio.cli.report", "report.html and report.json from a run directory"),
     "chat": ("logratio.cli.chat", "talk to a model, or to two in turn"),
@@ -78,12 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _named_fault(error: Exception) -> LogratioError | None:
     """The fault that a library's error is, wherever it comes from: memory that is not there."""
-    said = str(error)
+    message = str(error)
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not named and not any(words in said for words in ("can't allocate memory", "not enough memory")):
+    if not named and not any(words in message for words in ("can't allocate memory", "not enough memory")):
         return None
     return OutOfMemory(
-        f"no memory left: {(said.strip().splitlines() or ['nothing more is known'])[0][:200]}",
+        f"no memory left: {(message.strip().splitlines() or ['nothing more is known'])[0][:200]}",
         action="compute fewer tokens at a time (--row-tokens, --batch-size), or take a smaller model",
     )
 

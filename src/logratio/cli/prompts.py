@@ -7,11 +7,11 @@ from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, Any
 
-from logratio.data.reading import PromptRow
+from logratio.data.jsonl import PromptRow
 from logratio.records import PROMPT_FORMAT, TOOLS
 
 if TYPE_CHECKING:
-    from logratio.models.limits import ModelLimits
+    from logratio.models.input_limits import ModelLimits
     from logratio.rollouts.rewards import Reward
 
 
@@ -41,7 +41,7 @@ def answerable(
 
 def limits_of_all(sources: Iterable[str]) -> ModelLimits:
     """What every one of several models can read."""
-    from logratio.models.pretrained import read_limits
+    from logratio.models.loading import read_limits
 
     return reduce(and_, map(read_limits, dict.fromkeys(sources)))
 
@@ -49,7 +49,7 @@ def limits_of_all(sources: Iterable[str]) -> ModelLimits:
 def columns_of_judges(judges: Iterable[Reward], columns: Iterable[str]) -> set[str]:
     """The columns of prompts that something reads: the prompt itself, and what judges are given."""
     given = list(columns)
-    return {"prompt", TOOLS, PROMPT_FORMAT}.union(*(judge.takes(given) for judge in judges))
+    return {"prompt", TOOLS, PROMPT_FORMAT}.union(*(judge.accepted_columns(given) for judge in judges))
 
 
 def judge_columns(row: PromptRow) -> Mapping[str, Any]:

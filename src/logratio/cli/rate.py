@@ -28,18 +28,18 @@ import tyro
 
 from logratio import __version__
 from logratio.cli.rows import RowFlags, settle_rows
-from logratio.data.names import NameForms, tidy
-from logratio.data.unusable import by_fault
+from logratio.data.normalised_names import NameForms, tidy
+from logratio.data.unusable_rows import by_fault
 from logratio.errors import BadConfig, LogratioError, NotWritable
-from logratio.intervals import percent
-from logratio.runs import atomic_write, describe_machine, disk_faults, hash_file, write_json
+from logratio.run_directory import atomic_write, describe_machine, disk_faults, hash_file, write_json
+from logratio.stats.wilson import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from logratio.evaluation.ratings_records import Contrast, Ratings
-    from logratio.evaluation.tally import Tally
+    from logratio.evaluation.ratings.pairwise_counts import PairwiseCounts
+    from logratio.evaluation.ratings.records import Contrast, Ratings
 
 NUMBERS, PAGE = "ratings.json", "ratings.html"
 FILE_WIDTH = 120
@@ -76,7 +76,7 @@ def run(arguments: Arguments) -> int:
     prepare_out(arguments.out)
     tally = read_tally(arguments.comparisons, arguments.rows, winner_column=arguments.winner_column)
     # Only now: torch takes seconds to import, and most faults are in the file.
-    from logratio.evaluation.ratings import rate
+    from logratio.evaluation.ratings.rating import rate
     from logratio.progress import Progress
 
     with Progress("bootstrap", arguments.bootstrap, unit="resamples") as progress:
@@ -118,7 +118,7 @@ def prepare_out(out: Path | None) -> None:
 
 def read_tally(
     path: Path, rows: RowFlags, *, winner_column: Literal["auto", "names", "sides"] = "auto"
-) -> Tally:
+) -> PairwiseCounts:
     """The comparisons of a file or of a database of labels.
 
     Raises:
@@ -127,9 +127,9 @@ def read_tally(
         UnusableRows: too many rows of the file cannot be used, or with --strict one.
         LogratioError: the file cannot be read, or holds nothing to compare.
     """
-    from logratio.evaluation.ratings_reading import collect_outcomes, columns_read
-    from logratio.evaluation.tally import count_outcomes
-    from logratio.evaluation.winner_column import no_winner_column
+    from logratio.evaluation.ratings.pairwise_counts import count_outcomes
+    from logratio.evaluation.ratings.reading import collect_outcomes, columns_read
+    from logratio.evaluation.ratings.winner_column import no_winner_column
 
     try:
         if is_database(path):
@@ -199,7 +199,7 @@ def print_ratings(ratings: Ratings) -> None:
     """Strengths, differences, and what a reader must know of both."""
     from rich.console import Console
 
-    from logratio.evaluation.ratings_records import notes
+    from logratio.evaluation.ratings.records import notes
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -230,7 +230,7 @@ def describe_counts(ratings: Ratings) -> str:
 
 def strengths_table(ratings: Ratings) -> Table:
     """A row for each model."""
-    from logratio.evaluation.ratings_records import ELO
+    from logratio.evaluation.ratings.records import ELO
 
     headings = ["strength", "95 % covariance", "95 % bootstrap", "Elo", "won", "lost", "tied"]
     rows = [
@@ -288,6 +288,6 @@ def between(interval: tuple[float, float] | None) -> str:
 
 def plain(text: str) -> str:
     """A text with nothing in it that a terminal would act on, on one line."""
-    from logratio.report.markup import visible
+    from logratio.report.html import visible
 
     return " ".join(visible(text).split())

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from logratio.annotate.pairs import Pair
-from logratio.annotate.store import Store
-from logratio.annotate.votes import Vote
-from logratio.data.names import NameForms
+from logratio.annotate.domain.pairs import Pair
+from logratio.annotate.domain.votes import Vote
+from logratio.annotate.storage.store import Store
+from logratio.data.normalised_names import NameForms
 from logratio.errors import TooFewLabels
-from logratio.evaluation.ratings_reading import clean_name
-from logratio.evaluation.tally import Outcome, Result
+from logratio.evaluation.ratings.pairwise_counts import PairOutcome, Result
+from logratio.evaluation.ratings.reading import clean_name
 
 RESULTS: dict[str, Result] = {"a": "first", "b": "second", "tie": "tie", "bad": "both-bad"}
 """Verdicts that say something of the two models."""
 NO_NAMES = "on answers of models that have no name"
 
 
-def read_labels(path: Path, forms: NameForms) -> tuple[list[Outcome], dict[str, int]]:
+def read_labels(path: Path, forms: NameForms) -> tuple[list[PairOutcome], dict[str, int]]:
     """The verdicts that stand in a database of labels, and how many do not count, by reason.
 
     All verdicts on one pair are one unit. Hidden repeats and gold pairs are there to check annotators, and a
@@ -68,9 +68,9 @@ def _has_names(pair: Pair) -> bool:
     return all(name.strip() for name in pair.models)
 
 
-def _outcome(vote: Vote, pair: Pair, forms: NameForms) -> Outcome:
+def _outcome(vote: Vote, pair: Pair, forms: NameForms) -> PairOutcome:
     first, second = (clean_name(name, column="model", where=pair.source, forms=forms) for name in pair.models)
-    return Outcome(
+    return PairOutcome(
         first=first,
         second=second,
         result=RESULTS[vote.verdict],

@@ -20,11 +20,11 @@ from typing import Any
 import tyro
 
 from logratio.report import collect, write_report
-from logratio.report.checks.verdict import allowed_verdict
-from logratio.report.environment import is_control
-from logratio.report.markup import visible
+from logratio.report.control_runs import is_control
+from logratio.report.html import visible
 from logratio.report.sections.control import headline
-from logratio.runs import REPORT
+from logratio.report.warnings.verdict import allowed_verdict
+from logratio.run_directory import REPORT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from logratio.data.unusable import (
+from logratio.data.unusable_rows import (
     ReadRows,
     UnusableRow,
     describe_rows,
@@ -17,7 +17,7 @@ from logratio.data.unusable import (
     too_many,
     unused_columns,
 )
-from logratio.runs import write_json
+from logratio.run_directory import write_json
 
 LEFT_OUT = ".left_out.json"
 """Ending of the file beside a command's output that names the rows left out."""

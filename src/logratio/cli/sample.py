@@ -27,26 +27,19 @@ import tyro
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering, with_format_taken
 from logratio.cli.prompts import answerable
 from logratio.cli.rows import LEFT_OUT, RowFlags, settle_rows, write_rows_left_out
-from logratio.data.reading import PromptRow, read_prompts
-from logratio.data.unusable import ReadRows
+from logratio.data.jsonl import PromptRow, read_prompts
+from logratio.data.unusable_rows import ReadRows
 from logratio.errors import BadConfig, RunExists
-from logratio.intervals import percent
+from logratio.generation.config import SamplingConfig
+from logratio.generation.resumable import PartialAnswers, ensure_parent_directory, read_header
+from logratio.generation.sampler import sample
 from logratio.models import tokenisation
-from logratio.models.pretrained import (
-    LoadedModel,
-    check_device,
-    check_dtype,
-    load,
-    load_tokenizer,
-    read_limits,
-)
+from logratio.models.loading import LoadedModel, check_device, check_dtype, load, load_tokenizer, read_limits
 from logratio.models.template_dates import render_as_of
-from logratio.policies.sampling_config import SamplingConfig
 from logratio.progress import Progress
 from logratio.records import TOOLS, Prompt, Sample
-from logratio.rollouts.partial import PartialAnswers, first_row, make_room_for
-from logratio.rollouts.sampling import sample
-from logratio.runs import hash_json, write_json_lines
+from logratio.run_directory import hash_json, write_json_lines
+from logratio.stats.wilson import percent
 
 WRITTEN_ANEW = ("prompt", "completions", TOOLS)
 """Columns of a file of prompts that are not passed on as they are."""
@@ -105,7 +98,7 @@ def run(arguments: Arguments) -> int:
     check_dtype(arguments.dtype)
     partial_path = arguments.out.with_name(arguments.out.name + ".partial.jsonl")
     prepare_out(arguments, partial_path)
-    begun = first_row(partial_path)
+    begun = read_header(partial_path)
     # Answers that a stopped run left were drawn behind the dates of its beginning.
     moment = datetime.fromisoformat(begun["rendered_at"]) if "rendered_at" in begun else datetime.now()
     dated = {"rendered_at": moment.isoformat()} if "rendered_at" in begun or not begun else {}
@@ -168,7 +161,7 @@ def prepare_out(arguments: Arguments, partial_path: Path) -> None:
             where=str(arguments.out),
             action="give another --out, or --overwrite to draw them again",
         )
-    make_room_for(arguments.out)
+    ensure_parent_directory(arguments.out)
 
 
 def read_answerable(arguments: Arguments) -> ReadRows[PromptRow]:
@@ -203,7 +196,7 @@ def identity(arguments: Arguments, loaded: LoadedModel, rows: Sequence[PromptRow
     return {
         "format": 1,
         "model": loaded.fingerprint,
-        "tokenizer": tokenisation.fingerprint(loaded.tokenizer),
+        "tokenizer": tokenisation.tokenizer_fingerprint(loaded.tokenizer),
         "prompts": hash_json([_identity_of(row.prompt) for row in rows])[:16],
         "num_samples": arguments.num_samples,
         "max_new_tokens": arguments.max_new_tokens,

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import tyro
 
 from logratio.errors import BadConfig, NotWritable
-from logratio.runs import atomic_write, disk_faults, write_json
+from logratio.run_directory import atomic_write, disk_faults, write_json
 
 NUMBERS, PAGE = "verify.json", "verify.html"
 FILE_WIDTH = 150
@@ -49,11 +49,11 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Run the checks, print every comparison, write the files; 1 if one does not hold."""
-    from logratio.verify.markdown import markdown
-    from logratio.verify.page import page
-    from logratio.verify.pictures import measure
+    from logratio.verify.checks.table import select
+    from logratio.verify.report.markdown import markdown
+    from logratio.verify.report.page import page
+    from logratio.verify.report.plot_data import measure
     from logratio.verify.run import gather, run_checks
-    from logratio.verify.table import select
 
     checks = select(arguments.only)
     prepare_out(arguments.out)
@@ -97,7 +97,7 @@ def print_table(report: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from logratio.verify.words import sentence, table_row
+    from logratio.verify.report.wording import sentence, table_row
 
     console = Console(highlight=False)
     if not console.is_terminal:

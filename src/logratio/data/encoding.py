@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from logratio.errors import ForeignTokens, IdenticalPair, PromptTooLong
 from logratio.models import tokenisation
-from logratio.models.limits import ModelLimits
+from logratio.models.input_limits import ModelLimits
 from logratio.models.tokenisation import Tokenizer
 from logratio.records import Comparison, Completion
 
@@ -53,7 +53,7 @@ def encode_comparison(
         ChatTemplateMismatch, BoundaryMismatch, SpecialTokenTrouble: see `logratio.models.tokenisation`.
     """
     prompt_ids = tokenisation.encode_prompt(tokenizer, comparison.prompt)
-    ends_at, because = limits.cut_at(max_length)
+    ends_at, because = limits.truncated_to(max_length)
     room = ends_at - len(prompt_ids)
     if room < 1 or (max_prompt_length is not None and len(prompt_ids) > max_prompt_length):
         limit = f"max_prompt_length {max_prompt_length}" if room >= 1 else because

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from logratio.models.chat_template import has_chat_template, uses_chat_template
+from logratio.models.end_of_turn import describe_end
 from logratio.models.tokenisation import name_unrendered
-from logratio.models.turn_ends import describe_end
 from logratio.records import Completion, Prompt
 
 

@@ -37,8 +37,8 @@ def split_transcript(text: str, *, column: str, where: str) -> tuple[str, str]:
         PromptNotShared: there is no answer's header.
         BadRoles: a human turn comes last, or nothing stands before the answer.
     """
-    head, found, answer = text.rpartition(HEADERS["assistant"])
-    if not found:
+    head, separator, answer = text.rpartition(HEADERS["assistant"])
+    if not separator:
         raise PromptNotShared(
             f"{column} has no {HEADERS['assistant'].strip()!r} header, and the other answer has",
             where=where,
@@ -52,7 +52,7 @@ def split_transcript(text: str, *, column: str, where: str) -> tuple[str, str]:
         )
     if not head.strip():
         raise BadRoles(f"nothing stands before the answer in {column}", where=where, action="add the prompt")
-    return head + found, answer
+    return head + separator, answer
 
 
 def parse_transcript_prompt(text: str) -> Prompt:

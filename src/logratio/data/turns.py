@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from logratio.data.encoding import UNLIMITED, EncodedPair
-from logratio.data.unusable import UnusableRow
-from logratio.data.values import ensure_prompt_turns
+from logratio.data.record_parsing import ensure_prompt_turns
+from logratio.data.unusable_rows import UnusableRow
 from logratio.errors import DataFault, EmptyAnswer, PromptTooLong
 from logratio.models import tokenisation
-from logratio.models.limits import ModelLimits
+from logratio.models.input_limits import ModelLimits
 from logratio.models.tokenisation import Tokenizer
 from logratio.records import Completion, Prompt
 
@@ -71,7 +71,7 @@ def _encode_turn(
     prompt_ids = tokenisation.encode_prompt(tokenizer, before)
     answer_ids = tokenisation.encode_completion(tokenizer, before, answer)
     limits.ensure_embedded(tokenizer, (*prompt_ids, *answer_ids))
-    longest, limit = limits.cut_at(max_length)
+    longest, limit = limits.truncated_to(max_length)
     room = longest - len(prompt_ids)
     if room < 1:
         raise PromptTooLong(f"{len(prompt_ids)} tokens stand before the turn, which {limit} does not allow")

@@ -15,8 +15,8 @@ from itertools import groupby
 from typing import Any
 
 from logratio.errors import BadConfig
-from logratio.evaluation.bootstrap import RESAMPLES, Estimate, mean_interval
 from logratio.records import Sample
+from logratio.stats.bootstrap import RESAMPLES, Estimate, mean_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from logratio.evaluation.bootstrap import Array, Estimate
 from logratio.evaluation.win_rate import choose_method, paired_outcomes
-from logratio.intervals import normal_quantile
+from logratio.stats.bootstrap import Array, Estimate
+from logratio.stats.wilson import normal_quantile
 
 RIDGE = 0.01
 """Weight of `½|θ|²`: a normal prior of standard deviation 10 on the log-odds, which keeps a fit finite where

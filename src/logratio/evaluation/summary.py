@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from logratio.evaluation.compare import Evaluation, HeadToHead, Stage
-from logratio.evaluation.verdict import percent
+from logratio.evaluation.model_comparison import EvaluationResult, HeadToHead, StageResult
+from logratio.evaluation.verdict import as_percent
 
 HEADER = ("", "reward", "95 % interval", "KL, nats", "length", "ended", "distinct-2")
 
 
-def describe(evaluation: Evaluation) -> str:
+def describe(evaluation: EvaluationResult) -> str:
     """The verdict, a row of numbers for each model, what the verdict rests on, and the warnings."""
     warnings = [f"{one.severity}: {one.what} {one.meaning}" for one in evaluation.warnings]
     parts = [
@@ -35,14 +35,14 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-def _stage_cells(stage: Stage) -> tuple[str, ...]:
+def _stage_cells(stage: StageResult) -> tuple[str, ...]:
     return (
         stage.name,
         f"{stage.reward.value:.3f}",
         f"{stage.reward.low:.3f} to {stage.reward.high:.3f}",
         "" if stage.kl is None else f"{stage.kl.value:.2f}",
         f"{stage.text.length:.1f}",
-        f"{percent(stage.text.eos_rate)}",
+        f"{as_percent(stage.text.eos_rate)}",
         "" if stage.text.distinct_2 is None else f"{stage.text.distinct_2:.3f}",
     )
 
@@ -54,8 +54,8 @@ def _describe_contest(contest: HeadToHead) -> str:
         f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost; {contest.identical} answers are identical;"
         f" interval: {rate.method}",
         f"difference of mean rewards {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})",
-        f"win rate at equal length {percent(controlled.value)}"
-        f" ({percent(controlled.low)} to {percent(controlled.high)})"
-        + ("" if longer is None else f"; of the wins, {percent(longer)} are the longer answer"),
+        f"win rate at equal length {as_percent(controlled.value)}"
+        f" ({as_percent(controlled.low)} to {as_percent(controlled.high)})"
+        + ("" if longer is None else f"; of the wins, {as_percent(longer)} are the longer answer"),
     ]
     return "\n".join(lines)

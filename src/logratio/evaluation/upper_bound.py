@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from logratio.errors import TooFewLabels
-from logratio.evaluation import caveats
-from logratio.evaluation.bootstrap import RESAMPLES, Estimate, mean_interval
-from logratio.evaluation.caveats import Caveat
-from logratio.evaluation.compare import REFERENCE, Evaluation
+from logratio.evaluation import evaluation_warnings
+from logratio.evaluation.evaluation_warnings import EvaluationWarning
+from logratio.evaluation.model_comparison import REFERENCE, EvaluationResult
 from logratio.objectives.importance import effective_sample_size, self_normalised_estimate
+from logratio.stats.bootstrap import RESAMPLES, Estimate, mean_interval
 
 LEAST_SAMPLES = 100.0
 """Below so many effective samples a point is left out."""
@@ -116,19 +116,22 @@ def upper_bound(
             " each, and its interval 2 prompts at least",
             action="draw several hundred answers of the reference to each of a few prompts",
         )
-    columns = [torch.tensor(own, dtype=torch.float64) for own in rewards]
-    starts = [float(own.mean()) if reference_mean is None else reference_mean for own in columns]
+    columns = [torch.tensor(prompt_rewards, dtype=torch.float64) for prompt_rewards in rewards]
+    starts = [
+        float(prompt_rewards.mean()) if reference_mean is None else reference_mean
+        for prompt_rewards in columns
+    ]
     points = []
     for beta in sorted(beta_grid(rewards) if betas is None else betas, reverse=True):
-        tilts = [tilt(own, beta=beta) for own in columns]
-        effective = len(tilts) / math.fsum(1 / one.effective_samples for one in tilts)
+        tilts = [tilt(prompt_rewards, beta=beta) for prompt_rewards in columns]
+        effective = len(tilts) / math.fsum(1 / tilted.effective_samples for tilted in tilts)
         if effective < least_samples:
             continue
-        values = [start + one.gain for start, one in zip(starts, tilts, strict=True)]
+        values = [start + tilted.gain for start, tilted in zip(starts, tilts, strict=True)]
         points.append(
             BoundPoint(
                 beta=beta,
-                kl=math.fsum(one.kl for one in tilts) / len(tilts),
+                kl=math.fsum(tilted.kl for tilted in tilts) / len(tilts),
                 reward=mean_interval(values, seed=seed, resamples=resamples),
                 effective_samples=effective,
             )
@@ -166,7 +169,10 @@ def beta_grid(rewards: Sequence[Sequence[float]]) -> list[float]:
     Geometric, in units of the rewards' standard deviation s within prompts: of normal rewards, KL is
     `s²/(2β²)`.
     """
-    variances = [float(torch.tensor(own, dtype=torch.float64).var(correction=0)) for own in rewards]
+    variances = [
+        float(torch.tensor(prompt_rewards, dtype=torch.float64).var(correction=0))
+        for prompt_rewards in rewards
+    ]
     spread = math.sqrt(math.fsum(variances) / len(variances))
     if spread == 0:
         return []
@@ -194,7 +200,7 @@ def bound_at(points: Sequence[BoundPoint], kl: float) -> Estimate:
     return Estimate(**dict(zip(sides, least, strict=True)))
 
 
-def above_the_bound(points: Sequence[BoundPoint], evaluation: Evaluation) -> list[Caveat]:
+def above_the_bound(points: Sequence[BoundPoint], evaluation: EvaluationResult) -> list[EvaluationWarning]:
     """Which stages have more reward than any policy can have at their KL: then the KL or the split is wrong.
 
     A stage is above where the interval of its gain over the reference, paired by prompt, lies beyond the
@@ -205,12 +211,16 @@ def above_the_bound(points: Sequence[BoundPoint], evaluation: Evaluation) -> lis
         evaluation: of the stages, with the same judge and the same limit on the length of answers.
     """
     start = evaluation.stages[0].reward.value
-    gains = {one.name: one.reward_difference for one in evaluation.contests if one.against == REFERENCE}
-    found: list[Caveat] = []
+    gains = {
+        contest.name: contest.reward_difference
+        for contest in evaluation.contests
+        if contest.against == REFERENCE
+    }
+    warnings: list[EvaluationWarning] = []
     for stage in evaluation.stages:
         if stage.kl is None or not points:
             continue
         most = bound_at(points, stage.kl.high)
         if start + gains[stage.name].low > most.high:
-            found += caveats.above_bound(stage.name, stage.reward, stage.kl, most)
-    return found
+            warnings += evaluation_warnings.above_bound(stage.name, stage.reward, stage.kl, most)
+    return warnings

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from logratio.evaluation.bootstrap import Estimate
 from logratio.evaluation.win_rate import WinRate
-from logratio.intervals import percent_decimals
+from logratio.stats.bootstrap import Estimate
+from logratio.stats.wilson import percent_decimals
 
-Outcome = Literal["better", "worse", "not shown"]
+VerdictOutcome = Literal["better", "worse", "not shown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What the comparison shows."""
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     """`better` or `worse` only where the whole interval of the win rate is on one side of one half."""
     sentence: str
     """The same for a reader, with the numbers and the judge."""
@@ -28,7 +28,7 @@ class Verdict:
         return asdict(self)
 
 
-def outcome_of(low: float, high: float) -> Outcome:
+def outcome_of(low: float, high: float) -> VerdictOutcome:
     """What an interval of a win rate allows one to say; nothing where it touches one half."""
     if low > 0.5:
         return "better"
@@ -76,8 +76,8 @@ def _describe_rate(rate: WinRate) -> str:
         "not shown": "which does not exclude one half",
     }[outcome_of(rate.low, rate.high)]
     return (
-        f"it wins {percent(rate.value)} of {rate.n} prompts{ties}"
-        f" ({rate.confidence * 100:g} % interval {percent(rate.low)} to {percent(rate.high)}, {side})"
+        f"it wins {as_percent(rate.value)} of {rate.n} prompts{ties}"
+        f" ({rate.confidence * 100:g} % interval {as_percent(rate.low)} to {as_percent(rate.high)}, {side})"
     )
 
 
@@ -86,8 +86,8 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
     if controlled is None:
         return ""
     numbers = (
-        f"At equal length the win rate is {percent(controlled.value)}"
-        f" ({percent(controlled.low)} to {percent(controlled.high)})"
+        f"At equal length the win rate is {as_percent(controlled.value)}"
+        f" ({as_percent(controlled.low)} to {as_percent(controlled.high)})"
     )
     plain, equal = outcome_of(rate.low, rate.high), outcome_of(controlled.low, controlled.high)
     if plain != equal:
@@ -102,7 +102,7 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
     return ""
 
 
-def percent(share: float) -> str:
+def as_percent(share: float) -> str:
     """`61.3 %`; never rounded onto or across one half, nor onto 0 or 1."""
     digits = percent_decimals(share)
     while round(share * 100, digits) == 50 and share != 0.5 and digits < 12:

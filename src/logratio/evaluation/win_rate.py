@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from logratio.evaluation.bootstrap import RESAMPLES, percentile_interval
-from logratio.intervals import wilson_interval
+from logratio.stats.bootstrap import RESAMPLES, percentile_interval
+from logratio.stats.wilson import wilson_interval
 
 Method = Literal["wilson", "bootstrap"]
 

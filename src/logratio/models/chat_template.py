@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 from logratio.errors import ChatTemplateMismatch
-from logratio.models.template_dates import dates_held
+from logratio.models.template_dates import fixed_dates
 from logratio.records import TOOLS, Message, Prompt
 
 PROBE = "logratio"
@@ -57,7 +57,7 @@ def uses_chat_template(tokenizer: Tokenizer, prompt: Prompt) -> bool:
 
 
 def apply_template(
-    tokenizer: Tokenizer, turns: Sequence[Message], tools: Sequence[Any] = (), *, answer_follows: bool
+    tokenizer: Tokenizer, turns: Sequence[Message], tools: Sequence[Any] = (), *, add_generation_prompt: bool
 ) -> str:
     """What the template writes.
 
@@ -65,19 +65,22 @@ def apply_template(
         ChatTemplateMismatch: it refuses these turns.
     """
     form = content_form(tokenizer)
-    return _render(tokenizer, [_as_read(turn, form) for turn in turns], tools, answer_follows)
+    return _render(tokenizer, [_as_read(turn, form) for turn in turns], tools, add_generation_prompt)
 
 
 def _render(
-    tokenizer: Tokenizer, conversation: list[dict[str, Any]], tools: Sequence[Any], answer_follows: bool
+    tokenizer: Tokenizer,
+    conversation: list[dict[str, Any]],
+    tools: Sequence[Any],
+    add_generation_prompt: bool,
 ) -> str:
     try:
-        with dates_held(tokenizer.chat_template):
+        with fixed_dates(tokenizer.chat_template):
             rendered = tokenizer.apply_chat_template(
                 conversation,
                 tools=list(tools) or None,
                 tokenize=False,
-                add_generation_prompt=answer_follows,
+                add_generation_prompt=add_generation_prompt,
             )
     except Exception as error:  # a template is a program of the model's maker: it may raise anything
         raise ChatTemplateMismatch(
@@ -134,7 +137,7 @@ def find_unrendered(
     turns: Sequence[Message],
     tools: Sequence[Any] = (),
     *,
-    answer_follows: bool,
+    add_generation_prompt: bool,
     only_last: bool = False,
 ) -> list[str]:
     """Fields, contents and tools whose presence does not change what the model reads.
@@ -145,7 +148,7 @@ def find_unrendered(
         tokenizer: with its template.
         turns: of the conversation.
         tools: that it may call.
-        answer_follows: whether the header of an answer is written behind them.
+        add_generation_prompt: whether the header of an answer is written behind them.
         only_last: look at the last turn alone.
 
     Returns:
@@ -155,30 +158,35 @@ def find_unrendered(
         return [*(f"field `{name}`" for name in _names(turns)), *([f"column `{TOOLS}`"] if tools else [])]
     first = len(turns) - 1 if only_last else 0
     try:
-        rendered = apply_template(tokenizer, turns, tools, answer_follows=answer_follows)
+        rendered = apply_template(tokenizer, turns, tools, add_generation_prompt=add_generation_prompt)
     except ChatTemplateMismatch:
         return []
 
-    def in_vain(changed: Sequence[Message], changed_tools: Sequence[Any] = tools) -> bool:
+    def is_ignored(changed: Sequence[Message], changed_tools: Sequence[Any] = tools) -> bool:
         try:
             return (
-                apply_template(tokenizer, changed, changed_tools, answer_follows=answer_follows) == rendered
+                apply_template(tokenizer, changed, changed_tools, add_generation_prompt=add_generation_prompt)
+                == rendered
             )
         except ChatTemplateMismatch:  # a template that misses what is taken out reads it
             return False
 
-    found = [
+    unrendered = [
         f"field `{name}`"
         for name in _names(turns)
-        if any(in_vain(changed) for changed in _without(turns, name, rendered, first=first))
+        if any(is_ignored(changed) for changed in _without(turns, name, rendered, first=first))
     ]
-    for number, turn in enumerate(turns):
-        said = turn.text.strip()
-        if number >= first and said not in rendered and in_vain(_with(turns, number, content=PROBE + said)):
-            found.append(f"content of role `{turn.role}`")
-    if tools and not only_last and in_vain(turns, ()):
-        found.append(f"column `{TOOLS}`")
-    return list(dict.fromkeys(found))
+    for index, turn in enumerate(turns):
+        content = turn.text.strip()
+        if (
+            index >= first
+            and content not in rendered
+            and is_ignored(_with(turns, index, content=PROBE + content))
+        ):
+            unrendered.append(f"content of role `{turn.role}`")
+    if tools and not only_last and is_ignored(turns, ()):
+        unrendered.append(f"column `{TOOLS}`")
+    return list(dict.fromkeys(unrendered))
 
 
 def _names(turns: Sequence[Message]) -> list[str]:
@@ -192,15 +200,15 @@ def _says(value: Any) -> bool:
 
 def _without(turns: Sequence[Message], name: str, rendered: str, *, first: int) -> Iterator[list[Message]]:
     """The turns with this field taken out of one of those that have it, for each that may be in vain."""
-    for number, turn in enumerate(turns):
+    for index, turn in enumerate(turns):
         value = turn.fields.get(name)
-        if number < first or not _says(value):
+        if index < first or not _says(value):
             continue
         if isinstance(value, str) and len(value) >= LONG_ENOUGH and value in rendered:
             continue
         rest = {other: of for other, of in turn.fields.items() if other != name}
-        yield _with(turns, number, fields=rest)
+        yield _with(turns, index, fields=rest)
 
 
-def _with(turns: Sequence[Message], number: int, **changes: Any) -> list[Message]:
-    return [replace(turn, **changes) if at == number else turn for at, turn in enumerate(turns)]
+def _with(turns: Sequence[Message], index: int, **changes: Any) -> list[Message]:
+    return [replace(turn, **changes) if at == index else turn for at, turn in enumerate(turns)]

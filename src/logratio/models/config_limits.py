@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from logratio.models.limits import ModelLimits
+from logratio.models.input_limits import ModelLimits
 
 KNOWN_ROWS = "logratio_embedding_rows"
 """Key of a saved configuration: rows of embeddings that stand for tokens; those behind were added to pad."""
@@ -35,13 +35,13 @@ def limits_of_config(config: Any, *, embedding_rows: int | None = None) -> Model
         return ModelLimits(
             embedding_rows=min(known, default=None),
             positions=end,
-            positions_end=True,
-            positions_why=f"longer rows have other numbers by their length: rope type {kind}",
+            positions_hard_limit=True,
+            positions_reason=f"longer rows have other numbers by their length: rope type {kind}",
         )
     return ModelLimits(
         embedding_rows=min(known, default=None),
         positions=positions,
-        positions_end=positions is not None and not ropes,
+        positions_hard_limit=positions is not None and not ropes,
     )
 
 

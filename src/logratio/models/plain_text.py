@@ -14,16 +14,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from logratio.errors import SpecialTokenTrouble
-from logratio.models.turn_ends import frame_of
+from logratio.models.end_of_turn import template_frame
 from logratio.records import Completion, Message
 
 OPENED, CLOSED, FIRST = "\U000ff000", "\U000ff001", 0xFF002
 """Private characters that stand for a control token of an answer's text while a template is applied."""
 
-_known: WeakKeyDictionary[Any, PlainTokenizer] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, EscapingTokenizer] = WeakKeyDictionary()
 
 
-class PlainTokenizer:
+class EscapingTokenizer:
     """A tokenizer that spells out the control tokens of marked texts; in all else it is its own tokenizer.
 
     A text is divided at the control tokens that stand in it, as the tokenizer itself divides it, and each
@@ -35,7 +35,7 @@ class PlainTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        known = {*frame_of(tokenizer).control}
+        known = {*template_frame(tokenizer).control}
         control = {
             added.content: (token, added)
             for token, added in tokenizer.added_tokens_decoder.items()
@@ -99,7 +99,9 @@ def _form(added: Any) -> str:
     return before + re.escape(added.content) + after
 
 
-def spell_out(tokenizer: Any, completion: Completion, *, sampled: bool = False) -> tuple[Any, Completion]:
+def escape_control_tokens(
+    tokenizer: Any, completion: Completion, *, sampled: bool = False
+) -> tuple[Any, Completion]:
     """What to encode an answer with, and as what, so that control tokens in its text are plain text.
 
     Both are as they came where the text holds none, or where the answer's tokens are known. Where the text is
@@ -109,7 +111,7 @@ def spell_out(tokenizer: Any, completion: Completion, *, sampled: bool = False) 
         return tokenizer, completion
     plain = _known.get(tokenizer)
     if plain is None:
-        plain = _known.setdefault(tokenizer, PlainTokenizer(tokenizer))
+        plain = _known.setdefault(tokenizer, EscapingTokenizer(tokenizer))
     marked = replace(
         completion,
         text=plain.mark(completion.text),
@@ -119,14 +121,14 @@ def spell_out(tokenizer: Any, completion: Completion, *, sampled: bool = False) 
     return (tokenizer, completion) if ends_once or marked == completion else (plain, marked)
 
 
-def _marked_turn(plain: PlainTokenizer, turn: Message) -> Message:
+def _marked_turn(plain: EscapingTokenizer, turn: Message) -> Message:
     said = turn.to_json()
     return Message.from_json(
         {name: said[name] if name == "role" else _marked(plain, said[name]) for name in said}
     )
 
 
-def _marked(plain: PlainTokenizer, value: Any) -> Any:
+def _marked(plain: EscapingTokenizer, value: Any) -> Any:
     """A value of JSON with every text in it marked."""
     if isinstance(value, str):
         return plain.mark(value)

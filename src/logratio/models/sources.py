@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from logratio.errors import BadConfig, ModelNotFound, UnsafeArtifact
-from logratio.models import gguf
-from logratio.models.adapter_files import (
+from logratio.models.gguf import loading
+from logratio.models.lora_files import (
     CONFIG,
     AdapterSource,
-    adapters_within,
-    holds_adapter,
+    is_adapter_directory,
+    nested_adapters,
     read_adapter,
 )
 
@@ -29,7 +29,7 @@ WAYS = "give a transformers directory, a run directory, a .gguf file, or a hub i
 def local_directory(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """The directory that `source` stands for: itself, a run's `model/`, a converted GGUF, a hub download.
 
-    It may be an adapter's; `under_adapters` says what that lies on.
+    It may be an adapter's; `resolve_adapter_stack` says what that lies on.
 
     Raises:
         ModelNotFound: it leads to nothing that can be opened.
@@ -50,7 +50,7 @@ def local_directory(source: str, *, revision: str | None = None, trust_remote_co
     return directory
 
 
-def under_adapters(directory: Path) -> tuple[Path, list[AdapterSource]]:
+def resolve_adapter_stack(directory: Path) -> tuple[Path, list[AdapterSource]]:
     """The whole model that a checked directory leads to, and the adapters on it, the outermost first.
 
     A base is looked for as if it had been typed. Code that it may bring is never run.
@@ -60,7 +60,7 @@ def under_adapters(directory: Path) -> tuple[Path, list[AdapterSource]]:
         UnsafeArtifact, BadConfig: as for `local_directory`.
     """
     adapters: list[AdapterSource] = []
-    while holds_adapter(directory):
+    while is_adapter_directory(directory):
         adapter = read_adapter(directory)
         if adapter.directory.resolve() in [one.directory.resolve() for one in adapters]:
             raise ModelNotFound(
@@ -92,7 +92,7 @@ def check_remote_code(*, revision: str | None, trust_remote_code: bool) -> None:
 
 def check_directory(directory: Path, *, source: str, trust_remote_code: bool = False) -> None:
     """Raise unless `directory` has a configuration and safetensors, and no code that was not asked for."""
-    if holds_adapter(directory):
+    if is_adapter_directory(directory):
         read_adapter(directory)
         return
     config = _read_config(directory, source=source)
@@ -109,7 +109,7 @@ def check_directory(directory: Path, *, source: str, trust_remote_code: bool = F
 
 def _from_file(path: Path) -> Path:
     if path.suffix == ".gguf":
-        return gguf.converted(path)
+        return loading.convert_gguf(path)
     if path.suffix in PICKLES:
         raise UnsafeArtifact(
             f"{path.name} is a pickle, which runs code when it is opened",
@@ -146,7 +146,7 @@ def _read_config(directory: Path, *, source: str) -> dict[str, Any]:
     except FileNotFoundError:
         files = sorted(file.name for file in directory.glob("*.gguf"))
         action = f"give the file: {directory / files[0]}" if files else WAYS
-        if adapters := adapters_within(directory):
+        if adapters := nested_adapters(directory):
             action = f"it holds adapters in directories of their own: give one of {', '.join(adapters)}"
         raise ModelNotFound("the directory has no config.json", where=source, action=action) from None
     except (OSError, ValueError) as error:
@@ -194,7 +194,7 @@ def _looks_like_path(source: str) -> bool:
     return (
         not HUB_ID.fullmatch(source)
         or source.endswith((".gguf", ".safetensors", *PICKLES))
-        # `runs/mine` has the form of a hub id; where `runs` is a directory, a directory was meant.
+        # `runs/mine` has the form of a hub id; where `run_directory` is a directory, a directory was meant.
         or ("/" in source and Path(source).parent.is_dir())
     )
 

@@ -19,7 +19,7 @@ NAME = "strftime_now"
 _moment: datetime | None = None
 
 
-def moment_of_rendering() -> datetime:
+def rendering_time() -> datetime:
     """What templates take for now: the clock's time, unless another is held."""
     return _moment or datetime.now()
 
@@ -36,7 +36,7 @@ def render_as_of(moment: datetime) -> Iterator[None]:
 
 
 @contextmanager
-def dates_held(template: Any) -> Iterator[None]:
+def fixed_dates(template: Any) -> Iterator[None]:
     """Give a template that writes dates the moment that is held; any other is rendered as ever.
 
     A template is handed data alone and no function of ours, so the clock that transformers reads is held.
@@ -48,18 +48,18 @@ def dates_held(template: Any) -> Iterator[None]:
         return
     names = vars(library)
     clock = names["datetime"]
-    names["datetime"] = _Held
+    names["datetime"] = _FixedDatetime
     try:
         yield
     finally:
         names["datetime"] = clock
 
 
-class _Held(datetime):
+class _FixedDatetime(datetime):
     """A clock that stands."""
 
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> _Held:
+    def now(cls, tz: tzinfo | None = None) -> _FixedDatetime:
         """The moment that is held."""
-        moment = moment_of_rendering()
+        moment = rendering_time()
         return cls.fromtimestamp(moment.timestamp(), tz)

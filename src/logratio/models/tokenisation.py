@@ -23,15 +23,15 @@ from logratio.models.chat_template import (
     has_chat_template,
     uses_chat_template,
 )
-from logratio.models.turn_ends import (
+from logratio.models.end_of_turn import (
     Stop,
     TokenIds,
     TurnEnd,
+    encode_plain,
     end_token_ids,
     find_end,
-    frame_of,
-    plain_ids,
     stop_token_ids,
+    template_frame,
 )
 from logratio.records import Completion, Message, Prompt
 
@@ -55,7 +55,7 @@ def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> str:
         ChatTemplateMismatch: the template refuses these turns, or the model has none and a tool has spoken.
     """
     if uses_chat_template(tokenizer, prompt):
-        return apply_template(tokenizer, prompt.messages, prompt.tools, answer_follows=True)
+        return apply_template(tokenizer, prompt.messages, prompt.tools, add_generation_prompt=True)
     if isinstance(prompt.content, str):
         return prompt.content
     if any(turn.role == "tool" for turn in prompt.content):
@@ -101,7 +101,7 @@ def _encode_rendered(tokenizer: Tokenizer, prompt: Prompt, rendered: str) -> tup
 
 
 def _refuse_control_tokens(tokenizer: Tokenizer, turns: Iterable[Message]) -> None:
-    control = frame_of(tokenizer).control
+    control = template_frame(tokenizer).control
     for turn in turns:
         texts = list(_texts([turn.text, turn.known_fields]))
         found = next((token for token in control if any(token in text for text in texts)), None)
@@ -127,11 +127,13 @@ def name_unrendered(tokenizer: Tokenizer, prompt: Prompt, answers: Sequence[Comp
     """
     if prompt.format == "raw" and isinstance(prompt.content, str):
         return []
-    found = find_unrendered(tokenizer, prompt.messages, prompt.tools, answer_follows=True)
+    found = find_unrendered(tokenizer, prompt.messages, prompt.tools, add_generation_prompt=True)
     for answer in answers:
         if answer.token_ids is None and answer.message is not None:
             turns = (*prompt.messages, answer.message)
-            found += find_unrendered(tokenizer, turns, prompt.tools, answer_follows=False, only_last=True)
+            found += find_unrendered(
+                tokenizer, turns, prompt.tools, add_generation_prompt=False, only_last=True
+            )
     return list(dict.fromkeys(found))
 
 
@@ -143,8 +145,8 @@ def _spaced(turn: Message) -> str:
 
 def _rendered_ids(tokenizer: Tokenizer, text: str, *, templated: bool) -> TokenIds:
     """Tokens of a rendered text: a template has put its begin token there already, else it is put here."""
-    ids = plain_ids(tokenizer, text)
-    prefix = () if templated else frame_of(tokenizer).prefix
+    ids = encode_plain(tokenizer, text)
+    prefix = () if templated else template_frame(tokenizer).prefix
     return ids if ids[: len(prefix)] == prefix else prefix + ids
 
 
@@ -206,7 +208,9 @@ def _answer_text(
     tokenizer: Tokenizer, prompt: Prompt, rendered: str, completion: Completion
 ) -> tuple[str, TokenIds]:
     """What stands between the rendered prompt and the end, and the tokens of the end."""
-    full = apply_template(tokenizer, (*prompt.messages, completion.turn), prompt.tools, answer_follows=False)
+    full = apply_template(
+        tokenizer, (*prompt.messages, completion.turn), prompt.tools, add_generation_prompt=False
+    )
     end = _turn_end_of(tokenizer, full)
     if end is None or not full.startswith(rendered):
         raise ChatTemplateMismatch(
@@ -223,7 +227,7 @@ def _answer_text(
 
 def _turn_end_of(tokenizer: Tokenizer, full: str) -> TurnEnd | None:
     """What ends this conversation: of the ends that the template writes, the longest that stands there."""
-    turn_ends = sorted(frame_of(tokenizer).turn_ends, key=lambda end: -len(end.closing))
+    turn_ends = sorted(template_frame(tokenizer).turn_ends, key=lambda end: -len(end.closing))
     return next((end for end in turn_ends if full.endswith(end.closing)), None)
 
 
@@ -252,7 +256,7 @@ def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def fingerprint(tokenizer: Tokenizer) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """16 hexadecimal digits of vocabulary and chat template: equal where texts have equal tokens."""
     parts = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,61 +10,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logratio.batches import AnswerGroup, PackedRow
-from logratio.models.adapters import using
-from logratio.models.packing import Layout, lay_apart, pack
-from logratio.models.precision import Copies
-from logratio.models.rounding import Difference
-from logratio.models.vocabulary import token_logprobs
-from logratio.policies.reader import Reader
+from logratio.kernels.chunked_lm_head import token_logprobs
+from logratio.kernels.packing import Layout, pack, pack_single
+from logratio.kernels.precision import ComputeWeights
+from logratio.kernels.rounding_error import LogprobDifference
+from logratio.models.lora import use_adapter
+from logratio.packed_rows import AnswerGroup, PackedRow
+from logratio.policies.packed_forward import PackedModel
 
 
-class LanguagePolicy(Reader):
+class LanguagePolicy(PackedModel):
     """A causal language model with the layout in which it computes log-probabilities.
 
     Args:
         model: a transformers model for causal language modelling.
         tokenizer: its tokenizer.
-        layout: `shared` reads a prompt once for all its answers; `apart` computes each answer as a plain
+        layout: `packed` reads a prompt once for all its answers; `unpacked` computes each answer as a plain
             sequence through the model's own forward pass, for architectures that mix tokens otherwise.
         adapter: which of the model's adapters computes, `base` for none of them; `None`: the one in use.
             Policy, critic and reference may be three such policies on one model.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, layout: Layout = "shared", adapter: str | None = None
+        self, model: Any, tokenizer: Any, *, layout: Layout = "packed", adapter: str | None = None
     ) -> None:
         super().__init__(model, tokenizer, layout=layout)
         self.adapter = adapter
 
-    def chosen(self) -> AbstractContextManager[None]:
+    def use_adapter(self) -> AbstractContextManager[None]:
         """Have the model be this policy, for whoever computes with its weights and sees to precision."""
-        return nullcontext() if self.adapter is None else using(self.model, self.adapter)
+        return nullcontext() if self.adapter is None else use_adapter(self.model, self.adapter)
 
     @contextmanager
-    def active(self) -> Iterator[None]:
+    def forward_context(self) -> Iterator[None]:
         """Have the model compute as this policy; whoever calls the model itself does so in here."""
-        with self.chosen(), self.computing():
+        with self.use_adapter(), self.autocast():
             yield
 
-    def rows(
+    def micro_batches(
         self, groups: Sequence[AnswerGroup], *, max_tokens: int
     ) -> list[tuple[list[int], list[PackedRow]]]:
-        """Divide `groups` into parts that are computed at a time.
+        """Divide `groups` into micro-batches.
 
         Returns:
-            Pairs of the indices of the groups in a part and the rows that hold exactly their answers, in
-            order: one packed row in the shared layout, a row for each answer in the other.
+            Pairs of the indices of the groups in a micro-batch and the rows that hold exactly their answers,
+            in order: one packed row in the packed layout, a row for each answer in the other.
         """
-        parts = self.assign(groups, [group.num_tokens for group in groups], max_tokens=max_tokens)
-        return [(part, self.lay([groups[index] for index in part])) for part in parts]
+        micro_batches = self.assign_rows(
+            groups, [group.num_tokens for group in groups], max_tokens=max_tokens
+        )
+        return [
+            (group_indices, self.pack([groups[index] for index in group_indices]))
+            for group_indices in micro_batches
+        ]
 
-    def lay(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
+    def pack(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
         """The rows of `groups` in this policy's layout."""
-        if self.layout == "shared":
+        if self.layout == "packed":
             return [pack(groups, device=self.device)]
         return [
-            lay_apart(group.prompt, answer, device=self.device)
+            pack_single(group.prompt, answer, device=self.device)
             for group in groups
             for answer in group.answers
         ]
@@ -72,19 +77,22 @@ class LanguagePolicy(Reader):
     def evaluate(self, row: PackedRow) -> Tensor:
         """Log-probability of every answer token at temperature 1: `[N]` nats, differentiable."""
         if row.attention_mask is None:
-            with self.active():
-                logits = self.model(input_ids=row.input_ids).logits[0, row.sources]
+            with self.forward_context():
+                logits = self.model(input_ids=row.input_ids).logits[0, row.source_positions]
             dtype = torch.promote_types(logits.dtype, torch.float32)
-            return logits.to(dtype).log_softmax(-1).gather(-1, row.targets[:, None])[:, 0]
+            return logits.to(dtype).log_softmax(-1).gather(-1, row.target_ids[:, None])[:, 0]
         return token_logprobs(
-            self.states(row), self.model.get_output_embeddings().weight, row.targets, copies=self.copies
+            self.hidden_states(row),
+            self.model.get_output_embeddings().weight,
+            row.target_ids,
+            compute_weights=self.compute_weights,
         )
 
-    def states(self, row: PackedRow) -> Tensor:
+    def hidden_states(self, row: PackedRow) -> Tensor:
         """The hidden states that predict the answer tokens: `[N, H]`, differentiable."""
         if row.spans and (decoder := self.decoder) is not None:
-            with self.chosen():
-                return decoder.states(row, row.sources)
+            with self.use_adapter():
+                return decoder.hidden_states(row, row.source_positions)
         layout: dict[str, Any] = {}
         if row.attention_mask is not None:
             layout = {
@@ -92,30 +100,30 @@ class LanguagePolicy(Reader):
                 "attention_mask": row.attention_mask,
                 "use_cache": False,
             }
-        with self.active():
+        with self.forward_context():
             hidden = self.model.base_model(input_ids=row.input_ids, **layout).last_hidden_state
-        return hidden[0, row.sources]
+        return hidden[0, row.source_positions]
 
     def states_and_logits(self, row: PackedRow) -> tuple[Tensor, Tensor]:
         """States `[N, H]` and logits `[N, V]` of a plain row, by the model's own forward pass.
 
         For an architecture whose head may be more than a matrix; logits in float32 at least.
         """
-        with self.active():
+        with self.forward_context():
             output = self.model(input_ids=row.input_ids, output_hidden_states=True)
-        logits = output.logits[0, row.sources]
+        logits = output.logits[0, row.source_positions]
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        return output.hidden_states[-1][0, row.sources], logits.to(dtype)
+        return output.hidden_states[-1][0, row.source_positions], logits.to(dtype)
 
     @torch.no_grad()
     def rounding_noise(self, groups: Sequence[AnswerGroup]) -> float:
         """How far its tokens' log-probabilities lie from those in float32: root mean square, in nats."""
         exact = copy.copy(self)
-        exact.copies = Copies("fp32")
-        found, expected = (
-            torch.cat([policy.evaluate(row) for row in self.lay(groups)]) for policy in (self, exact)
+        exact.compute_weights = ComputeWeights("fp32")
+        computed, expected = (
+            torch.cat([policy.evaluate(row) for row in self.pack(groups)]) for policy in (self, exact)
         )
-        return Difference.of(found - expected).root_mean_square
+        return LogprobDifference.of(computed - expected).root_mean_square
 
     def sequence_logprobs(self, rows: Sequence[PackedRow]) -> Tensor:
         """Log-probability of every answer, the sum over its tokens: `[answers]` nats, differentiable."""

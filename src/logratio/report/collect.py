@@ -15,12 +15,13 @@ from typing import Any
 
 from logratio import __version__
 from logratio.errors import FileNotReadable
-from logratio.report.digits import is_number
-from logratio.report.environment import natural
+from logratio.legacy_names import current_invariants, current_metrics, current_settings, invariants_path
+from logratio.report.control_runs import natural
+from logratio.report.formatting import is_number
 from logratio.report.samples import reward_differences
 from logratio.report.stages import stage_rows
-from logratio.report.warnings import by_severity, findings
-from logratio.runs import CONFIG, METRICS, REPORT, SAMPLES, describe_machine, read_json_lines
+from logratio.report.warnings.all_warnings import by_severity, find_warnings
+from logratio.run_directory import CONFIG, METRICS, REPORT, SAMPLES, describe_machine, read_json_lines
 
 STAGE_ORDER = ("sft", "reward", "dpo", "reinforce", "ppo")
 EVALUATION = "evaluation"
@@ -47,7 +48,7 @@ def collect(run_path: Path | str) -> dict[str, Any]:
     directories = training_directories(path)
     written = merge(read_object(path / REPORT), read_object(path / EVALUATION / REPORT))
     if not directories and not written:
-        raise no_run(path)
+        raise run_not_found(path)
     training = {name: read_training(directory) for name, directory in directories.items()}
     report = merge(written, {"training": training} if training else {})
     report = merge(side_by_side(path), report)
@@ -62,14 +63,14 @@ def collect(run_path: Path | str) -> dict[str, Any]:
         report["provenance"]["settings"] = read_object(path / CONFIG)
     if "environment" in (settings := read_object(path / CONFIG)):
         report.setdefault("environment", settings["environment"])
-    report["missing"] = what_is_missing(report, directories)
+    report["missing"] = missing_parts(report, directories)
     report = scrub(report)
     return judge(report)
 
 
 def judge(report: dict[str, Any]) -> dict[str, Any]:
     """Add every check of the numbers, and the warnings: those raised here and those the evaluation raised."""
-    checks = findings(report)
+    checks = find_warnings(report)
     ours = {check.name for check in checks} | stale(report) | {DATA_CHECK}
     others = [one for one in report.get("warnings") or [] if one.get("name") not in ours]
     raised = [*(check.to_json() for check in checks if check.raised), *data_warnings(report)]
@@ -130,16 +131,16 @@ def stage_name(directory: Path) -> str:
 
 
 def read_training(directory: Path) -> dict[str, Any]:
-    """Curves, summary, settings and laws of one training run."""
-    rows = read_json_lines(directory / METRICS)
+    """Curves, summary, settings and invariants of one training run."""
+    rows = [current_metrics(row) for row in read_json_lines(directory / METRICS)]
     summary = read_object(directory / "summary.json")
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     training: dict[str, Any] = {
         "curves": curves(rows),
         "updates": len(rows),
         "finished": bool(summary),
-        "settings": read_object(directory / CONFIG),
-        "laws": read_laws(directory / "laws.json"),
+        "settings": current_settings(read_object(directory / CONFIG)),
+        "invariants": read_invariants(directory),
         "data_warnings": read_object(directory / DATA).get("warnings") or [],
     }
     if seconds:
@@ -155,10 +156,11 @@ def curves(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
     return {name: [row.get(name) for row in rows] for name in ordered} if rows else {}
 
 
-def read_laws(path: Path) -> list[dict[str, Any]]:
-    """The laws that were checked and held; none where there is no such file."""
-    value = read_json(path)
-    return [law for law in value if isinstance(law, dict)] if isinstance(value, list) else []
+def read_invariants(directory: Path) -> list[dict[str, Any]]:
+    """The invariants that were checked in a run and held; none where it has no such file."""
+    value = read_json(invariants_path(directory))
+    rows = value if isinstance(value, list) else []
+    return current_invariants(row for row in rows if isinstance(row, dict))
 
 
 def side_by_side(path: Path) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def count_lines(path: Path) -> int:
         return sum(bool(line.strip()) for line in stream)
 
 
-def what_is_missing(report: Mapping[str, Any], directories: Mapping[str, Path]) -> list[str]:
+def missing_parts(report: Mapping[str, Any], directories: Mapping[str, Path]) -> list[str]:
     """What a whole report would have and this one has not, each with what to do."""
     missing = []
     judged = "verdict" in report or "win_rate" in report
@@ -215,18 +217,18 @@ def what_is_missing(report: Mapping[str, Any], directories: Mapping[str, Path]) 
         )
     if not directories and not report.get("training"):
         missing.append(
-            "No training run: there are no curves and no laws. Give the directory of the whole run."
+            "No training run: there are no curves and no invariants. Give the directory of the whole run."
         )
     stages = (report.get("training") or {}).items()
     missing += [
         sentence
         for name, stage in stages
-        if isinstance(stage, Mapping) and (sentence := cut_short(name, stage))
+        if isinstance(stage, Mapping) and (sentence := interrupted(name, stage))
     ]
     return missing
 
 
-def cut_short(name: str, training: Mapping[str, Any]) -> str:
+def interrupted(name: str, training: Mapping[str, Any]) -> str:
     """That a training run is not whole, and why; empty for one that is."""
     updates = training.get("updates", 0)
     if training.get("stopped"):
@@ -287,7 +289,7 @@ def scrub(value: Any) -> Any:
     return [scrub(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def no_run(path: Path) -> FileNotReadable:
+def run_not_found(path: Path) -> FileNotReadable:
     """The fault of a directory that is not there or holds no run, with the runs that are near."""
     near = nearby_runs(path)
     action = (

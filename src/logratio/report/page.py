@@ -9,24 +9,24 @@ from typing import Any
 
 from logratio import __version__
 from logratio.report.collect import collect
-from logratio.report.films import with_film
-from logratio.report.markup import Html, element, join, prose
+from logratio.report.html import Html, element, join, prose
 from logratio.report.sections.answers import answers_section
-from logratio.report.sections.concerns import warnings_section
-from logratio.report.sections.contests import head_to_head_section
 from logratio.report.sections.control import control_section
 from logratio.report.sections.control_course import control_course_section
 from logratio.report.sections.curves import curves_section
 from logratio.report.sections.data import data_section
 from logratio.report.sections.frontier import frontier_section
-from logratio.report.sections.laws import laws_section
+from logratio.report.sections.invariants import invariants_section
+from logratio.report.sections.pairwise_counts import head_to_head_section
 from logratio.report.sections.policy_gradient import policy_gradient_section
 from logratio.report.sections.provenance import provenance_section
 from logratio.report.sections.reward import reward_section
 from logratio.report.sections.section import Section
 from logratio.report.sections.steps import steps_section
 from logratio.report.sections.verdict import verdict_section
-from logratio.runs import REPORT, atomic_write, write_json
+from logratio.report.sections.warnings import warnings_section
+from logratio.report.video import with_film
+from logratio.run_directory import REPORT, atomic_write, write_json
 
 PAGE = "report.html"
 POLICY = "; ".join(
@@ -52,7 +52,7 @@ SECTIONS = (
     answers_section,
     data_section,
     warnings_section,
-    laws_section,
+    invariants_section,
     provenance_section,
 )
 

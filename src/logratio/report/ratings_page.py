@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from logratio.progress import format_seconds
-from logratio.report.bars import cell_interval
-from logratio.report.digits import fixed, interval, percent
-from logratio.report.markup import Html, element, join, prose
+from logratio.report.charts.bars import cell_interval
+from logratio.report.charts.ratings import MAX_ROWS, STYLE, strengths_chart
+from logratio.report.formatting import fixed, interval, percent
+from logratio.report.html import Html, element, join, prose
 from logratio.report.page import POLICY, style_sheet
-from logratio.report.ratings_chart import MAX_ROWS, STYLE, strengths_chart
 from logratio.report.sections.cells import cell
 from logratio.report.sections.section import Section, definitions, figure, table
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from logratio.report.digits import is_number
+from logratio.report.formatting import is_number
 
 SETS = {
     "random": ("Fixed before training", "Drawn by lot before anything was trained: nobody picked them."),
@@ -37,7 +37,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class AnswerRow:
     """A prompt with every stage's answer."""
 
     prompt: str
@@ -54,7 +54,7 @@ class AnswerSet:
     """Heading."""
     meaning: str
     """How the rows were chosen."""
-    rows: tuple[Row, ...]
+    rows: tuple[AnswerRow, ...]
     """The first few rows."""
     num_all: int
     """How many rows the set has."""
@@ -78,11 +78,11 @@ def answer_sets(report: Mapping[str, Any], order: Sequence[str]) -> list[AnswerS
     return sets
 
 
-def read_row(raw: Mapping[str, Any], order: Sequence[str]) -> Row:
+def read_row(raw: Mapping[str, Any], order: Sequence[str]) -> AnswerRow:
     """A row `{"prompt", "answers": {stage: {"text", "reward", "kl", "length", "finish_reason"}}}`."""
     answers = raw.get("answers") or {}
     names = sorted(answers, key=lambda name: order.index(name) if name in order else len(order))
-    return Row(
+    return AnswerRow(
         prompt=prompt_text(raw.get("prompt", "")),
         answers=tuple(_read_answer(name, answers[name]) for name in names),
     )

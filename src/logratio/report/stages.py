@@ -37,8 +37,10 @@ def stage_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     What the evaluation said of a stage in `stages` is kept; numbers that it gave by metric and name
     (`report["reward"]["sft"]`) are laid beside it.
     """
-    given = [one if isinstance(one, Mapping) else {"name": str(one)} for one in report.get("stages") or []]
-    rows = {row["name"]: dict(row) for row in given if "name" in row}
+    entries = [
+        entry if isinstance(entry, Mapping) else {"name": str(entry)} for entry in report.get("stages") or []
+    ]
+    rows = {row["name"]: dict(row) for row in entries if "name" in row}
     for metric in METRICS:
         for key in (metric, f"{metric}_interval"):
             values = report.get(key)

@@ -17,24 +17,24 @@ def checked_rewards(returned: Any, samples: Sequence[Sample], *, name: str) -> l
         BadReward: not in an order, of another length, or with a value that is neither a finite number nor
             None; `where` names the prompt, the answer and how the prompt begins.
     """
-    places = [
+    index_pairs = [
         (number, index) for number, sample in enumerate(samples) for index in range(len(sample.completions))
     ]
-    values = _listed(returned, name)
-    if len(values) != len(places):
-        where = place_of_answer(samples, *places[len(values)]) if len(values) < len(places) else ""
+    values = _as_list(returned, name)
+    if len(values) != len(index_pairs):
+        where = answer_location(samples, *index_pairs[len(values)]) if len(values) < len(index_pairs) else ""
         raise BadReward(
-            f"{name} returned {len(values)} numbers for {len(places)} answers",
+            f"{name} returned {len(values)} numbers for {len(index_pairs)} answers",
             where=f"the first answer without one is {where}" if where else "",
             action="return exactly one number for each completion, in their order",
         )
     return [
-        None if value is None else _number(value, samples, place, name)
-        for value, place in zip(values, places, strict=True)
+        None if value is None else _number(value, samples, index_pair, name)
+        for value, index_pair in zip(values, index_pairs, strict=True)
     ]
 
 
-def _listed(returned: Any, name: str) -> list[Any]:
+def _as_list(returned: Any, name: str) -> list[Any]:
     try:
         # The order of the answers is that of the values, which these do not keep.
         if isinstance(returned, str | bytes | Mapping | Set):
@@ -47,7 +47,7 @@ def _listed(returned: Any, name: str) -> list[Any]:
         ) from error
 
 
-def _number(value: Any, samples: Sequence[Sample], place: tuple[int, int], name: str) -> float:
+def _number(value: Any, samples: Sequence[Sample], index_pair: tuple[int, int], name: str) -> float:
     number = None
     if isinstance(value, SupportsFloat):
         try:
@@ -58,12 +58,12 @@ def _number(value: Any, samples: Sequence[Sample], place: tuple[int, int], name:
         return number
     raise BadReward(
         f"{name} returned {value!r}, which is not a finite number",
-        where=place_of_answer(samples, *place),
+        where=answer_location(samples, *index_pair),
         action="return a finite number for every answer, or None where the reward has nothing to say of it",
     )
 
 
-def place_of_answer(samples: Sequence[Sample], sample_index: int, answer_index: int) -> str:
+def answer_location(samples: Sequence[Sample], sample_index: int, answer_index: int) -> str:
     """Where an answer is: the file and line of its prompt where they are known, and how the prompt begins."""
     beginning = " ".join(samples[sample_index].prompt.messages[-1].text.split())
     shown = beginning if len(beginning) <= 60 else beginning[:59] + "…"

@@ -26,22 +26,22 @@ from typing import TYPE_CHECKING, Any
 
 from logratio.errors import BadReward, DataFault, LogratioError, ModelNotFound
 from logratio.records import Completion, Prompt, Sample
-from logratio.rollouts.reward_values import checked_rewards, place_of_answer
+from logratio.rollouts.reward_values import answer_location, checked_rewards
 
 if TYPE_CHECKING:
-    from logratio.batches import TokenIds
-    from logratio.policies.implicit import ImplicitScorer
-    from logratio.policies.scorer import Scorer
+    from logratio.packed_rows import TokenIds
+    from logratio.policies.implicit_reward import ImplicitReward
+    from logratio.policies.reward_scorer import RewardModel
 
 RewardFunction = Callable[..., Any]
 
 IMPLICIT = "implicit:"
 """Before two models: the policy, a comma, and its reference."""
 FORM = "write module:function, such as logratio.rollouts.sentiment:sentiment"
-GIVEN_BY_US = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-FEW = 3
+TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+MAX_NAMED = 3
 """Answers that are named each; of others their number is said."""
-NOT_PASSED_ON = ("prompt", "completion")
+EXCLUDED_COLUMNS = ("prompt", "completion")
 
 
 class Reward:
@@ -88,7 +88,7 @@ class Reward:
                 found["source of the module"] = _short_hash(Path(path).read_text(encoding="utf-8"))
         return found
 
-    def of_all(self, samples: Sequence[Sample]) -> list[list[float]]:
+    def require_all(self, samples: Sequence[Sample]) -> list[list[float]]:
         """The reward of every answer, where each must have one.
 
         Raises:
@@ -103,14 +103,14 @@ class Reward:
         if value is None:
             raise BadReward(
                 f"{self.name} has no reward for an answer, and here each must have one",
-                where=place_of_answer(samples, *place),
+                where=answer_location(samples, *place),
                 action="return a number for every answer; leave out prompts that the reward does not suit",
             )
         return value
 
-    def takes(self, columns: Iterable[str]) -> set[str]:
+    def accepted_columns(self, columns: Iterable[str]) -> set[str]:
         """Those of a file's columns that the function is given."""
-        offered = {name: None for name in columns if name not in NOT_PASSED_ON}
+        offered = {name: None for name in columns if name not in EXCLUDED_COLUMNS}
         return set(_accepted(self.function, offered))
 
     def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
@@ -138,8 +138,10 @@ def reward_arguments(rows: Sequence[tuple[Sample, Completion]], *, name: str) ->
     Raises:
         BadReward: a column has the name of one of TRL's own arguments.
     """
-    columns = dict.fromkeys(key for sample, _ in rows for key in sample.columns if key not in NOT_PASSED_ON)
-    taken = sorted(set(columns) & set(GIVEN_BY_US))
+    columns = dict.fromkeys(
+        key for sample, _ in rows for key in sample.columns if key not in EXCLUDED_COLUMNS
+    )
+    taken = sorted(set(columns) & set(TRL_ARGUMENTS))
     if taken:
         raise BadReward(
             f"{name} cannot be given the column {taken[0]!r}: reward functions have an argument of that name",
@@ -176,12 +178,12 @@ class ModelReward(Reward):
         scorer: gives one number for each prompt with its answer.
     """
 
-    def __init__(self, name: str, scorer: Scorer | ImplicitScorer) -> None:
+    def __init__(self, name: str, scorer: RewardModel | ImplicitReward) -> None:
         super().__init__(name, scorer.score)
         self.scorer = scorer
         self.num_unread = 0
 
-    def takes(self, columns: Iterable[str]) -> set[str]:
+    def accepted_columns(self, columns: Iterable[str]) -> set[str]:
         """None: a model reads prompts and answers."""
         return set()
 
@@ -191,39 +193,39 @@ class ModelReward(Reward):
 
     def _call(self, samples: Sequence[Sample], rows: Sequence[tuple[Sample, Completion]]) -> Any:
         encoded = [self._encode(sample, answer) for sample, answer in rows]
-        readable = [one for one in encoded if not isinstance(one, DataFault)]
-        faults = [one for one in encoded if isinstance(one, DataFault)]
+        readable = [entry for entry in encoded if not isinstance(entry, DataFault)]
+        faults = [entry for entry in encoded if isinstance(entry, DataFault)]
         if not readable:
             # No fault of single answers: it cannot read this template, or texts of this length.
             raise faults[0]
-        self._tell(faults)
-        scores = iter(self.scorer.score_encoded(readable))
+        self._warn_unreadable(faults)
+        scores = iter(self.scorer.score_token_ids(readable))
         # It lies idle until the next batch is there, while others need the memory.
-        from logratio.models.resident import release
+        from logratio.runtime.mapped_weights import release_pages
 
-        release(self.scorer.model)
-        return [None if isinstance(one, DataFault) else next(scores) for one in encoded]
+        release_pages(self.scorer.model)
+        return [None if isinstance(entry, DataFault) else next(scores) for entry in encoded]
 
     def identity(self) -> dict[str, str]:
         """What tokenizer and template read texts; the weights are in the name."""
         from logratio.models import tokenisation
 
-        return {"tokenizer": tokenisation.fingerprint(self.scorer.tokenizer)}
+        return {"tokenizer": tokenisation.tokenizer_fingerprint(self.scorer.tokenizer)}
 
     def _encode(self, sample: Sample, answer: Completion) -> tuple[TokenIds, TokenIds] | DataFault:
         try:
-            return self.scorer.encode(sample.prompt, answer, place=sample.source or "an answer")
+            return self.scorer.encode(sample.prompt, answer, where=sample.source or "an answer")
         except DataFault as fault:
             return fault
 
-    def _tell(self, faults: Sequence[DataFault]) -> None:
+    def _warn_unreadable(self, faults: Sequence[DataFault]) -> None:
         """Name answers that the model cannot read, the first ones of a run, and how many there are so far."""
-        told = self.num_unread < FEW
+        warn = self.num_unread < MAX_NAMED
         self.num_unread += len(faults)
-        for fault in faults[:FEW] if told else ():
+        for fault in faults[:MAX_NAMED] if warn else ():
             why = f"{fault.name}: {fault.what} ({fault.where})"
             print(f"{self.name} cannot read an answer, which has no reward: {why}", file=sys.stderr)
-        if faults and told and self.num_unread >= FEW:
+        if faults and warn and self.num_unread >= MAX_NAMED:
             print(f"{self.name}: further answers that it cannot read are counted", file=sys.stderr)
 
 
@@ -281,11 +283,11 @@ def load_reward(spec: str, *, device: str = "cpu") -> Reward:
 
 
 def _load_model(spec: str, *, device: str) -> Reward:
-    from logratio.models.scoring import load_scorer
-    from logratio.policies.scorer import Scorer
+    from logratio.models.reward_model import load_reward_model
+    from logratio.policies.reward_scorer import RewardModel
 
     try:
-        loaded = load_scorer(spec, device=device)
+        loaded = load_reward_model(spec, device=device)
     except ModelNotFound as fault:
         raise BadReward(
             f"the directory holds no reward model: {fault.what}",
@@ -295,12 +297,12 @@ def _load_model(spec: str, *, device: str) -> Reward:
     for note in loaded.notes:
         print(f"note: {spec}: {note}", file=sys.stderr)
     # By its weights, so that it is the same judge wherever its directory is.
-    return ModelReward(f"reward model {loaded.fingerprint}", Scorer(loaded.model, loaded.tokenizer))
+    return ModelReward(f"reward model {loaded.fingerprint}", RewardModel(loaded.model, loaded.tokenizer))
 
 
 def _load_implicit(spec: str, *, device: str) -> Reward:
-    from logratio.models.pretrained import load
-    from logratio.policies.implicit import ImplicitScorer
+    from logratio.models.loading import load
+    from logratio.policies.implicit_reward import ImplicitReward
     from logratio.policies.language import LanguagePolicy
 
     sources = spec.removeprefix(IMPLICIT).split(",")
@@ -310,9 +312,9 @@ def _load_implicit(spec: str, *, device: str) -> Reward:
         )
     loaded = [load(source, device=device) for source in sources]
     # Each answer as a plain sequence, which is right for every architecture.
-    policies = [LanguagePolicy(one.model, one.tokenizer, layout="apart") for one in loaded]
+    policies = [LanguagePolicy(entry.model, entry.tokenizer, layout="unpacked") for entry in loaded]
     name = f"implicit reward of {loaded[0].fingerprint} against {loaded[1].fingerprint}"
-    return ModelReward(name, ImplicitScorer(*policies))
+    return ModelReward(name, ImplicitReward(*policies))
 
 
 def _suggest_form(spec: str) -> str:

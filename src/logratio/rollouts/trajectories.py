@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from logratio.batches import AnswerGroup, Trajectories
 from logratio.objectives.kl import k1
+from logratio.packed_rows import AnswerGroup
+from logratio.trajectories import Trajectories
 
 
 def token_mask(groups: Sequence[AnswerGroup]) -> Tensor:
@@ -24,7 +25,7 @@ def answer_trajectories(
     reference_logprobs: Tensor,
     values: Tensor,
     scores: Tensor,
-    goes_on: Tensor,
+    bootstraps: Tensor,
     kl_coefficient: float,
     discount: float,
     lam: float,
@@ -40,7 +41,7 @@ def answer_trajectories(
         reference_logprobs: `[S, T]` under the reference.
         values: `[S, T + 1]` the critic before each token, and behind the last one where it was asked.
         scores: `[S]` reward of each answer.
-        goes_on: `[S]` true for an answer that was cut off and whose future counts: the value behind its last
+        bootstraps: `[S]` true for a truncated answer whose future counts: the value behind its last
             token is what would have followed.
         kl_coefficient: β.
         discount: γ.
@@ -49,14 +50,14 @@ def answer_trajectories(
     zero = torch.zeros_like(logprobs)
     followed = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
     last = mask & ~followed
-    charge = torch.where(mask, k1(logprobs - reference_logprobs), zero)
-    counts = followed | (last & goes_on[:, None])
+    kl_penalty = torch.where(mask, k1(logprobs - reference_logprobs), zero)
+    continues = followed | (last & bootstraps[:, None])
     return Trajectories(
         mask=mask,
         logprobs=logprobs,
-        rewards=torch.where(last, scores[:, None].to(logprobs), zero) - kl_coefficient * charge,
+        rewards=torch.where(last, scores[:, None].to(logprobs), zero) - kl_coefficient * kl_penalty,
         values=torch.where(mask, values[:, :-1], zero),
-        next_values=torch.where(counts, values[:, 1:], zero),
-        discounts=discount * counts.to(logprobs),
+        next_values=torch.where(continues, values[:, 1:], zero),
+        discounts=discount * continues.to(logprobs),
         traces=lam * followed.to(logprobs),
     )

@@ -1,1 +1,1 @@
-"""What the algorithms share: laws, checkpoints, optimisation, the order of data."""
+"""What the algorithms share: invariants, checkpoints, optimisation, the order of data."""

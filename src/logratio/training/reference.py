@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from logratio.batches import AnswerGroup
 from logratio.errors import ResumeMismatch
+from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
 from logratio.progress import Progress
-from logratio.runs import atomic_directory
-from logratio.training.checkpoints import list_checkpoints
+from logratio.run_directory import atomic_directory
+from logratio.training.checkpointing import list_checkpoints
 
 REFERENCE = "reference"
 
@@ -110,7 +110,7 @@ def compute_logprobs(
     values = torch.empty(len(groups), num_answers)
     with Progress("reference log-probabilities", len(groups), unit="examples") as progress:
         for batch in [range(len(groups))] if batches is None else batches:
-            for part, rows in policy.rows([groups[index] for index in batch], max_tokens=row_tokens):
+            for part, rows in policy.micro_batches([groups[index] for index in batch], max_tokens=row_tokens):
                 result = policy.sequence_logprobs(rows).reshape(-1, num_answers)
                 values = values.to(result.dtype)
                 values[[batch[place] for place in part]] = result.cpu()

@@ -18,9 +18,9 @@ from typing import Any
 from logratio import __version__
 from logratio.errors import Interrupted, MissingExtra
 from logratio.progress import format_seconds
-from logratio.runs import describe_machine
-from logratio.verify.rows import Check, Row, skipped
-from logratio.verify.words import count
+from logratio.run_directory import describe_machine
+from logratio.verify.checks.rows import Check, Row, skipped
+from logratio.verify.report.wording import count
 
 LIBRARIES = ("torch", "transformers", "numpy", "gymnasium")
 """Whose versions are recorded: what the checks compute with."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from logratio.report.digits import fixed, number
-from logratio.report.markup import Html, element, foreign_text, join
-from logratio.report.samples import Answer, AnswerSet, Row, answer_sets
+from logratio.report.formatting import fixed, number
+from logratio.report.html import Html, element, foreign_text, join
+from logratio.report.samples import Answer, AnswerRow, AnswerSet, answer_sets
 from logratio.report.sections.section import Section, details
 from logratio.report.stages import stage_label, stage_names, stage_style
 
@@ -39,7 +39,7 @@ def _set(answers: AnswerSet, stages: Sequence[str], *, is_open: bool) -> Html:
     return details(heading, element("p", meaning, class_="lede") if meaning else None, *rows, is_open=is_open)
 
 
-def _row(row: Row, stages: Sequence[str]) -> Html:
+def _row(row: AnswerRow, stages: Sequence[str]) -> Html:
     prompt = element("div", element("h4", "Prompt"), _text(row.prompt), class_="prompt")
     answers = element("div", *(_answer(answer, stages) for answer in row.answers), class_="side-by-side")
     return element("article", prompt, answers, class_="row")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from logratio.report.bars import cell_interval
-from logratio.report.digits import ABSENT, is_number, percent, percent_interval
-from logratio.report.markup import Html, element, join
+from logratio.report.charts.bars import cell_interval
+from logratio.report.formatting import ABSENT, is_number, percent, percent_interval
+from logratio.report.html import Html, element, join
 
 
 def cell(main: str, below: str = "", bar: Html | None = None) -> Html:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from logratio.report.bars import cell_interval
-from logratio.report.digits import fixed, interval, is_number, number
-from logratio.report.environment import is_control
-from logratio.report.markup import Html, element, join, prose
+from logratio.report.charts.bars import cell_interval
+from logratio.report.control_runs import is_control
+from logratio.report.formatting import fixed, interval, is_number, number
+from logratio.report.html import Html, element, join, prose
 from logratio.report.sections.cells import cell
-from logratio.report.sections.film import film_figure
 from logratio.report.sections.returns import WAYS, distribution, learning_curve
 from logratio.report.sections.section import Section, table
+from logratio.report.sections.video import film_figure
 
 LEDE = (
     "Whole episodes after training, on seeds that training never had. The most probable actions are what one "
@@ -51,10 +51,10 @@ def headline(report: Mapping[str, Any]) -> tuple[str, str]:
             f"95 % interval {interval((middle.get('low'), middle.get('high')), 1)} (bootstrap over runs)"
         )
     # Of several runs the first may be done, and the others not.
-    one = seeds[0] if seeds else {**judged, "seed": report.get("seed")}
+    run = seeds[0] if seeds else {**judged, "seed": report.get("seed")}
     return (
-        f"{fixed(one['mean_return'], 1)} ± {fixed(one.get('std_return'), 1)}",
-        f"mean return of {number(one.get('episodes'))} episodes, seed {number(one.get('seed'))}",
+        f"{fixed(run['mean_return'], 1)} ± {fixed(run.get('std_return'), 1)}",
+        f"mean return of {number(run.get('episodes'))} episodes, seed {number(run.get('seed'))}",
     )
 
 
@@ -69,13 +69,13 @@ def _ways(judged: Mapping[str, Any]) -> Html | None:
     rows = [
         [
             _keyed(label, style),
-            fixed(found["mean_return"], 1),
-            fixed(found["std_return"], 1),
-            number(found["episodes"]),
-            fixed(found["mean_length"], 0),
+            fixed(result["mean_return"], 1),
+            fixed(result["std_return"], 1),
+            number(result["episodes"]),
+            fixed(result["mean_length"], 0),
         ]
         for name, label, style in WAYS
-        if isinstance(found := judged.get(name), Mapping)
+        if isinstance(result := judged.get(name), Mapping)
     ]
     headings = ["", "Mean return", "Standard deviation", "Episodes", "Steps of an episode"]
     return table(headings, rows, caption="Returns", class_="stages") if rows else None
@@ -86,11 +86,11 @@ def _runs(judged: Mapping[str, Any]) -> Html:
     seeds: Sequence[Mapping[str, Any]] = judged["seeds"]
     rows: list[list[object]] = [
         [
-            _run_link(one),
-            *(_run_cell(one, way, style, _span(seeds, way)) for way, _, style in WAYS),
-            number(one.get("episodes")),
+            _run_link(run),
+            *(_run_cell(run, way, style, _span(seeds, way)) for way, _, style in WAYS),
+            number(run.get("episodes")),
         ]
-        for one in seeds
+        for run in seeds
     ]
     if len(seeds) > 1:
         means = [_means(seeds, way) for way, *_ in WAYS]
@@ -99,32 +99,32 @@ def _runs(judged: Mapping[str, Any]) -> Html:
     return table(headings, rows, caption="Returns of the runs", class_="stages")
 
 
-def _run_link(one: Mapping[str, Any]) -> Html:
+def _run_link(run: Mapping[str, Any]) -> Html:
     """The run's name, which leads to its own page."""
-    name = str(one.get("directory", ""))
-    return element("a", f"Seed {number(one.get('seed'))}", href=f"{name}/report.html")
+    name = str(run.get("directory", ""))
+    return element("a", f"Seed {number(run.get('seed'))}", href=f"{name}/report.html")
 
 
-def _run_cell(one: Mapping[str, Any], way: str, style: str, span: tuple[float, float]) -> Html:
+def _run_cell(run: Mapping[str, Any], way: str, style: str, span: tuple[float, float]) -> Html:
     """Mean and deviation of a run's episodes, and where they lie among those of the others."""
-    found = one.get(way)
-    if not isinstance(found, Mapping) or not is_number(found.get("mean_return")):
-        return cell(fixed(one.get("mean_return") if way == "deterministic" else None, 1))
-    mean, deviation = float(found["mean_return"]), float(found.get("std_return") or 0.0)
+    result = run.get(way)
+    if not isinstance(result, Mapping) or not is_number(result.get("mean_return")):
+        return cell(fixed(run.get("mean_return") if way == "deterministic" else None, 1))
+    mean, deviation = float(result["mean_return"]), float(result.get("std_return") or 0.0)
     bar = cell_interval(mean, (mean - deviation, mean + deviation), span, style=style)
     return cell(fixed(mean, 1), f"± {fixed(deviation, 1)}", bar)
 
 
 def _means(seeds: Sequence[Mapping[str, Any]], way: str) -> list[float]:
     """What the runs earned in one way of acting."""
-    found = [one.get(way) for one in seeds]
-    return [float(one["mean_return"]) for one in found if isinstance(one, Mapping)]
+    result = [run.get(way) for run in seeds]
+    return [float(run["mean_return"]) for run in result if isinstance(run, Mapping)]
 
 
 def _span(seeds: Sequence[Mapping[str, Any]], way: str) -> tuple[float, float]:
     """The axis that a column's rows share."""
-    found = [one[way] for one in seeds if isinstance(one.get(way), Mapping)]
-    ends = [one["mean_return"] + side * one["std_return"] for one in found for side in (-1, 1)]
+    result = [run[way] for run in seeds if isinstance(run.get(way), Mapping)]
+    ends = [run["mean_return"] + side * run["std_return"] for run in result for side in (-1, 1)]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
 
 

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from logratio.report.charts import Band, Series, line_chart, moving_mean
-from logratio.report.checks.course import STAGES
-from logratio.report.digits import is_number, number, percent
-from logratio.report.environment import alone, is_control, run_label, runs_of, stage_of
-from logratio.report.finding import tail_mean
-from logratio.report.markup import Html, element, join
+from logratio.report.charts.lines import Band, Series, line_chart, moving_mean
+from logratio.report.control_runs import alone, is_control, run_label, runs_of, stage_of
+from logratio.report.formatting import is_number, number, percent
+from logratio.report.html import Html, element, join
 from logratio.report.sections.control_panels import panel_groups
 from logratio.report.sections.curves import Panel, smoothing
 from logratio.report.sections.section import Section, figure, table
+from logratio.report.warnings.metric_series import STAGES
+from logratio.report.warnings.warning import tail_mean
 
 Write = Callable[[float | None], str]
 STEPS = "environment steps"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from logratio.report.charts import Level
-from logratio.report.checks.course import setting, setting_text
-from logratio.report.checks.policy_gradient import CLIP_WARNING
-from logratio.report.digits import number
+from logratio.report.charts.lines import Level
+from logratio.report.formatting import number
 from logratio.report.sections.curves import Panel
+from logratio.report.warnings.metric_series import setting, setting_text
+from logratio.report.warnings.policy_gradient import CLIP_WARNING
 
 
 def panel_groups(report: Mapping[str, Any], stage: str) -> dict[str, list[Panel]]:
@@ -85,7 +85,7 @@ def _sizes(report: Mapping[str, Any], stage: str) -> list[Panel]:
         _learning_rate(setting(report, stage, "learning_rate"), setting_text(report, stage, "schedule")),
         Panel(
             title="KL penalty",
-            metrics=(("penalty", "coefficient", "c"),),
+            metrics=(("kl_penalty", "coefficient", "c"),),
             note="What a nat of KL costs. It is doubled where an update went too far, and halved where it "
             "might have gone further.",
             smooth=False,
@@ -93,7 +93,7 @@ def _sizes(report: Mapping[str, Any], stage: str) -> list[Panel]:
         Panel(
             title="Optimiser steps an update",
             metrics=(("optimiser_steps", "steps", "c"),),
-            note="Fewer than planned where the update KL passed its limit (--stop-at).",
+            note="Fewer than planned where the update KL passed its limit (--early-stop-factor).",
             smooth=False,
         ),
     ]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from logratio.report.charts import Level, Series, line_chart
-from logratio.report.digits import is_number, number
-from logratio.report.environment import is_control
-from logratio.report.markup import Html, element, join
+from logratio.report.charts.lines import Level, Series, line_chart
+from logratio.report.control_runs import is_control
+from logratio.report.formatting import is_number, number
+from logratio.report.html import Html, element, join
 from logratio.report.sections.section import Section, figure
 
 SMOOTH_SHARE = 1 / 12
@@ -192,11 +192,15 @@ def _series(metric: str, label: str, style: str, curves: Mapping[str, Any]) -> S
 
 
 def _start_level(panel: Panel, training: Mapping[str, Any], series: Sequence[Series]) -> tuple[Level, ...]:
-    """The loss of a policy that still is its reference: what the law of step 0 held it against."""
+    """The loss of a policy that still is its reference: what the invariant of step 0 held it against."""
     if panel.title != "Loss" or "rejected_reward" not in training["curves"]:
         return ()
-    laws = {law.get("name"): law.get("limit") for law in training.get("laws") or []}
-    start = laws.get("step_zero_loss", math.log(2.0) if abs(series[0].ys[0] - math.log(2.0)) < 0.01 else None)
+    invariants = {
+        invariant.get("name"): invariant.get("limit") for invariant in training.get("invariants") or []
+    }
+    start = invariants.get(
+        "step_zero_loss", math.log(2.0) if abs(series[0].ys[0] - math.log(2.0)) < 0.01 else None
+    )
     if not is_number(start):
         return ()
     is_log_two = abs(start - math.log(2.0)) < 1e-6

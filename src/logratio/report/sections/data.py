@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from logratio.report.counts import Total, groups, single_counts, totals
-from logratio.report.digits import number
-from logratio.report.markup import element, join
+from logratio.report.formatting import number
+from logratio.report.html import element, join
+from logratio.report.row_accounting import Total, groups, single_counts, totals
 from logratio.report.sections.section import Section, definitions
 
 NAMES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from logratio.report.charts import LARGE, histogram
-from logratio.report.digits import is_number, number
-from logratio.report.markup import Html, element, join
-from logratio.report.scatter import WIDE, Plane, Point, scatter_chart
+from logratio.report.charts.lines import LARGE, histogram
+from logratio.report.charts.scatter import WIDE, Plane, Point, scatter_chart
+from logratio.report.formatting import is_number, number
+from logratio.report.html import Html, element, join
 from logratio.report.sections.methods import methods_table
 from logratio.report.sections.section import Section, figure
 from logratio.report.stages import stage_label, stage_names, stage_style

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from logratio.report.charts import Level
-from logratio.report.checks.course import WATCHED, setting, watched_names
-from logratio.report.checks.policy_gradient import CLIP_WARNING, ENDED_WARNING, REPETITION_WARNING
-from logratio.report.digits import is_number, number
-from logratio.report.finding import curve
+from logratio.report.charts.lines import Level
+from logratio.report.formatting import is_number, number
 from logratio.report.sections.curves import Panel
+from logratio.report.warnings.metric_series import MONITORED, monitored_names, setting
+from logratio.report.warnings.policy_gradient import CLIP_WARNING, ENDED_WARNING, REPETITION_WARNING
+from logratio.report.warnings.warning import curve
 
 NAMED = "reward/"
 STYLES = ("a", "b", "between", "good", "bad", "c")
 UNMOVED = 1e-4
 """A ratio this near to 1 is 1 up to rounding."""
-LEFT_BEHIND = "Where what is watched stays behind, the reward is exploited."
+LEFT_BEHIND = "Where what is monitored stays behind, the reward is exploited."
 SHARE_OF_AXIS = 0.15
 """Two rewards share an axis where each moves over this much of it; in other units they stand side by side."""
 
@@ -59,15 +59,15 @@ def means_something(report: Mapping[str, Any], stage: str, metric: str) -> bool:
 
 
 def _rewards(report: Mapping[str, Any], stage: str) -> list[Panel]:
-    """What is learned from, with what is watched; the objective; the parts where there are several."""
+    """What is learned from, with what is monitored; the objective; the parts where there are several."""
     curves = report["training"][stage]["curves"]
     names = [name for name in curves if name.startswith(NAMED)]
-    watched = watched_names(report, stage)
-    together = [name for name in watched if share_an_axis(curves, "reward", name)]
-    beside = [name for name in watched if name not in together]
+    monitored = monitored_names(report, stage)
+    together = [name for name in monitored if share_an_axis(curves, "reward", name)]
+    beside = [name for name in monitored if name not in together]
     return [
         _whole(names, together),
-        *(_watched_alone(name) for name in beside),
+        *(_monitored_alone(name) for name in beside),
         Panel(
             title="Objective",
             metrics=(("objective", "objective", "a"),),
@@ -77,31 +77,31 @@ def _rewards(report: Mapping[str, Any], stage: str) -> list[Panel]:
     ]
 
 
-def _whole(names: Sequence[str], watched: Sequence[str]) -> Panel:
-    """The reward that is learned from, and in the same units what is only watched."""
+def _whole(names: Sequence[str], monitored: Sequence[str]) -> Panel:
+    """The reward that is learned from, and in the same units what is only monitored."""
     note = "Mean of the answers, before the charge for the KL."
     if len(names) == 1:
         note += f" Given by {names[0].removeprefix(NAMED)}."
     elif names:
         note += " The weighted sum of the rewards below."
-    if not watched:
+    if not monitored:
         return Panel(title="Reward", metrics=(("reward", "reward", "a"),), note=note)
     lines = [
-        (name, f"watched: {name.removeprefix(WATCHED)}", STYLES[1 + place % (len(STYLES) - 1)])
-        for place, name in enumerate(watched)
+        (name, f"monitored: {name.removeprefix(MONITORED)}", STYLES[1 + place % (len(STYLES) - 1)])
+        for place, name in enumerate(monitored)
     ]
     return Panel(
-        title="Reward, and what is watched",
+        title="Reward, and what is monitored",
         metrics=(("reward", "learned from", "a"), *lines),
         note=f"{note} {LEFT_BEHIND}",
     )
 
 
-def _watched_alone(name: str) -> Panel:
-    """A reward that is only watched, in units of its own."""
+def _monitored_alone(name: str) -> Panel:
+    """A reward that is only monitored, in units of its own."""
     return Panel(
-        title=f"Watched: {name.removeprefix(WATCHED)}",
-        metrics=((name, "watched", STYLES[1]),),
+        title=f"Monitored: {name.removeprefix(MONITORED)}",
+        metrics=((name, "monitored", STYLES[1]),),
         note=LEFT_BEHIND,
     )
 

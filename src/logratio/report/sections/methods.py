@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from logratio.report.digits import ABSENT, fixed, interval, is_number
-from logratio.report.markup import Html, element, join
+from logratio.report.formatting import ABSENT, fixed, interval, is_number
+from logratio.report.html import Html, element, join
 from logratio.report.sections.cells import cell, rate_cell
 from logratio.report.sections.section import table
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from logratio.report.checks.course import STAGES, WATCHED, setting, watched_names
-from logratio.report.checks.distance import KL_WARNING
-from logratio.report.checks.overoptimisation import watched_rewards
-from logratio.report.checks.policy_gradient import findings_of
-from logratio.report.digits import number, percent
-from logratio.report.environment import is_control
-from logratio.report.finding import curve, tail_mean
-from logratio.report.markup import Html, element, join
+from logratio.report.control_runs import is_control
+from logratio.report.formatting import number, percent
+from logratio.report.html import Html, element, join
 from logratio.report.sections.curves import draw
 from logratio.report.sections.learning_curves import means_something, panel_groups
 from logratio.report.sections.section import Section, table
+from logratio.report.warnings.distance import KL_WARNING
+from logratio.report.warnings.metric_series import MONITORED, STAGES, monitored_names, setting
+from logratio.report.warnings.overoptimisation import monitored_rewards
+from logratio.report.warnings.policy_gradient import find_stage_warnings
+from logratio.report.warnings.warning import curve, tail_mean
 
 LEDE = (
     "Each update the model answers, is rewarded, and makes better answers more probable. Healthy training "
     "raises the reward while the model stays near its reference, moves little at a time and goes on trying "
     "different answers."
 )
-Row = tuple[str, str, Callable[[float | None], str], str, str]
-REWARD: tuple[Row, ...] = (("reward", "Reward", number, "rising", "RewardFell"),)
-ROWS: tuple[Row, ...] = (
+MetricRow = tuple[str, str, Callable[[float | None], str], str, str]
+REWARD: tuple[MetricRow, ...] = (("reward", "Reward", number, "rising", "RewardFell"),)
+ROWS: tuple[MetricRow, ...] = (
     ("objective", "Objective", number, "rising", ""),
     ("reward_std", "Spread of rewards", number, "above 0", "RewardConstant"),
     ("constant_groups", "Prompts without spread", percent, "below 50 %", "GroupsWithoutSpread"),
@@ -90,26 +90,26 @@ def _charts(report: Mapping[str, Any], stage: str) -> Iterator[Html]:
 
 
 def _rows(report: Mapping[str, Any], stage: str) -> list[list[object]]:
-    raised = {finding.name: finding.raised for finding in findings_of(report, stage)}
+    raised = {finding.name: finding.raised for finding in find_stage_warnings(report, stage)}
     rows: list[list[object]] = []
-    for metric, label, write, healthy, check in (*REWARD, *_watched(report, stage), *ROWS):
+    for metric, label, write, healthy, check in (*REWARD, *_monitored(report, stage), *ROWS):
         values = curve(report, stage, metric)
         if not values or not means_something(report, stage, metric):
             continue
         last = tail_mean(values)
-        told = _target(report, stage, metric) or healthy
+        expected = _target(report, stage, metric) or healthy
         warning = element("a", "see the warning", href="#warnings") if raised.get(check) else None
         end = join([write(values[-1] if last is None else last), " ", warning])
-        rows.append([label, write(values[0]), end, element("span", told, class_="count")])
+        rows.append([label, write(values[0]), end, element("span", expected, class_="count")])
     return rows
 
 
-def _watched(report: Mapping[str, Any], stage: str) -> list[Row]:
-    """A row for each reward that is only watched, right behind the one that is learned from."""
-    behind = {one.name for one in watched_rewards(report, stage) if one.severity is not None}
-    labels = {name: name.removeprefix(WATCHED) for name in watched_names(report, stage)}
+def _monitored(report: Mapping[str, Any], stage: str) -> list[MetricRow]:
+    """A row for each reward that is only monitored, right behind the one that is learned from."""
+    behind = {one.name for one in monitored_rewards(report, stage) if one.severity is not None}
+    labels = {name: name.removeprefix(MONITORED) for name in monitored_names(report, stage)}
     return [
-        (name, f"Watched: {label}", number, "rising too", "RewardOveroptimised" if label in behind else "")
+        (name, f"Monitored: {label}", number, "rising too", "RewardOveroptimised" if label in behind else "")
         for name, label in labels.items()
     ]
 

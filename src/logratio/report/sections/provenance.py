@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from logratio.progress import format_seconds
-from logratio.report.digits import ABSENT, fixed, is_number, number, size
-from logratio.report.markup import Html, element, join
+from logratio.report.formatting import ABSENT, fixed, is_number, number, size
+from logratio.report.html import Html, element, join
 from logratio.report.sections.section import Section, definitions, details, table
 
 APART = ("settings", "stage_seconds")

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from logratio.report.charts import BROAD, Band, Series, line_chart
-from logratio.report.digits import is_number, number
-from logratio.report.distributions import Sample, distribution_chart
-from logratio.report.environment import run_label, runs_of
-from logratio.report.markup import Html, element
+from logratio.report.charts.distributions import SampleValues, distribution_chart
+from logratio.report.charts.lines import BROAD, Band, Series, line_chart
+from logratio.report.control_runs import run_label, runs_of
+from logratio.report.formatting import is_number, number
+from logratio.report.html import Html, element
 from logratio.report.sections.section import figure
 
 WAYS = (("deterministic", "Most probable actions", "policy"), ("stochastic", "Drawn actions", "ppo"))
 """Ways of acting: name in `evaluation`, what the page calls it, colour class."""
 STEPS = "environment steps, of all environments together"
 RECENT = "Mean of the last 100 episodes that had ended by then, with drawn actions."
-Row = Mapping[str, float]
+CurveRow = Mapping[str, float]
 
 
 def learning_curve(report: Mapping[str, Any]) -> Html | None:
@@ -55,13 +55,13 @@ def run_line(name: str, run: Mapping[str, Any]) -> Series | None:
     return Series(label=run_label(name), xs=xs, ys=ys)
 
 
-def _mean(rows: Sequence[Row]) -> Series:
+def _mean(rows: Sequence[CurveRow]) -> Series:
     return Series(
         label="mean of the runs", xs=[row["steps"] for row in rows], ys=[row["return"] for row in rows]
     )
 
 
-def _interval(rows: Sequence[Row]) -> Band:
+def _interval(rows: Sequence[CurveRow]) -> Band:
     lows, highs = ([row[name] for row in rows] for name in ("low", "high"))
     return Band(xs=[row["steps"] for row in rows], lows=lows, highs=highs)
 
@@ -70,7 +70,7 @@ def distribution(judged: Mapping[str, Any]) -> Html | None:
     """How the returns of the episodes are spread, for both ways of acting."""
     # The most probable actions, which count, are drawn over the others.
     samples = [
-        Sample(label=label, values=values, style=style)
+        SampleValues(label=label, values=values, style=style)
         for name, label, style in reversed(WAYS)
         if (values := returns_of(judged, name))
     ]

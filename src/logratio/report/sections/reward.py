@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from logratio.report.charts import Level, Series, line_chart
-from logratio.report.digits import fixed, is_number, number, percent
-from logratio.report.markup import Html, element, join
+from logratio.report.charts.lines import Level, Series, line_chart
+from logratio.report.formatting import fixed, is_number, number, percent
+from logratio.report.html import Html, element, join
 from logratio.report.sections.cells import rate_cell
 from logratio.report.sections.section import Section, definitions, details, figure, table
 
@@ -20,29 +20,29 @@ LEDE = (
 
 def reward_section(report: Mapping[str, Any]) -> Section | None:
     """Accuracy beside its baselines, calibration, accuracy by difference of length."""
-    found = report.get("reward_model")
-    if not isinstance(found, Mapping) or not isinstance(found.get("accuracy"), Mapping):
+    evaluation = report.get("reward_model")
+    if not isinstance(evaluation, Mapping) or not isinstance(evaluation.get("accuracy"), Mapping):
         return None
-    sure, longer = (_bins(found, key) for key in ("calibration", "by_length"))
-    charts = [*_calibration(found, sure), *_lengths(longer)]
+    sure, longer = (_bins(evaluation, key) for key in ("calibration", "by_length"))
+    charts = [*_calibration(evaluation, sure), *_lengths(longer)]
     body = join(
         [
-            _accuracy(found),
+            _accuracy(evaluation),
             element("h3", "How sure it is, and what length explains"),
             element("div", *charts, class_="charts two") if charts else None,
-            definitions(_facts(found), class_="facts"),
+            definitions(_facts(evaluation), class_="facts"),
             *_tables(sure, longer),
         ]
     )
     return Section(anchor="reward-model", title="The reward model", lede=LEDE, body=body)
 
 
-def _accuracy(found: Mapping[str, Any]) -> Html:
-    agreement = found.get("agreement") or {}
+def _accuracy(evaluation: Mapping[str, Any]) -> Html:
+    agreement = evaluation.get("agreement") or {}
     named = (
-        ("Reward model", found["accuracy"], "policy"),
-        (*_length_rule(found.get("longer_wins")), "reference"),
-        ("The reward that the labels were drawn from", found.get("judge_accuracy"), "between"),
+        ("Reward model", evaluation["accuracy"], "policy"),
+        (*_length_rule(evaluation.get("longer_wins")), "reference"),
+        ("The reward that the labels were drawn from", evaluation.get("judge_accuracy"), "between"),
         (f"Two labels of one pair agree ({number(agreement.get('n'))} pairs)", agreement, "between"),
     )
     rows = [[label, rate_cell(share, style=style)] for label, share, style in named if share]
@@ -57,16 +57,20 @@ def _length_rule(longer: Any) -> tuple[str, Any]:
     return "The shorter answer wins", mirrored
 
 
-def _calibration(found: Mapping[str, Any], bins: Sequence[Mapping[str, Any]]) -> list[Html]:
+def _calibration(evaluation: Mapping[str, Any], bins: Sequence[Mapping[str, Any]]) -> list[Html]:
     """Confidence against accuracy, on the line of a model that is right as often as it says."""
     if not bins:
         return []
     xs, ys = _points(bins)
     observed = Series(label="this model", xs=xs, ys=ys, style="a")
     perfect = Series(label="right as often as it says", xs=(0.5, 1.0), ys=(0.5, 1.0), style="c")
-    told = "; ".join(f"says {percent(x, 0)}, is right {percent(y, 0)}" for x, y in zip(xs, ys, strict=True))
-    chart = line_chart([perfect, observed], name=f"Calibration: {told}", x_label="how sure the model is")
-    error, chance = found.get("calibration_error"), found.get("calibration_error_by_chance")
+    points_text = "; ".join(
+        f"says {percent(x, 0)}, is right {percent(y, 0)}" for x, y in zip(xs, ys, strict=True)
+    )
+    chart = line_chart(
+        [perfect, observed], name=f"Calibration: {points_text}", x_label="how sure the model is"
+    )
+    error, chance = evaluation.get("calibration_error"), evaluation.get("calibration_error_by_chance")
     note = (
         "Upwards, how often it is right. Below the straight line it is surer than it may be. Mean distance "
         f"{fixed(error, 3)}; noise alone makes about {fixed(chance, 3)} on so few pairs."
@@ -80,10 +84,10 @@ def _lengths(bins: Sequence[Mapping[str, Any]]) -> list[Html]:
     if len(bins) < 2:
         return []
     xs, ys = _points(bins)
-    told = "; ".join(f"{_signed(x)} tokens {percent(y, 0)}" for x, y in zip(xs, ys, strict=True))
+    points_text = "; ".join(f"{_signed(x)} tokens {percent(y, 0)}" for x, y in zip(xs, ys, strict=True))
     chart = line_chart(
         [Series(label="ranked as labelled", xs=xs, ys=ys, style="a")],
-        name=f"Accuracy by how much longer the preferred answer is: {told}",
+        name=f"Accuracy by how much longer the preferred answer is: {points_text}",
         x_label="the preferred answer is longer by, tokens",
         levels=[Level(value=0.5, label="chance")],
     )
@@ -95,7 +99,7 @@ def _lengths(bins: Sequence[Mapping[str, Any]]) -> list[Html]:
 
 
 def _points(bins: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    return [one["mean"] for one in bins], [one["accuracy"]["value"] for one in bins]
+    return [bucket["mean"] for bucket in bins], [bucket["accuracy"]["value"] for bucket in bins]
 
 
 def _tables(sure: Sequence[Mapping[str, Any]], longer: Sequence[Mapping[str, Any]]) -> list[Html]:
@@ -110,8 +114,13 @@ def _tables(sure: Sequence[Mapping[str, Any]], longer: Sequence[Mapping[str, Any
             table(
                 ["From", "To", "Pairs", "Ranked as labelled"],
                 [
-                    [write(one["low"]), write(one["high"]), number(one["accuracy"].get("n")), _rate(one)]
-                    for one in bins
+                    [
+                        write(bucket["low"]),
+                        write(bucket["high"]),
+                        number(bucket["accuracy"].get("n")),
+                        _rate(bucket),
+                    ]
+                    for bucket in bins
                 ],
                 caption=heading,
                 class_="small",
@@ -122,31 +131,31 @@ def _tables(sure: Sequence[Mapping[str, Any]], longer: Sequence[Mapping[str, Any
     ]
 
 
-def _rate(one: Mapping[str, Any]) -> Html:
-    return rate_cell(one["accuracy"], style="policy")
+def _rate(bucket: Mapping[str, Any]) -> Html:
+    return rate_cell(bucket["accuracy"], style="policy")
 
 
-def _bins(found: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+def _bins(evaluation: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return [
-        one
-        for one in found.get(key) or []
-        if is_number(one.get("mean")) and is_number((one.get("accuracy") or {}).get("value"))
+        bucket
+        for bucket in evaluation.get(key) or []
+        if is_number(bucket.get("mean")) and is_number((bucket.get("accuracy") or {}).get("value"))
     ]
 
 
-def _facts(found: Mapping[str, Any]) -> list[tuple[object, object]]:
+def _facts(evaluation: Mapping[str, Any]) -> list[tuple[object, object]]:
     facts: list[tuple[object, object]] = [
-        ("Held-out pairs", number(found["accuracy"].get("n"))),
-        ("Prompts", number(found.get("num_prompts"))),
-        ("Loss, nats (0.693 is a guess)", fixed(found.get("loss"), 3)),
-        ("Mean score, preferred", fixed(found.get("chosen_reward"), 3)),
-        ("Mean score, others", fixed(found.get("rejected_reward"), 3)),
-        ("Correlation of score and length", fixed(found.get("length_correlation"), 2)),
+        ("Held-out pairs", number(evaluation["accuracy"].get("n"))),
+        ("Prompts", number(evaluation.get("num_prompts"))),
+        ("Loss, nats (0.693 is a guess)", fixed(evaluation.get("loss"), 3)),
+        ("Mean score, preferred", fixed(evaluation.get("chosen_reward"), 3)),
+        ("Mean score, others", fixed(evaluation.get("rejected_reward"), 3)),
+        ("Correlation of score and length", fixed(evaluation.get("length_correlation"), 2)),
     ]
-    if found.get("num_ties"):
-        facts.append(("Ties, not counted in accuracy", number(found["num_ties"])))
-    if is_number(found.get("ceiling")):
-        facts.append(("Most that labels so noisy allow", percent(found["ceiling"])))
+    if evaluation.get("num_ties"):
+        facts.append(("Ties, not counted in accuracy", number(evaluation["num_ties"])))
+    if is_number(evaluation.get("ceiling")):
+        facts.append(("Most that labels so noisy allow", percent(evaluation["ceiling"])))
     return facts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from logratio.report.markup import Html, element, join, prose
+from logratio.report.html import Html, element, join, prose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from logratio.report.bars import cell_bar, cell_interval
-from logratio.report.digits import ABSENT, fixed, interval, is_number, percent
-from logratio.report.markup import Html, element, join
+from logratio.report.charts.bars import cell_bar, cell_interval
+from logratio.report.formatting import ABSENT, fixed, interval, is_number, percent
+from logratio.report.html import Html, element, join
 from logratio.report.sections.cells import cell, rate_cell
 from logratio.report.sections.section import Section, table
 from logratio.report.stages import stage_label, stage_names, stage_style
 
-Row = Mapping[str, Any]
-MakeCell = Callable[[Row, Sequence[Row]], Html]
+StageRow = Mapping[str, Any]
+MakeCell = Callable[[StageRow, Sequence[StageRow]], Html]
 LEDE = (
     "Every stage answered the same held-out prompts with the same seeds. KL is how far a stage has moved "
     "from the reference, in nats for a whole answer; intervals are 95 %."
@@ -23,7 +23,7 @@ LEDE = (
 
 def steps_section(report: Mapping[str, Any]) -> Section | None:
     """The table of stages: reference, middle stages, policy."""
-    rows: list[Row] = report.get("stages") or []
+    rows: list[StageRow] = report.get("stages") or []
     if not rows:
         return None
     columns = [one for one in COLUMNS if any(row.get(one[0]) is not None for row in rows)]
@@ -34,14 +34,14 @@ def steps_section(report: Mapping[str, Any]) -> Section | None:
     return Section(anchor="steps", title="What each step did", lede=LEDE, body=content)
 
 
-def _name(row: Row, stages: Sequence[str]) -> Html:
+def _name(row: StageRow, stages: Sequence[str]) -> Html:
     return join([element("i", class_=f"key {stage_style(row['name'])}"), stage_label(row["name"], stages)])
 
 
 def _interval_cell(key: str, least_decimals: int) -> MakeCell:
     """A cell with a dot and its interval, on the axis that the column's rows share."""
 
-    def make(row: Row, rows: Sequence[Row]) -> Html:
+    def make(row: StageRow, rows: Sequence[StageRow]) -> Html:
         value, bounds = row.get(key), row.get(f"{key}_interval")
         if not is_number(value):
             return cell(ABSENT)
@@ -54,7 +54,7 @@ def _interval_cell(key: str, least_decimals: int) -> MakeCell:
     return make
 
 
-def _values(key: str, row: Row) -> list[float]:
+def _values(key: str, row: StageRow) -> list[float]:
     values = [row.get(key), *(row.get(f"{key}_interval") or ())]
     return [value for value in values if is_number(value)]
 
@@ -65,7 +65,7 @@ def enough_decimals(largest: float, *, least: int) -> int:
 
 
 def _share_cell(key: str) -> MakeCell:
-    def make(row: Row, rows: Sequence[Row]) -> Html:
+    def make(row: StageRow, rows: Sequence[StageRow]) -> Html:
         value = row.get(key)
         if not is_number(value):
             return cell(ABSENT)
@@ -74,7 +74,7 @@ def _share_cell(key: str) -> MakeCell:
     return make
 
 
-def _length_cell(row: Row, rows: Sequence[Row]) -> Html:
+def _length_cell(row: StageRow, rows: Sequence[StageRow]) -> Html:
     value = row.get("length")
     if not is_number(value):
         return cell(ABSENT)
@@ -82,7 +82,7 @@ def _length_cell(row: Row, rows: Sequence[Row]) -> Html:
     return cell(fixed(value, 1), bar=cell_bar(value, largest, style=stage_style(row["name"])))
 
 
-def _win_cell(row: Row, rows: Sequence[Row]) -> Html:
+def _win_cell(row: StageRow, rows: Sequence[StageRow]) -> Html:
     return rate_cell(row.get("win_rate"), style=stage_style(row["name"]))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from logratio.report.bars import interval_bar, share_bar
-from logratio.report.checks.verdict import allowed_verdict
-from logratio.report.digits import is_number, number, percent, percent_interval
-from logratio.report.environment import is_control
-from logratio.report.markup import Html, element, join, prose
+from logratio.report.charts.bars import interval_bar, share_bar
+from logratio.report.control_runs import is_control
+from logratio.report.formatting import is_number, number, percent, percent_interval
+from logratio.report.html import Html, element, join, prose
 from logratio.report.sections.section import Section, definitions
 from logratio.report.stages import stage_names
+from logratio.report.warnings.verdict import allowed_verdict
 
 OUTCOMES = {"better": ("Better", "good"), "worse": ("Worse", "bad"), "not shown": ("Not shown", "open")}
 METHODS = {"wilson": "Wilson, ties as half a win", "bootstrap": "bootstrap over prompts"}
@@ -44,10 +44,10 @@ def _warned(report: Mapping[str, Any]) -> Html | None:
     raised = [one.get("severity") for one in report.get("warnings") or [] if isinstance(one, Mapping)]
     counts = [(raised.count(severity), severity) for severity in ("serious", "warning", "note")]
     names = {"serious": "serious", "warning": "to heed", "note": "to note"}
-    told = ", ".join(f"{count} {names[severity]}" for count, severity in counts if count)
-    if not told:
+    counts_text = ", ".join(f"{count} {names[severity]}" for count, severity in counts if count)
+    if not counts_text:
         return None
-    return element("p", "Warnings: ", element("a", told, href="#warnings"), class_="warned")
+    return element("p", "Warnings: ", element("a", counts_text, href="#warnings"), class_="warned")
 
 
 def _no_verdict(report: Mapping[str, Any]) -> Html:

@@ -1,0 +1,1 @@
+"""Pairs, votes and what is made of them."""

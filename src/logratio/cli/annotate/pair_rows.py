@@ -1,0 +1,24 @@
+"""Rows of answers or comparisons that people cannot be shown, as `annotate serve` names them."""
+
+from __future__ import annotations
+
+import sys
+
+from logratio.annotate.domain.pairs import USED_OF_ANSWERS, USED_OF_COMPARISONS, PairFile
+from logratio.cli.rows import RowFlags
+from logratio.data.unusable_rows import describe_rows, unused_columns
+
+
+def settle_pairs(file: PairFile, rows: RowFlags) -> None:
+    """Say which rows of a file cannot be used and which columns nothing reads.
+
+    Raises:
+        UnusableRows: too many cannot be used, or with --strict one.
+    """
+    used = USED_OF_ANSWERS if "completions" in file.columns else USED_OF_COMPARISONS
+    unused = unused_columns(file.columns, used)
+    if file.unusable or unused:
+        lines = describe_rows(file.unusable, file.num_rows, unused)
+        print("\n".join(f"data: {line}" for line in lines), file=sys.stderr)
+    if len(file.unusable) < file.num_rows:
+        rows.ensure(file.unusable, file.num_rows)

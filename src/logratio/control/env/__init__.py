@@ -1,0 +1,1 @@
+"""Environments as the collector drives them."""

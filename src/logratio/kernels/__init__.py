@@ -1,0 +1,1 @@
+"""Models computed by fused layers: packed rows, shared prefixes, chunked heads."""

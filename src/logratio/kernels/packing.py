@@ -1,0 +1,129 @@
+"""Rows without padding in which a prompt is read once for all its answers.
+
+A row lays groups side by side: prompt, answer, answer, …, prompt, answer, …. Positions restart at every
+prompt, and each answer's positions go on from its prompt's, so that a token's position is that of the same
+sequence alone. The mask keeps answers and groups apart. What the model computes for an answer is therefore
+what it computes for prompt and answer alone, up to rounding, for any model whose only path between tokens
+is masked attention with positions from `position_ids`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from logratio.kernels.block_diagonal_sdpa import attach_mask_blocks
+from logratio.kernels.packed_attention import group_mask
+from logratio.packed_rows import AnswerGroup, PackedRow, Span
+
+Layout = Literal["packed", "unpacked"]
+
+
+def assign_rows(lengths: Sequence[int], *, capacity: int) -> list[list[int]]:
+    """Put items of `lengths` tokens into rows of at most `capacity`, first fit in order of falling length.
+
+    An item longer than `capacity` has a row to itself. The result depends on the lengths alone.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        fitting = next((row for row, free in enumerate(room) if free >= lengths[item]), None)
+        if fitting is None:
+            rows.append([item])
+            room.append(capacity - lengths[item])
+        else:
+            rows[fitting].append(item)
+            room[fitting] -= lengths[item]
+    return [sorted(row) for row in rows]
+
+
+def pack(groups: Sequence[AnswerGroup], *, device: torch.device | str = "cpu") -> PackedRow:
+    """Lay `groups` in one row, each prompt once.
+
+    Returns:
+        A row whose answers are counted group by group: those of `groups[0]` first.
+    """
+    tokens: list[int] = []
+    positions: list[int] = []
+    spans: list[Span] = []
+    source_positions: list[int] = []
+    target_ids: list[int] = []
+    answer_index: list[int] = []
+    num_answers = 0
+    for group in groups:
+        start, prompt_end = len(tokens), len(tokens) + len(group.prompt)
+        tokens += group.prompt
+        positions += range(len(group.prompt))
+        ends: list[int] = []
+        for answer in group.answers:
+            first = len(tokens)
+            tokens += answer[:-1]
+            positions += range(len(group.prompt), len(group.prompt) + len(answer) - 1)
+            ends.append(len(tokens))
+            source_positions += [prompt_end - 1, *range(first, len(tokens))]
+            target_ids += answer
+            answer_index += [num_answers] * len(answer)
+            num_answers += 1
+        spans.append(Span(start, prompt_end, tuple(ends)))
+    mask = segment_mask(spans, len(tokens))
+    return PackedRow(
+        input_ids=torch.tensor([tokens], device=device),
+        position_ids=torch.tensor([positions], device=device),
+        attention_mask=attach_mask_blocks(mask.to(device), [group.num_tokens for group in groups]),
+        spans=tuple(spans),
+        source_positions=torch.tensor(source_positions, device=device),
+        target_ids=torch.tensor(target_ids, device=device),
+        answer_index=torch.tensor(answer_index, device=device),
+        num_answers=num_answers,
+    )
+
+
+def segment_mask(spans: Sequence[Span], num_tokens: int) -> Tensor:
+    """`[1, 1, T, T]`: true where a token sees another: prompt and answer before it, and itself."""
+    mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
+    for span in spans:
+        mask[span.start : span.start + span.num_tokens, span.start : span.start + span.num_tokens] = (
+            group_mask(span)
+        )
+    return mask[None, None]
+
+
+def pack_single(
+    prompt: Sequence[int], answer: Sequence[int], *, device: torch.device | str = "cpu"
+) -> PackedRow:
+    """One prompt and one answer as a plain sequence, with no mask but the model's own causal one."""
+    tokens = [*prompt, *answer[:-1]]
+    return PackedRow(
+        input_ids=torch.tensor([tokens], device=device),
+        position_ids=torch.arange(len(tokens), device=device)[None],
+        attention_mask=None,
+        spans=(),
+        source_positions=torch.arange(len(prompt) - 1, len(tokens), device=device),
+        target_ids=torch.tensor(answer, device=device),
+        answer_index=torch.zeros(len(answer), dtype=torch.long, device=device),
+        num_answers=1,
+    )
+
+
+# --- rows that are read to their last token ----------------------------------------------------------
+
+
+def include_last_token(groups: Sequence[AnswerGroup]) -> list[AnswerGroup]:
+    """The same groups, laid so that the last token of every answer is read too.
+
+    A log-probability predicts an answer's last token and never reads it; a score is read behind it. One token
+    more, which is neither read nor looked at, makes `pack` and `pack_single` lay exactly that.
+    """
+    return [
+        AnswerGroup(group.prompt, tuple((*answer, answer[-1]) for answer in group.answers))
+        for group in groups
+    ]
+
+
+def last_token_positions(row: PackedRow) -> Tensor:
+    """Where in a row that was laid `include_last_token` the last token of each answer stands: `[answers]`."""
+    ends = torch.bincount(row.answer_index, minlength=row.num_answers).cumsum(0) - 1
+    return row.source_positions[ends]

@@ -1,0 +1,114 @@
+"""What a policy has come to prefer, as a reward: how much more probable an answer is to it than before.
+
+`r(x, y) = log π(y|x) − log π_ref(y|x)` in nats; β times it is DPO's implicit reward up to a function of the
+prompt alone (Rafailov et al., 2023, arXiv:2305.18290, equation 5), so that differences between answers to one
+prompt are margins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from logratio.errors import BadConfig, DataFault
+from logratio.models import tokenisation
+from logratio.models.config_limits import limits_of_model
+from logratio.models.input_limits import ModelLimits
+from logratio.packed_rows import AnswerGroup, TokenIds
+from logratio.policies.language import LanguagePolicy
+from logratio.policies.reward_scorer import encode_as_text, group_answers
+from logratio.records import Completion, Prompt
+
+
+class ImplicitReward:
+    """Two models of one vocabulary as one reward.
+
+    Args:
+        policy: what was trained.
+        reference: what it was trained from.
+
+    Raises:
+        BadConfig: their tokenizers differ.
+    """
+
+    def __init__(self, policy: LanguagePolicy, reference: LanguagePolicy) -> None:
+        if tokenisation.tokenizer_fingerprint(policy.tokenizer) != tokenisation.tokenizer_fingerprint(
+            reference.tokenizer
+        ):
+            raise BadConfig(
+                "policy and reference do not have the same tokenizer",
+                where="--reward implicit:POLICY,REFERENCE",
+                action="give the model that the policy was trained from as REFERENCE",
+            )
+        self.policy, self.reference = policy, reference
+
+    @property
+    def model(self) -> Any:
+        """The policy's model."""
+        return self.policy.model
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What both models can read."""
+        return limits_of_model(self.policy.model) & limits_of_model(self.reference.model)
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of both models."""
+        return self.policy.tokenizer
+
+    @torch.no_grad()
+    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
+        """The reward of every answer behind its prompt, in nats.
+
+        Args:
+            texts: prompts with an answer each.
+            max_tokens: tokens computed at a time.
+
+        Raises:
+            DataFault: a prompt or an answer that the tokenizer or its chat template refuses.
+        """
+        return self.score_token_ids(
+            [self.encode(*text, where=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
+            max_tokens=max_tokens,
+        )
+
+    @torch.no_grad()
+    def score_token_ids(
+        self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
+    ) -> list[float]:
+        """The reward of every answer behind its prompt, both as tokens, in nats."""
+        groups, positions = group_answers(sequences)
+        now, before = (_logprobs(model, groups, max_tokens) for model in (self.policy, self.reference))
+        return [now[group][answer] - before[group][answer] for group, answer in positions]
+
+    def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
+        """Raise a `DataFault` where a model cannot read the prompt, or not with an answer that long."""
+        ids = tokenisation.encode_prompt(self.tokenizer, prompt)
+        self.limits.ensure_computable(self.tokenizer, (*ids, *ids[:1] * max_new_tokens))
+
+    def encode(self, prompt: Prompt, completion: Completion, *, where: str) -> tuple[TokenIds, TokenIds]:
+        """Tokens of a prompt and of an answer.
+
+        Raises:
+            DataFault: the tokenizer or its chat template refuses them; at `where`.
+        """
+        try:
+            prompt_ids, answer_ids = encode_as_text(self.tokenizer, prompt, completion)
+            self.limits.ensure_computable(self.tokenizer, (*prompt_ids, *answer_ids))
+        except DataFault as fault:
+            fault.where = fault.where or f"{where} (“{str(prompt).strip()[:60]}”)"
+            raise
+        return prompt_ids, answer_ids
+
+
+def _logprobs(policy: LanguagePolicy, groups: Sequence[AnswerGroup], max_tokens: int) -> list[list[float]]:
+    """Log-probability of the answers of every group, in their order."""
+    logprobs: list[list[float]] = [[] for _ in groups]
+    for group_indices, rows in policy.micro_batches(groups, max_tokens=max_tokens):
+        values = iter(policy.sequence_logprobs(rows).tolist())
+        for index in group_indices:
+            logprobs[index] = [next(values) for _ in groups[index].answers]
+    return logprobs

@@ -1,0 +1,118 @@
+"""What the policy-gradient trainers ask of a policy, whether it writes text or drives an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from logratio.trajectories import ActionEvaluation, ItemIds, Rollout
+
+Partition = Callable[[int], Sequence[ItemIds]]
+"""From a number of items to the minibatches of an update's first pass, each a sequence of item ids."""
+
+
+class Actor(Protocol):
+    """A policy, with or without a critic, that can be asked again about what it did."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that training moves: policy and critic."""
+        ...
+
+    @property
+    def critic_parameters(self) -> Sequence[nn.Parameter]:
+        """What only the critic has: its head, and its body where that is its own; none without a critic."""
+        ...
+
+    def evaluate(
+        self, items: Sequence[Any], item_ids: ItemIds, rollout: Rollout
+    ) -> Iterator[ActionEvaluation]:
+        """What the policy says now of the rows of some items.
+
+        Args:
+            items: the items themselves.
+            item_ids: their indices in the rollout.
+            rollout: the rollout they are of, for its rows.
+
+        Yields:
+            Parts that are computed at a time; together they hold every real row of the items once. Each is
+            differentiable and meant to be used before the next is asked for.
+        """
+        ...
+
+
+class ReplayCache(Protocol):
+    """Computations that are recorded at their first use and replayed from then on, by key."""
+
+    kept: Any
+    """What the user of the cache keeps from one use to the next."""
+
+    def __call__(
+        self,
+        key: Hashable,
+        compute: Callable[[], tuple[Sequence[Tensor], Any]],
+        inputs: Sequence[Tensor],
+        **known: Any,
+    ) -> tuple[Sequence[Tensor], Any]:
+        """The results of a computation, and what else it says of them."""
+        ...
+
+    def key_index(self, key: Hashable) -> int:
+        """A number for a key, the same for equal keys."""
+        ...
+
+
+class RowActor(Actor, Protocol):
+    """An actor whose minibatches are rows from anywhere, all computed at once."""
+
+    graphs: ReplayCache | None
+    """Where its minibatches are recorded; `None`: they are not."""
+
+    def row_indices(self, item_ids: ItemIds, rollout: Rollout) -> Tensor:
+        """`[R]` the rows that items are, as places in the flattened `[sequences · time]`."""
+        ...
+
+    def evaluate_rows(self, rows: Tensor, rollout: Rollout) -> ActionEvaluation:
+        """What the policy says now of `[R]` rows, from the tensors of the rollout alone."""
+        ...
+
+
+class Collector(Protocol):
+    """Where trajectories come from, always from the policy as it stands."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples a pass has: prompts, or batches of environment steps."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What an example is, for the progress line."""
+        ...
+
+    @property
+    def controllers(self) -> dict[str, Any]:
+        """Dataclasses of numbers that the collector moves and a checkpoint must hold, by name."""
+        ...
+
+    def reference_fingerprint(self) -> str:
+        """A hash of what must not change while the actor is trained, the reference; empty where none is."""
+        ...
+
+    def collect(self, step: int, examples: Sequence[int], partition: Partition | None = None) -> Rollout:
+        """Let the policy act: a function of its weights, `step` and `examples`, and of nothing before.
+
+        Args:
+            step: the update.
+            examples: what it learns from.
+            partition: the minibatches in which the update will read the items for the first time. Where
+                log-probabilities are computed after acting, they are computed so too: rows that are packed
+                otherwise are rounded otherwise, which in bfloat16 shows.
+        """
+        ...
+
+    def update_controllers(self, rollout: Rollout) -> dict[str, float]:
+        """Adapt the controllers after an update with this rollout; returns their numbers for the metrics."""
+        ...

@@ -1,0 +1,1 @@
+"""Intervals, resampling, strengths from comparisons and Pareto fronts."""

@@ -1,0 +1,1 @@
+"""What is held against the exact worlds."""
