@@ -102,8 +102,8 @@ def test_a_run_leaves_a_model_and_its_numbers(tmp_path, start, prompts, capsys, 
 @pytest.mark.parametrize("kind", ["ppo", "reinforce"])
 def test_in_bf16_what_is_drawn_is_what_is_trained_on(tmp_path, start, prompts, monkeypatch, kind, native):
     """With a processor's own products of bfloat16 and with what stands in for them."""
-    for module in ("precision", "segments"):
-        monkeypatch.setattr(f"logratio.models.{module}.multiplies_bf16", lambda kind="cpu": native)
+    for module in ("precision", "packed_attention"):
+        monkeypatch.setattr(f"logratio.kernels.{module}.multiplies_bf16", lambda kind="cpu": native)
     flags = ["--reward", "own_rewards:vowels", "--precision"]
     for precision in ("bf16", "fp32"):
         assert train(kind, prompts, start, tmp_path / precision, *flags, precision) == 0
