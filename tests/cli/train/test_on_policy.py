@@ -332,4 +332,4 @@ def test_an_architecture_that_mixes_tokens_otherwise_is_found_out(capsys):
     assert mixing.layout == "unpacked"
     plain = LanguagePolicy(tiny_llama(len(tokenizer)).eval(), tokenizer)
     select_layout(plain, probe)
-    assert plain.layout == "shared"
+    assert plain.layout == "packed"
