@@ -196,7 +196,7 @@ def call(capsys, *words):
     """The status of a command and all that it printed; a fault of our own fails here."""
     status = main([*map(str, words)])
     shown = "".join(capsys.readouterr())
-    assert "a fault of logratio's own" not in shown, shown
+    assert "a bug in logratio" not in shown, shown
     assert "Traceback" not in shown, shown
     return status, shown
 

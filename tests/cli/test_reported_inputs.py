@@ -299,6 +299,7 @@ def test_tokens_without_embeddings_are_refused_by_name(place, capsys, kind):
     shown = "".join(capsys.readouterr())
     assert "<|new|>" in shown
     assert "fault of logratio" not in shown
+    assert "bug in logratio" not in shown
 
 
 TOOLS = (

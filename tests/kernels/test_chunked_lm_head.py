@@ -65,7 +65,7 @@ def test_no_more_bytes_of_tiles_are_kept_than_given(inputs):
     hidden, weight, _ = (value.detach() for value in inputs)
     for given, kept in ((0, []), (879, [30]), (880, [0]), (1760, [0, 10]), (10**9, [0, 10, 20, 30])):
         logit_chunks = LogitChunks(weight, hidden, dtype=torch.float64, chunk=10, kept_bytes=given)
-        assert [start for start, _ in logit_chunks.first_epoch_partition()] == [0, 10, 20, 30]
+        assert [start for start, _ in logit_chunks.first_pass()] == [0, 10, 20, 30]
         assert sorted(logit_chunks._kept) == kept
 
 

@@ -42,7 +42,7 @@ class PPOConfig(PolicyGradientConfig):
     """Settings of proximal policy optimisation."""
 
     update_epochs: int = 4
-    """Passes over what was collected, before the policy collects again."""
+    """PPO epochs per rollout."""
     minibatches: int = 4
     """Steps of the optimiser in a pass."""
     clip_range: float = 0.2

@@ -15,7 +15,7 @@ from logratio.errors import BadConfig, LogratioError, OutOfMemory
 COMMANDS = {
     "quickstart": (
         "logratio.cli.quickstart.command",
-        "the whole way on the embedded model, into runs/quickstart",
+        "end-to-end example on the embedded model, into runs/quickstart",
     ),
     "sample": ("logratio.cli.sample", "answers to prompts, with their exact log-probabilities"),
     "label": ("logratio.cli.label", "answers into comparisons, by a reward"),
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_libraries()
     if arguments is None:
-        # Called with a list, this is a guest in another program, whose libraries it leaves as they are.
+        # Called with a list, this is called as a library, and leaves the libraries of its caller as they are.
         leave_out()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             return named.exit_status
         print(
             f"{type(error).__name__}: {error}\n"
-            "  do:    this is a fault of logratio's own; run again with --debug and report what it prints",
+            "  do:    this is a bug in logratio; run again with --debug and report what it prints",
             file=sys.stderr,
         )
         return 2

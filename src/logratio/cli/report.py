@@ -1,4 +1,4 @@
-"""One page from a run directory: what came of it, how sure that is, and what to mistrust.
+"""One page from a run directory: results, their intervals, and warnings.
 
     logratio report runs/quickstart
 

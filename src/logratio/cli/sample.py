@@ -92,7 +92,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Sample, write the answers and print what came of it."""
+    """Sample, write the answers and print the counts."""
     config = sampling_config(arguments)
     check_device(arguments.device)
     check_dtype(arguments.dtype)

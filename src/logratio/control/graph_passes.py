@@ -1,4 +1,4 @@
-"""What a tape leaves out of what was recorded, without a bit of difference in what comes out.
+"""What a recorded graph leaves out of what was recorded, without a bit of difference in what comes out.
 
 Operations that were done already or in vain, constants made anew, views of what stays, and the tensors that
 PyTorch makes of every number that an operation takes, in as much time as the operation itself needs.

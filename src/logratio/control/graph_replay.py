@@ -2,8 +2,8 @@
 
 Where networks are small, what costs is not arithmetic but the way to it: a minibatch of 64 rows spends
 three quarters of its time in Python, in the graph of gradients and in choosing kernels. The operations are
-the same every time, only the numbers differ. A tape holds them: from its inputs to losses, gradients and
-measurements, in the order in which they were done, so that what comes out is equal to the last bit.
+the same every time, only the numbers differ. A recorded graph holds them: from its inputs to losses,
+gradients and measurements, in the order in which they were done, so that results are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ class RecordedGraph:
 class GraphCache:
     """Computations by key, each recorded at its first use and played from then on.
 
-    A tape is believed while it agrees: at its uses number 1, 2, 4, 8 and so on the results are computed anew
-    as well, and a tape that differs in one bit is not played again.
+    Recorded graphs are re-validated: at the uses number 1, 2, 4, 8 and so on the results are computed anew as
+    well, and a recorded graph that differs in one bit is not played again.
     """
 
     def __init__(self) -> None:
-        self._tapes: dict[Hashable, RecordedGraph | None] = {}
+        self._graphs: dict[Hashable, RecordedGraph | None] = {}
         self._labels: dict[Hashable, Any] = {}
         self._uses: dict[Hashable, int] = {}
         self._numbers: dict[Hashable, int] = {}
@@ -121,17 +121,17 @@ class GraphCache:
             inputs: what it reads.
             known: what `RecordedGraph` may be told of the inputs; what differs in it differs in the key.
         """
-        if key not in self._tapes:
+        if key not in self._graphs:
             return self._record(key, compute, inputs, known)
-        tape = self._tapes[key]
-        if tape is None:
+        graph = self._graphs[key]
+        if graph is None:
             return compute()
         self._uses[key] += 1
-        results = tape(inputs)
+        results = graph(inputs)
         if self._uses[key].bit_count() == 1:
             anew, _ = compute()
             if not all(map(_identical, results, anew)):
-                self._tapes[key] = None
+                self._graphs[key] = None
                 print(NOT_THE_SAME, file=sys.stderr)
                 results = anew
         return results, self._labels[key]
@@ -143,7 +143,7 @@ class GraphCache:
     @property
     def num_replayed(self) -> int:
         """How many computations are played."""
-        return sum(tape is not None for tape in self._tapes.values())
+        return sum(graph is not None for graph in self._graphs.values())
 
     def _record(
         self,
@@ -152,7 +152,7 @@ class GraphCache:
         inputs: Sequence[Tensor],
         known: dict[str, Any],
     ) -> tuple[Sequence[Tensor], Any]:
-        if len(self._tapes) >= MAX_GRAPHS:
+        if len(self._graphs) >= MAX_GRAPHS:
             return compute()
         done: list[tuple[Sequence[Tensor], Any]] = []
 
@@ -161,9 +161,9 @@ class GraphCache:
             return done[0][0]
 
         try:
-            self._tapes[key] = RecordedGraph(tensors, inputs, **known)
+            self._graphs[key] = RecordedGraph(tensors, inputs, **known)
         except NotRecordable:
-            self._tapes[key] = None
+            self._graphs[key] = None
             return done[0] if done else compute()
         self._labels[key], self._uses[key] = done[0][1], 0
         return done[0]

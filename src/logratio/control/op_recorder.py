@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 SAME = (aten.detach.default, aten.alias.default)
-"""What they give is what they take, but for the graph of gradients, of which a tape has none."""
+"""What they give is what they take, but for the graph of gradients, of which a recorded graph has none."""
 LITERAL = aten.lift_fresh.default
 """What it takes was written down in the code, and is the same every time."""
 
@@ -23,7 +23,7 @@ class NotRecordable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of a tensor on a tape."""
+    """The place of a tensor on a recorded graph."""
 
     number: int
 

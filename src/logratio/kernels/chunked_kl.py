@@ -101,7 +101,7 @@ def compare_tokens(
     ours, theirs = (
         logit_chunks_of(*head, chunk, None) for head in ((narrow, weight), (other, reference_weight))
     )
-    pairs = zip(ours.first_epoch_partition(), theirs.first_epoch_partition(), strict=True)
+    pairs = zip(ours.first_pass(), theirs.first_pass(), strict=True)
     logit_chunks = ((start, logits, others) for (start, logits), (_, others) in pairs)
     result = _walk(logit_chunks, padded_ids, ours.logsumexp, theirs.logsumexp)
     return TokenComparison(*(values[: len(target_ids)] for values in result))

@@ -45,7 +45,7 @@ class LogitChunks:
         self._room, self._workspace = kept_bytes, Workspace()
         self._kept: dict[int, Tensor] = {}
 
-    def first_epoch_partition(self) -> Iterator[tuple[int, Tensor]]:
+    def first_pass(self) -> Iterator[tuple[int, Tensor]]:
         """Where each chunk begins, with its logits, which must stay as they are."""
         for start in range(0, len(self.compute_weight), self.chunk):
             if size := self._room_for(start):
@@ -100,7 +100,7 @@ class TokenLogprobs(torch.autograd.Function):
         rows = torch.arange(len(target_ids), device=target_ids.device)
         target_logit = torch.empty(len(target_ids), dtype=logit_chunks.dtype, device=hidden.device)
         logsumexp = torch.full_like(target_logit, -torch.inf)
-        for start, logits in logit_chunks.first_epoch_partition():
+        for start, logits in logit_chunks.first_pass():
             logsumexp = torch.logaddexp(logsumexp, logit_chunks.logsumexp(logits))
             inside = (target_ids >= start) & (target_ids < start + len(logits))
             target_logit[inside] = logits[target_ids[inside] - start, rows[inside]]
@@ -126,7 +126,7 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
         rows = torch.arange(len(target_ids), device=target_ids.device)
         target_logit = torch.empty(len(target_ids), dtype=logit_chunks.dtype, device=hidden.device)
         logsumexp, mean = torch.full_like(target_logit, -torch.inf), torch.zeros_like(target_logit)
-        for start, logits in logit_chunks.first_epoch_partition():
+        for start, logits in logit_chunks.first_pass():
             inside = (target_ids >= start) & (target_ids < start + len(logits))
             target_logit[inside] = logits[target_ids[inside] - start, rows[inside]]
             chunk_logsumexp = logit_chunks.logsumexp(logits)

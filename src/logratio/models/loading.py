@@ -93,7 +93,7 @@ def load(
         SpecialTokenTrouble: its tokenizer has no end token.
         TokenWithoutEmbedding: its chat template writes a token that has no embedding.
         BadConfig: the device is not there, the dtype is not known, tokenizer and model do not fit, or an
-            adapter is not LoRA or lies on other weights than it was trained on.
+            adapter is not LoRA or was trained on another base.
         MissingExtra: it is an adapter, and peft is not installed.
     """
     keep_freed_memory()

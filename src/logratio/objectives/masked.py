@@ -1,4 +1,4 @@
-"""Sums and means over the real entries of a padded tensor: the one place where anything is reduced.
+"""Masked sums and masked means of a padded tensor: the one place where anything is reduced.
 
 The denominator is part of an algorithm (a mean over tokens and a mean over sequences have different
 gradients), so it is chosen here, by name, and nowhere inside a loss.

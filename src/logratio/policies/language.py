@@ -38,7 +38,7 @@ class LanguagePolicy(PackedModel):
         self.adapter = adapter
 
     def use_adapter(self) -> AbstractContextManager[None]:
-        """Have the model be this policy, for whoever computes with its weights and sees to precision."""
+        """Activate this policy's adapter, for code that chooses its own precision."""
         return nullcontext() if self.adapter is None else use_adapter(self.model, self.adapter)
 
     @contextmanager

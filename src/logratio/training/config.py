@@ -35,7 +35,7 @@ class TrainingConfig:
     adam_epsilon: float = 1e-8
     """Added to the square root of the second moment after its bias correction."""
     max_gradient_norm: float = 1.0
-    """The gradient's norm is cut to this; 0 turns clipping off."""
+    """Maximum gradient norm; 0 turns clipping off."""
     row_tokens: int = 1024
     """Tokens computed at a time: more takes more memory, and is faster up to a point; same result."""
     shuffle: bool = True

@@ -53,7 +53,7 @@ class GradientSNR:
         return float(mean.square().sum()) / variance - 1.0 if variance > 0 else None
 
     def _sample(self) -> Tensor:
-        """Every so-manieth coordinate of all gradients, in float64 on the CPU."""
+        """Every stride-th coordinate of all gradients, in float64 on the CPU."""
         trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         # An odd stride does not fall in step with rows of even length.
         stride = max(1, sum(parameter.numel() for parameter in trained) // COORDINATES) | 1

@@ -1,4 +1,4 @@
-"""Micro-batches: gradient accumulation over the parts of a minibatch, computed or replayed from a tape."""
+"""Micro-batches: gradient accumulation over a minibatch, computed or replayed from a recorded graph."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def micro_batches_of(
     """The micro-batches of a minibatch, one at a time.
 
     Args:
-        actor: who is asked again; where it has tapes, the minibatch is one micro-batch.
+        actor: the policy that is re-evaluated; with recorded graphs a minibatch is one micro-batch.
         rollout: what was collected.
         item_ids: the items of the minibatch.
         losses: the trainer's loss of rows.

@@ -122,7 +122,7 @@ def backpropagate(
     """Accumulate the gradients of a minibatch, micro-batch by micro-batch, and sum its metrics.
 
     Args:
-        actor: who is asked again.
+        actor: the policy that is re-evaluated.
         rollout: what was collected.
         item_ids: the items of the minibatch.
         losses: the trainer's loss of rows.

@@ -62,7 +62,7 @@ def test_what_stands_is_not_done_again(kitchen, capsys):
     assert [ledger[name]["headline"] for name in done] == ["made first", "made second", "made third"]
     capsys.readouterr()
     assert kitchen.run()[0] == []
-    assert "[2/3] second: stands already (made second)" in capsys.readouterr().out
+    assert "[2/3] second: up to date (made second)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class Queue:
             return self._keep(connection, lease, leases, now)
 
     def renew(self, annotator: str, ticket: str) -> float:
-        """Keep the pair for longer, since the annotator gave a sign; returns until when.
+        """Keep the pair for longer, after a heartbeat of the annotator; returns until when.
 
         Raises:
             LeaseConflict: it is no longer theirs.

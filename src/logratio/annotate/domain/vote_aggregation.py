@@ -93,5 +93,5 @@ def ensure_decided(decision: Decision, votes: Sequence[Vote]) -> None:
         raise UndecidedAsLabel(
             f"a pair with the verdicts {verdicts} was about to be written as preferring {decision.chosen!r}",
             where=f"pair {decision.pair.id}",
-            action="nothing was written; this is a fault of logratio's own: please report it",
+            action="nothing was written; this is a bug in logratio: please report it",
         )

@@ -26,7 +26,7 @@ class ControlTrainingConfig(PolicyGradientConfig):
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     """What the learning rate does: stays, or falls to zero."""
     max_gradient_norm: float = 0.5
-    """The gradient's norm is cut to this; 0 turns clipping off."""
+    """Maximum gradient norm; 0 turns clipping off."""
     entropy_coefficient: float = 0.0
     """Weight of a bonus for being undecided, which keeps the policy trying; 0.01 is usual."""
     # One example is one rollout, in the order in which they are made; and no text is written.

@@ -65,5 +65,5 @@ def default(words: list[str]) -> Arguments | None:
 
 
 def run(arguments: Arguments) -> int:
-    """Train, judge, say what came of it."""
+    """Train, evaluate and print the results."""
     return run_control(arguments, arguments.training, train_reinforce, command="reinforce")

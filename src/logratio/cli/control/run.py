@@ -57,7 +57,7 @@ class ControlFlags:
     resume: bool = False
     """Go on with the run in --out from its last checkpoint, or begin it if there is none."""
     threads: int = 1
-    """Threads of the processor: small networks are fastest with one."""
+    """CPU threads: small networks are fastest with one."""
     collect: Annotated[ControlConfig, tyro.conf.arg(name="rollout"), tyro.conf.OmitArgPrefixes] = field(
         default_factory=ControlConfig
     )
@@ -69,7 +69,7 @@ class ControlFlags:
 
 
 def run_control(flags: ControlFlags, training: PolicyGradientConfig, train: Trainer, *, command: str) -> int:
-    """Train once or several times; prints what came of it."""
+    """Train once or several times; prints the results."""
     import torch
 
     for flag, count in (("--seeds", flags.seeds), ("--evaluation-episodes", flags.evaluation_episodes)):
@@ -156,7 +156,7 @@ def open_environments(
         raise EnvironmentFault(
             f"{flags.env} could not be made, it raised {type(error).__name__}: {error}",
             where=place,
-            action="mend the environment: `gymnasium.make` raises the same",
+            action="fix the environment: `gymnasium.make` raises the same",
         ) from error
 
 

@@ -10,7 +10,7 @@ came of it.
     logratio quickstart --model my-model --prompts prompts.jsonl --reward my_rewards:helpful --out runs/mine
 
 does the same with a model, prompts and a reward of your own. Give the same command again after a stop: what
-stands is not done again. After a change of settings, only what depends on it is done again.
+is complete is reused. After a change of settings, only what depends on it is recomputed.
 
     logratio quickstart --with ppo
 
@@ -157,7 +157,7 @@ class Arguments:
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
     threads: int | None = None
-    """Threads of the processor."""
+    """CPU threads."""
 
     @property
     def with_ppo(self) -> bool:

@@ -1,7 +1,7 @@
 """What stands in a run of several stages, and what must be done again.
 
 Each stage has a key: a hash of its settings, of the keys of the stages that it builds on and of the files
-that they wrote. A stage whose key and outputs stand is not done again; one whose key changed is, with all
+that they wrote. A stage whose key and outputs stand is reused; one whose key changed is, with all
 that build on it.
 """
 
@@ -59,7 +59,7 @@ def run_stages(directory: Path, stages: Sequence[CachedStage]) -> dict[str, Any]
         label = f"[{number}/{len(enabled)}] {stage.name}"
         before = ledger.get(stage.name, {})
         if before.get("key") == key and before.get("done") and all(one.exists() for one in stage.outputs):
-            print(f"{label}: stands already ({before['headline']})", flush=True)
+            print(f"{label}: up to date ({before['headline']})", flush=True)
         else:
             if before.get("key") != key:
                 ledger = _forget(path, ledger, _disabled_after(stages, stage.name))

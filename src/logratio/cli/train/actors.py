@@ -220,7 +220,7 @@ def ensure_tokens_fit(policy: Any, critic: Any, *, source: str) -> None:
 
 
 def check_critic(critic: str) -> None:
-    """Refuse the name of a critic that leads nowhere, before a model is loaded.
+    """Refuse the name of an unknown critic, before a model is loaded.
 
     Raises:
         BadConfig: it is neither a word that is known nor a directory.

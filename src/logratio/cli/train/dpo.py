@@ -6,7 +6,7 @@ r"""Direct preference optimisation: raise the log-ratio of chosen over rejected 
 
 The reference is the model that training starts from: its log-probabilities are computed once, before the
 first update. The first loss is ln 2 = 0.6931, or the run stops and says why. Public comparisons whose answers
-the model would not write itself want `logratio train sft` first. A row with "tie": true is half a label for
+the model would not write itself need `logratio train sft` first. A row with "tie": true is half a label for
 each side: its loss is the mean of the losses of both orders.
 """
 
@@ -36,7 +36,7 @@ class Arguments(TrainingFlags):
     """Flags of `logratio train dpo`."""
 
     training: Annotated[DPOConfig, tyro.conf.arg(name="")] = field(default_factory=DPOConfig)
-    """How the weights are moved, and towards what."""
+    """Training settings."""
 
 
 def run(arguments: Arguments) -> int:

@@ -79,7 +79,7 @@ class PolicyGradientFlags:
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
     threads: int | None = None
-    """Threads of the processor; a resumed run is bit-identical only with the same number."""
+    """CPU threads; a resumed run is bit-identical only with the same number."""
 
 
 @dataclass(frozen=True, slots=True)

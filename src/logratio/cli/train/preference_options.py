@@ -67,7 +67,7 @@ class TrainingFlags:
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
     threads: int | None = None
-    """Threads of the processor; a resumed run is bit-identical only with the same number."""
+    """CPU threads; a resumed run is bit-identical only with the same number."""
 
     def own_identity(self) -> dict[str, Any]:
         """What decides a run of one command and is no flag of the others."""

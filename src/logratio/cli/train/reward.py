@@ -60,7 +60,7 @@ class Arguments(TrainingFlags):
     """Flags of `logratio train reward`."""
 
     training: Annotated[RewardConfig, tyro.conf.arg(name="")] = field(default_factory=RewardConfig)
-    """How the weights are moved, and towards what."""
+    """Training settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from logratio.errors import BadConfig, EnvironmentFault, LogratioError
 
 Vectorisation = Literal["sync", "async", "own", "envpool"]
 SEED_SPACE = 2**31 - 1
-RESUME_HINT = "mend the environment and go on with --resume: everything up to the last update is kept"
+RESUME_HINT = "fix the environment and go on with --resume: everything up to the last update is kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

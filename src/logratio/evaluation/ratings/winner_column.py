@@ -71,7 +71,7 @@ class Verdict:
         return "second" if winner == self.second.casefold() else self.as_name
 
     def outcome(self, result: Result) -> PairOutcome:
-        """The row with what came of it."""
+        """The row with its outcome."""
         return PairOutcome(
             first=self.first, second=self.second, result=result, count=self.count, source=self.source
         )

@@ -49,7 +49,7 @@ class TokenStep(NamedTuple):
     """One token each of the answers that are under way."""
 
     requests: list[Request]
-    """Whose they are."""
+    """The request of each row."""
     sampled: SampledTokens
     """The tokens."""
     stopped: Tensor

@@ -99,7 +99,7 @@ def kl_estimates_disagree(report: Mapping[str, Any], stage: str) -> ReportWarnin
         "answers are drawn from another distribution than the one that is trained, as at another temperature "
         "or from a part of the vocabulary; a KL below 0 usually comes before training that fails.",
         action="Believe neither this KL nor what was learned under it. Draw answers at temperature 1 from "
-        "the whole vocabulary; where they were, this is a fault of logratio's own: report it.",
+        "the whole vocabulary; where they were, this is a bug in logratio: report it.",
     )
 
 

@@ -219,7 +219,7 @@ def length_changed(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
 
 
 def entropy_halved(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
-    """The policy tries few continuations any more."""
+    """Entropy has collapsed."""
     entropies = curve(report, stage, "entropy")
     last, first = tail_mean(entropies), head_mean(entropies)
     if last is None or not first:
