@@ -21,8 +21,9 @@ def run_logratio(job: Job) -> dict[str, Any]:
     """`logratio control ppo` without its evaluation at the end, which the other sides have not."""
     whole = Clock()
     from logratio.algorithms.ppo import train_ppo
+    from logratio.cli.control.flags import ControlFlags
     from logratio.cli.control.ppo import ControlPPOConfig
-    from logratio.cli.control.run import ControlFlags, new_policy, open_environments
+    from logratio.cli.control.run import new_policy, open_environments
     from logratio.control.collector import ControlCollector, ControlConfig
     from logratio.control.policy import ControlActor, NetworkConfig
     from logratio.run_directory import RunDirectory

@@ -8,7 +8,7 @@ from logratio.algorithms.dpo import DPOConfig
 from logratio.algorithms.ppo import PPOConfig
 from logratio.algorithms.reward import RewardConfig
 from logratio.algorithms.sft import SFTConfig
-from logratio.cli.quickstart.command import Arguments, PPOAnswers
+from logratio.cli.quickstart.config import Arguments, PPOAnswers
 from logratio.run_directory import hash_file
 
 MODULE = "lr_quick_rewards"

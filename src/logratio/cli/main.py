@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_libraries()
     if arguments is None:
-        # Called with a list, this is called as a library, and leaves the libraries of its caller as they are.
+        # Called with a list, this is called as a library, and leaves its caller's libraries as they are.
         leave_out()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

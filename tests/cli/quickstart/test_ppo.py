@@ -18,7 +18,8 @@ from logratio.algorithms.reward import RewardConfig
 from logratio.cli.quickstart import context as quickstart_bench
 from logratio.cli.quickstart import ppo as quickstart_ppo
 from logratio.cli.quickstart import stages as quickstart_stages
-from logratio.cli.quickstart.command import Arguments, PPOAnswers, run
+from logratio.cli.quickstart.command import run
+from logratio.cli.quickstart.config import Arguments, PPOAnswers
 from logratio.cli.quickstart.ppo import CANDIDATES_AT_A_TIME, shaped_rewards, sizes_to
 from logratio.errors import BadConfig, Interrupted, PolicyRunaway
 from logratio.records import Completion, Prompt, Sample

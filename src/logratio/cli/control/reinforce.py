@@ -22,8 +22,9 @@ from typing import Annotated, Literal
 import tyro
 
 from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
+from logratio.cli.control.flags import ControlFlags
 from logratio.cli.control.options import ControlTrainingConfig
-from logratio.cli.control.run import ControlFlags, run_control
+from logratio.cli.control.run import run_control
 from logratio.control.presets import find_preset
 from logratio.training.on_policy import Reduction
 

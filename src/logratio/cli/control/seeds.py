@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from logratio.cli.control.flags import ControlFlags
 from logratio.control.env.action_scaling import ActionScaling
 from logratio.control.env.normalisation import ObservationNormaliser
 from logratio.control.evaluation import interquartile_interval, interquartile_mean
@@ -19,9 +20,6 @@ from logratio.report.collect import read_object
 from logratio.report.page import render
 from logratio.run_directory import REPORT, RunDirectory, write_json
 from logratio.stats.bootstrap import RESAMPLES, resampled_means
-
-if TYPE_CHECKING:
-    from logratio.cli.control.run import ControlFlags
 
 POINTS = 100
 """Places at which the learning curves are put together."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, Field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from logratio.cli.quickstart.config import Arguments
 from logratio.data.label_metadata import parse_margin
 from logratio.errors import BadConfig
 from logratio.evaluation.upper_bound import LEAST_SAMPLES
 from logratio.generation.config import SamplingConfig
 from logratio.models.loading import check_device
 from logratio.rollouts.pair_labelling import check_settings
-
-if TYPE_CHECKING:
-    from logratio.cli.quickstart.command import Arguments
 
 OF_PPO = (
     *("reward_model", "reward_held_out", "ppo", "collect", "critic"),

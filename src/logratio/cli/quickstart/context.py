@@ -6,18 +6,16 @@ import gc
 import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from logratio.cli.quickstart.config import Arguments
 from logratio.models.loading import load
 from logratio.policies.language import LanguagePolicy
 from logratio.report.collect import read_object
 from logratio.rollouts.rewards import Reward
 from logratio.run_directory import hash_file, write_json
-
-if TYPE_CHECKING:
-    from logratio.cli.quickstart.command import Arguments
 
 PROMPTS, HELD_OUT, TRAINING_PROMPTS = "prompts.jsonl", "held_out.jsonl", "training_prompts.json"
 COMPLETIONS, COMPARISONS = "completions.jsonl", "comparisons.jsonl"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from logratio.control.env.action_masks import ActionMasks
-from logratio.control.env.env_checkpoint import History
+from logratio.control.env.history import History
 from logratio.control.env.spaces import (
     ActionLayout,
     ObservationLayout,
