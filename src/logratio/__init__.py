@@ -1,3 +1,3 @@
-"""Preference optimisation and reinforcement learning for language models, with runs that prove themselves."""
+"""Preference optimisation and reinforcement learning for language models, with runs that check their own invariants."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
