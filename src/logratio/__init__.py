@@ -1,3 +1,3 @@
-"""Preference optimisation and reinforcement learning for language models, with runs that check their own invariants."""
+"""Preference optimisation and reinforcement learning for language models, in runs that check themselves."""
 
 __version__ = "0.2.0"

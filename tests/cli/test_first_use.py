@@ -7,6 +7,7 @@ from datetime import datetime
 import pytest
 
 from cli.train.test_preference import data, train  # noqa: F401 - a fixture
+from logratio import __version__
 from logratio.cli.main import main
 from logratio.errors import ResumeMismatch
 from logratio.models.loading import save
@@ -165,6 +166,6 @@ def test_a_run_of_an_older_version_goes_on_or_says_why_not(tmp_path, capsys):
         run.add_identity(tokens_sha256="cd")
         with pytest.raises(ResumeMismatch, match="tokens_sha256 was 'cd', is 'ef'"):
             run.add_identity(tokens_sha256="ef")
-    assert "logratio was 0.0.9, is 0.1.0" in capsys.readouterr().err
+    assert f"logratio was 0.0.9, is {__version__}" in capsys.readouterr().err
     with pytest.raises(ResumeMismatch, match=r"beta was 0\.1, is 0\.2"):
         RunDirectory.begin(tmp_path, {"identity": {"beta": 0.2}}, resume=True)
