@@ -27,7 +27,7 @@ MUTANTS = tuple(
             "log-probabilities are compared by products of another shape",
             "logratio.kernels.chunked_kl",
             "narrow, padded_ids = pad_to_alignment(states, target_ids)",
-            "narrow, words = states, target_ids",
+            "narrow, padded_ids = states, target_ids",
             ("test_rows_that_are_packed_alike_are_equal_to_the_last_bit",),
         ),
         (
