@@ -465,7 +465,7 @@ for export in itertools.cycle(exports):
 def test_killed_at_any_moment_it_leaves_whole_files(tmp_path):
     """Each file is that of one export or of the other, and the hashes tell which are not the manifest's."""
     exports = [make_export(drawn(300, seed=seed)) for seed in (1, 2)]
-    tests = str(Path(__file__).parent.parent)
+    tests = str(Path(__file__).parents[2])
     moments = random.Random(0)
     for _ in range(8):
         command = [sys.executable, "-c", EXPORT_FOREVER, str(tmp_path / "out"), tests]
