@@ -228,7 +228,7 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "top-p is of the whole vocabulary, not of what top-k left",
         DRAWING,
         NUCLEUS,
-        "    whole = logits\n" + NUCLEUS.replace("nucleus(logits", "nucleus(whole"),
+        "    whole = logits\n" + NUCLEUS.replace("nucleus_threshold(logits", "nucleus_threshold(whole"),
         ("generation/test_token_sampling.py::test_top_p_is_of_what_top_k_left",),
     ),
     (
