@@ -70,19 +70,19 @@ def settings_of(preset: Preset) -> dict[str, Any]:
     """A preset's numbers by the names that they have there."""
     from logratio.cli.control.ppo import ControlPPOConfig
 
-    training, collect = ControlPPOConfig(**preset.training), preset.collect
+    training, collect = ControlPPOConfig.of(**preset.training), preset.collect
     return {
         "n_steps": collect.num_steps,
         "batch_size": collect.rows // training.minibatches,
         "n_epochs": training.update_epochs,
         "gamma": collect.discount,
         "gae_lambda": collect.lam,
-        "learning_rate": lambda left: left * training.learning_rate,
+        "learning_rate": lambda left: left * training.optimizer.learning_rate,
         "clip_range": training.clip_range,
         # Half the squared error is the loss here, the squared error there.
         "vf_coef": training.value_coefficient / 2.0,
         "ent_coef": training.entropy_coefficient,
-        "max_grad_norm": training.max_gradient_norm,
+        "max_grad_norm": training.optimizer.max_gradient_norm,
         "policy_kwargs": {
             "net_arch": {"pi": list(preset.networks.hidden_sizes), "vf": list(preset.networks.hidden_sizes)},
             "activation_fn": {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[preset.networks.activation],

@@ -23,7 +23,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
     from logratio.algorithms.ppo import train_ppo
     from logratio.cli.control.flags import ControlFlags
     from logratio.cli.control.ppo import ControlPPOConfig
-    from logratio.cli.control.run import new_policy, open_environments
+    from logratio.recipes.control import new_policy, open_environments
     from logratio.control.collector import ControlCollector, ControlConfig
     from logratio.control.policy import ControlActor, NetworkConfig
     from logratio.run_directory import RunDirectory
@@ -44,7 +44,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
         ),
         networks=NetworkConfig(hidden_sizes=tuple(job["widths"]), activation=job["activation"]),
     )
-    config = ControlPPOConfig(
+    config = ControlPPOConfig.of(
         learning_rate=job["learning_rate"],
         update_epochs=job["update_epochs"],
         minibatches=job["minibatches"],

@@ -42,7 +42,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
 
     loaded = load(job["model"])
     comparisons = fitting_comparisons(job, loaded.tokenizer)
-    config = DPOConfig(
+    config = DPOConfig.of(
         beta=BETA,
         learning_rate=job["learning_rate"],
         batch_size=job["batch_size"],

@@ -53,13 +53,13 @@ def prepare(job: Job) -> dict[str, Any]:
 def run_logratio(job: Job) -> dict[str, Any]:
     """The run of this library, prepared as `logratio train ppo` prepares it."""
     from logratio.algorithms.ppo import train_ppo
-    from logratio.cli.train import on_policy_options as command
+    from logratio.recipes import on_policy as command
 
     flags, groups = our_flags(job), list[AnswerGroup]()
     config = flags.training
     whole = Clock()
     rewards = command.read_rewards(flags)
-    rows = command.read_rows(flags, rewards, seed=config.seed)
+    rows = command.read_rows(flags, rewards, seed=config.loop.seed)
     with command.begin_run(flags, config, rewards, command="ppo") as run, endless(job):
         ready = command.prepare(flags, config, rewards, rows, run, critic=True)
         collect = ready.collector.collect
@@ -87,11 +87,11 @@ def run_logratio(job: Job) -> dict[str, Any]:
 def our_flags(job: Job) -> Any:
     """The flags of `logratio train ppo` for this job."""
     from logratio.algorithms.ppo import PPOConfig
-    from logratio.cli.train.compute import ComputingFlags
+    from logratio.recipes.compute import ComputeConfig
     from logratio.cli.train.ppo import Arguments
     from logratio.rollouts.collector import CollectorConfig
 
-    config = PPOConfig(
+    config = PPOConfig.of(
         learning_rate=job["learning_rate"],
         batch_size=job["batch_size"] // job["num_samples"],
         schedule="constant",
@@ -108,7 +108,7 @@ def our_flags(job: Job) -> Any:
     collect = CollectorConfig(
         num_samples=job["num_samples"],
         max_new_tokens=job["answer_tokens"],
-        decode_batch=job["batch_size"],
+        decode_batch_size=job["batch_size"],
         discount=DISCOUNT,
         lam=LAM,
         kl_coefficient=KL_COEFFICIENT,
@@ -120,7 +120,7 @@ def our_flags(job: Job) -> Any:
         model=job["model"],
         collect=collect,
         critic=job.get("critic", "shared"),
-        computing=ComputingFlags(precision=job.get("precision", "fp32")),
+        computing=ComputeConfig(precision=job.get("precision", "fp32")),
         held_out=0.0,
         training=config,
     )

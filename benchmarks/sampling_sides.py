@@ -38,7 +38,7 @@ def run_logratio(job: Job) -> dict[str, Any]:
     from logratio.generation.engines.selection import sample_tokens
 
     model, prompts, stops = open_job(job)
-    config = SamplingConfig(max_new_tokens=job["answer_tokens"], batch_size=job["batch_size"])
+    config = SamplingConfig(max_new_tokens=job["answer_tokens"], decode_batch_size=job["batch_size"])
     seeds = [
         [1000 * number + answer for answer in range(job["num_samples"])] for number in range(len(prompts))
     ]

@@ -61,7 +61,7 @@ def _our_dpo(job: Job, run: RunDirectory) -> dict[str, Any]:
     policy.set_compute(precision=job["precision"])
     clock = Clock()
     groups = [encode(loaded.tokenizer, comparison) for comparison in comparisons]
-    train_dpo(policy, groups, DPOConfig(beta=BETA, **_our_settings(job)), run)
+    train_dpo(policy, groups, DPOConfig.of(beta=BETA, **_our_settings(job)), run)
     return describe(job, clock, loaded.model, groups)
 
 
@@ -76,7 +76,7 @@ def _our_sft(job: Job, run: RunDirectory) -> dict[str, Any]:
     groups = [AnswerGroup(pair.prompt, pair.answers[:1]) for pair in pairs]
     policy = LanguagePolicy(loaded.model, loaded.tokenizer)
     policy.set_compute(precision=job["precision"])
-    train_sft(policy, groups, SFTConfig(**_our_settings(job)), run)
+    train_sft(policy, groups, SFTConfig.of(**_our_settings(job)), run)
     return describe(job, clock, loaded.model, groups)
 
 
@@ -91,7 +91,7 @@ def _our_reward(job: Job, run: RunDirectory) -> dict[str, Any]:
     labelled = [LabelledGroup(group, (Label(0, 1),)) for group in groups]
     scorer = RewardModel(loaded.model, loaded.tokenizer)
     scorer.set_compute(precision=job["precision"])
-    train_reward(scorer, labelled, RewardConfig(**_our_settings(job)), run)
+    train_reward(scorer, labelled, RewardConfig.of(**_our_settings(job)), run)
     return describe(job, clock, loaded.model, groups)
 
 

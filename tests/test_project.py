@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from logratio import __version__
 from logratio.cli.main import COMMANDS, main
+from logratio.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "src" / "logratio").rglob("*.py"))

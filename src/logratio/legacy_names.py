@@ -14,6 +14,7 @@ SETTINGS = {
     "cut_off_reward": "truncated_reward",
     "missing_end_penalty": "truncation_penalty",
     "watch": "monitor",
+    "decode_batch": "decode_batch_size",
 }
 """Settings in `config.json`."""
 NETWORKS = {

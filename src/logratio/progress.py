@@ -1,14 +1,32 @@
-"""One line that says how far long work is: rewritten in a terminal, a plain line now and then elsewhere."""
+"""What is said while work is done: notes, and one line that says how far it is.
+
+The line is rewritten in a terminal, and elsewhere a plain line now and then. Both go to standard error;
+`set_verbosity("quiet")` turns them off.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import Literal, TextIO
 
 PLAIN_INTERVAL_SECONDS = 15.0
 TERMINAL_INTERVAL_SECONDS = 0.2
+Verbosity = Literal["normal", "quiet"]
+_verbosity: Verbosity = "normal"
+
+
+def set_verbosity(verbosity: Verbosity) -> None:
+    """Turn notes and progress lines on (`normal`) or off (`quiet`); errors are raised all the same."""
+    global _verbosity
+    _verbosity = verbosity
+
+
+def say(line: str) -> None:
+    """Print a note to standard error, unless the process is to be quiet."""
+    if _verbosity == "normal":
+        print(line, file=sys.stderr)
 
 
 class Progress:
@@ -35,6 +53,8 @@ class Progress:
     def advance(self, count: int = 1, **numbers: float | str) -> None:
         """Count `count` units as done and show `numbers` beside them."""
         self.done += count
+        if _verbosity == "quiet":
+            return
         now = time.monotonic()
         interval = TERMINAL_INTERVAL_SECONDS if self._terminal else PLAIN_INTERVAL_SECONDS
         if now - self._shown_at >= interval or self.done >= self.total:
@@ -63,7 +83,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._terminal:
+        if self._terminal and _verbosity == "normal":
             self._stream.write("\n")
             self._stream.flush()
 

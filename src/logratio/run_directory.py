@@ -23,12 +23,20 @@ from typing import IO, Any
 
 from logratio.errors import BadConfig, DiskFull, NotWritable, ResumeMismatch, RunDirBusy, RunExists
 from logratio.legacy_names import INVARIANTS, OLD_INVARIANTS, current_metrics, current_settings
+from logratio.progress import say
 from logratio.runtime.versions import changed_versions, describe_versions
 
 CONFIG, METRICS, SAMPLES, REPORT = "config.json", "metrics.jsonl", "samples.jsonl", "report.json"
+CONFIG_FILE = "config.yaml"
+"""A command's settings, which `--config` reads."""
+TRAINING_DATA = "training_data.jsonl"
+"""The rows that were trained on, where they were given in memory and no file holds them."""
 LOCK = ".lock"
 SETUP_FILES = frozenset(
-    {CONFIG, "data.json", "held_out.jsonl", "training_prompts.json", INVARIANTS, OLD_INVARIANTS}
+    {
+        *(CONFIG, CONFIG_FILE, TRAINING_DATA, "data.json", "held_out.jsonl", "training_prompts.json"),
+        *(INVARIANTS, OLD_INVARIANTS),
+    }
 )
 """What a run directory holds before anything was computed in it that would have to be computed again."""
 
@@ -317,8 +325,9 @@ class RunDirectory:
 
     def _note_versions(self, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Say and write down what other versions the run goes on with."""
-        now = changed_versions(before, config)
-        if now is not None:
+        if (changed := changed_versions(before, config)) is not None:
+            now, note = changed
+            say(f"note: {note}")
             resumed = [*before.get("resumed_with", []), now]
             write_json(self.config_path, {**before, "resumed_with": resumed})
 

@@ -49,12 +49,12 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_configured_loss_is_the_one_computed(name):
     settings, expected = GOLDEN[name]
-    config = DPOConfig(loss=name.split(",")[0], **settings)
+    config = DPOConfig.of(loss=name.split(",")[0], **settings)
     assert pair_losses(PAIR, config).tolist() == pytest.approx(expected, abs=1e-9)
 
 
 def test_orpo_through_the_trainers_table():
-    config = DPOConfig(loss="orpo", loss_weight=0.1)
+    config = DPOConfig.of(loss="orpo", loss_weight=0.1)
     odds = torch.tensor([1.9696625541, 0.4519316040, 0.0673437868, 0.7371383569], dtype=torch.float64)
     expected = -PAIR.chosen / PAIR.chosen_lengths + 0.1 * odds
     assert pair_losses(PAIR, config).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
@@ -64,7 +64,7 @@ def test_the_loss_at_the_reference_is_what_the_loss_gives_there():
     same = replace(PAIR, reference_chosen=PAIR.chosen, reference_rejected=PAIR.rejected)
     for loss in get_args(Loss):
         weight = 1.0 if loss in ("simpo", "orpo", "dpop", "dpo-nll") else 0.0
-        config = DPOConfig(loss=loss, loss_weight=weight)
+        config = DPOConfig.of(loss=loss, loss_weight=weight)
         expected = loss_at_reference(config)
         if expected is not None:
             assert pair_losses(same, config).tolist() == pytest.approx([expected] * 4, abs=1e-9)
@@ -73,7 +73,7 @@ def test_the_loss_at_the_reference_is_what_the_loss_gives_there():
 def final_weights(tmp_path, name, *, layout="packed", **settings):
     model = exact_llama(VOCABULARY)
     policy = LanguagePolicy(model, None, layout=layout)
-    config = DPOConfig(learning_rate=1e-3, adam_epsilon=1e-3, **settings)
+    config = DPOConfig.of(learning_rate=1e-3, adam_epsilon=1e-3, **settings)
     groups = random_groups(16, vocab_size=VOCABULARY)
     with RunDirectory.begin(tmp_path / name, {"identity": config.identity()}) as run:
         train_dpo(policy, groups, config, run)
@@ -100,7 +100,7 @@ def test_the_first_gradient_is_minus_half_beta_times_the_difference_of_scores(tm
     logprobs = policy.sequence_logprobs(policy.pack(groups)).reshape(-1, 2)
     score = torch.autograd.grad((logprobs[:, 0] - logprobs[:, 1]).mean(), list(model.parameters()))
     norm = math.sqrt(sum(float(part.square().sum()) for part in score))
-    config = DPOConfig(batch_size=6, beta=0.3)
+    config = DPOConfig.of(batch_size=6, beta=0.3)
     with RunDirectory.begin(tmp_path / "run", {"identity": config.identity()}) as run:
         train_dpo(policy, groups, config, run)
     assert run.metrics[0]["gradient_norm"] == pytest.approx(0.15 * norm, rel=1e-7)
@@ -110,11 +110,11 @@ def test_loss_is_ln_2_directly_after_sft_in_the_same_process(tmp_path):
     """The reference is the model as it stands, not the one it was loaded as."""
     policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
     groups = random_groups(16, vocab_size=VOCABULARY)
-    sft = SFTConfig(learning_rate=1e-2, epochs=3)
+    sft = SFTConfig.of(learning_rate=1e-2, epochs=3)
     with RunDirectory.begin(tmp_path / "sft", {"identity": sft.identity()}) as run:
         train_sft(policy, [AnswerGroup(group.prompt, group.answers[:1]) for group in groups], sft, run)
         assert run.metrics[-1]["loss"] < 0.8 * run.metrics[0]["loss"]
-    config = DPOConfig(learning_rate=1e-2)
+    config = DPOConfig.of(learning_rate=1e-2)
     with RunDirectory.begin(tmp_path / "dpo", {"identity": config.identity()}) as run:
         train_dpo(policy, groups, config, run)
         first = run.metrics[0]
@@ -125,7 +125,7 @@ def test_loss_is_ln_2_directly_after_sft_in_the_same_process(tmp_path):
 def test_dpo_learns_the_preference(tmp_path):
     """Every chosen answer ends up preferred, and both rewards are reported apart."""
     policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
-    config = DPOConfig(learning_rate=3e-3, epochs=12)
+    config = DPOConfig.of(learning_rate=3e-3, epochs=12)
     with RunDirectory.begin(tmp_path / "dpo", {"identity": config.identity()}) as run:
         train_dpo(policy, random_groups(16, vocab_size=VOCABULARY), config, run)
         last = run.metrics[-1]
@@ -146,5 +146,5 @@ def test_dpo_learns_the_preference(tmp_path):
 )
 def test_contradictory_settings_are_refused(settings, flag):
     with pytest.raises(BadConfig) as caught:
-        DPOConfig(**settings)
+        DPOConfig.of(**settings)
     assert caught.value.where == flag

@@ -73,7 +73,7 @@ def by_hand(loss, weight):
 @pytest.mark.parametrize("loss", get_args(Loss))
 def test_the_loss_of_a_tie_is_the_mean_of_both_orders(loss):
     weight = 0.7 if loss in WEIGHTED else 0.0
-    config = DPOConfig(loss=loss, beta=BETA, loss_weight=weight)
+    config = DPOConfig.of(loss=loss, beta=BETA, loss_weight=weight)
     expected = by_hand(loss, weight)
     assert pair_losses(TIED, config).tolist() == pytest.approx(expected, abs=1e-9)
     # Whoever stands first in the row.
@@ -86,9 +86,9 @@ def test_the_loss_of_a_tie_is_the_mean_of_both_orders(loss):
 
 
 def test_smoothing_says_nothing_of_a_tie():
-    plain = pair_losses(TIED, DPOConfig(beta=BETA))
+    plain = pair_losses(TIED, DPOConfig.of(beta=BETA))
     for loss in ("dpo", "robust"):
-        smoothed = pair_losses(TIED, DPOConfig(loss=loss, beta=BETA, label_smoothing=0.2))
+        smoothed = pair_losses(TIED, DPOConfig.of(loss=loss, beta=BETA, label_smoothing=0.2))
         assert smoothed.tolist() == pytest.approx(plain.tolist(), abs=1e-12)
 
 
@@ -97,7 +97,7 @@ def test_a_tie_pulls_both_answers_to_one_log_ratio(loss):
     """The gradient at the margin m is −β(σ(−βm) − ½) in DPO, and 0 at m = 0 in all without a likelihood."""
     chosen = PAIR.chosen.clone().requires_grad_()
     weight = 0.7 if loss in WEIGHTED else 0.0
-    losses = pair_losses(replace(TIED, chosen=chosen), DPOConfig(loss=loss, beta=BETA, loss_weight=weight))
+    losses = pair_losses(replace(TIED, chosen=chosen), DPOConfig.of(loss=loss, beta=BETA, loss_weight=weight))
     (slope,) = torch.autograd.grad(losses.sum(), chosen)
     if loss == "dpo":
         m = (PAIR.chosen - PAIR.reference_chosen) - (PAIR.rejected - PAIR.reference_rejected)
@@ -110,7 +110,7 @@ def test_a_tie_pulls_both_answers_to_one_log_ratio(loss):
 
 @pytest.mark.parametrize("loss", get_args(Loss))
 def test_the_first_loss_of_a_tie_is_that_of_a_win(loss):
-    config = DPOConfig(loss=loss, loss_weight=1.0 if loss in WEIGHTED else 0.0)
+    config = DPOConfig.of(loss=loss, loss_weight=1.0 if loss in WEIGHTED else 0.0)
     same = replace(TIED, reference_chosen=PAIR.chosen, reference_rejected=PAIR.rejected)
     if (expected := loss_at_reference(config)) is not None:
         assert pair_losses(same, config).tolist() == pytest.approx([expected] * 4, abs=1e-9)
@@ -118,7 +118,7 @@ def test_the_first_loss_of_a_tie_is_that_of_a_win(loss):
 
 def test_metrics_are_of_decided_pairs():
     mixed = replace(PAIR, preference=torch.tensor([0.5, 1, 0.5, 1], dtype=torch.float64))
-    config = DPOConfig(beta=BETA)
+    config = DPOConfig.of(beta=BETA)
     losses = pair_losses(mixed, config)
     found = summarise(losses, mixed, config)
     # Margins βh of the pairs 2 and 4: 1 and −0.66.
@@ -136,7 +136,7 @@ def test_metrics_are_of_decided_pairs():
 def test_trained_on_ties_alone_a_policy_stays_at_its_reference(tmp_path):
     """The gradient at margin 0 is exactly 0; and rows keep the label that is theirs, in whatever order."""
     groups = random_groups(8, vocab_size=50)
-    config = DPOConfig(batch_size=4, learning_rate=1e-2, epochs=2, row_tokens=40)
+    config = DPOConfig.of(batch_size=4, learning_rate=1e-2, epochs=2, row_tokens=40)
     trained = {}
     for name, preferences in (("ties", [0.5] * 8), ("one win", [0.5] * 7 + [1.0]), ("wins", None)):
         model = exact_llama(50)

@@ -126,7 +126,7 @@ def answered(collector, rollout):
 def test_ppo_at_ratio_one_has_the_gradient_of_the_sums_written_out():
     actor, collector = make(lam=0.9, kl_coefficient=0.3)
     torch.nn.init.normal_(actor.value_head.linear.weight, std=0.5)
-    config = PPOConfig(whiten_advantages=False, reduction="sums", value_coefficient=0.0)
+    config = PPOConfig.of(whiten_advantages=False, reduction="sums", value_coefficient=0.0)
     rollout = collector.collect(0, [0, 2, 5])
     targets = ppo.estimate(rollout, config)
     tally = push(ppo, actor, rollout, [0, 1, 2], targets, config, beta=0.0)
@@ -146,7 +146,7 @@ def test_reinforce_with_a_critic_and_lambda_one_is_the_return_less_the_value(par
     actor, collector = make(lam=1.0, kl_coefficient=0.3)
     torch.nn.init.normal_(actor.value_head.linear.weight, std=0.5)
     actor.row_tokens = row_tokens
-    config = ReinforceConfig(baseline="critic", value_coefficient=0.0)
+    config = ReinforceConfig.of(baseline="critic", value_coefficient=0.0)
     rollout = collector.collect(0, [0, 2, 5])
     targets = reinforce.estimate(rollout, config)
     ours = torch.zeros(())
@@ -161,7 +161,7 @@ def test_reinforce_with_a_critic_and_lambda_one_is_the_return_less_the_value(par
 
 def test_the_critic_moves_towards_the_returns_of_each_token():
     actor, collector = make(lam=1.0)
-    config = PPOConfig(value_coefficient=2.0, reduction="sums")
+    config = PPOConfig.of(value_coefficient=2.0, reduction="sums")
     rollout = collector.collect(0, [1])
     targets = ppo.estimate(rollout, config)
     push(ppo, actor, rollout, [0], targets, config, beta=0.0)
@@ -206,7 +206,7 @@ def test_what_a_trajectory_of_an_answer_is():
 
 
 def test_every_metric_of_an_update_is_finite_and_the_laws_hold(tmp_path):
-    config = PPOConfig(batch_size=3, learning_rate=1e-3, kl_penalty=0.5, entropy_coefficient=0.01)
+    config = PPOConfig.of(batch_size=3, learning_rate=1e-3, kl_penalty=0.5, entropy_coefficient=0.01)
     _, metrics = run(train_ppo, config, tmp_path / "run", target_kl=2.0)
     assert len(metrics) == 2
     for name in (
@@ -228,11 +228,11 @@ def test_every_metric_of_an_update_is_finite_and_the_laws_hold(tmp_path):
     [
         (
             train_ppo,
-            PPOConfig(batch_size=2, learning_rate=1e-3, kl_penalty=0.5, checkpoint_every=1, epochs=2),
+            PPOConfig.of(batch_size=2, learning_rate=1e-3, kl_penalty=0.5, checkpoint_every=1, epochs=2),
         ),
         (
             train_reinforce,
-            ReinforceConfig(batch_size=2, learning_rate=1e-3, minibatches=2, checkpoint_every=1, epochs=2),
+            ReinforceConfig.of(batch_size=2, learning_rate=1e-3, minibatches=2, checkpoint_every=1, epochs=2),
         ),
     ],
 )
@@ -298,8 +298,8 @@ def test_a_reward_that_is_not_finite_stops_before_the_weights_take_it(tmp_path, 
 
 
 def test_an_update_ends_where_the_divergence_passes_the_target(tmp_path):
-    free = PPOConfig(batch_size=6, learning_rate=0.03, early_stop_factor=0.0, warmup=0.0)
-    held = PPOConfig(batch_size=6, learning_rate=0.03, target_update_kl=1e-4, warmup=0.0)
+    free = PPOConfig.of(batch_size=6, learning_rate=0.03, early_stop_factor=0.0, warmup=0.0)
+    held = PPOConfig.of(batch_size=6, learning_rate=0.03, target_update_kl=1e-4, warmup=0.0)
     _, loose = run(train_ppo, free, tmp_path / "free")
     _, tight = run(train_ppo, held, tmp_path / "held")
     assert loose[0]["optimiser_steps"] == 16
@@ -309,9 +309,9 @@ def test_an_update_ends_where_the_divergence_passes_the_target(tmp_path):
 def test_settings_that_mean_nothing_are_refused():
     for wrong in ({"clip_range": 0.0}, {"clip_range": 1.0}, {"dual_clip": 0.5}, {"minibatches": 0}):
         with pytest.raises(BadConfig):
-            PPOConfig(**wrong)
+            PPOConfig.of(**wrong)
     with pytest.raises(BadConfig):
-        ReinforceConfig(baseline="critic", credit="return")
+        ReinforceConfig.of(baseline="critic", credit="return")
 
 
 @pytest.mark.parametrize("baseline", ["leave-one-out", "group-centred"])
@@ -319,7 +319,7 @@ def test_siblings_are_needed_for_their_baseline(baseline):
     _, collector = make(critic=False)
     collector.config = dataclasses.replace(collector.config, num_samples=1)
     with pytest.raises(BadConfig, match="two answers"):
-        reinforce.estimate(collector.collect(0, [0]), ReinforceConfig(baseline=baseline))
+        reinforce.estimate(collector.collect(0, [0]), ReinforceConfig.of(baseline=baseline))
 
 
 def test_a_sampler_at_another_temperature_is_noticed(tmp_path, monkeypatch):
@@ -365,7 +365,7 @@ def test_a_reference_that_changes_is_noticed(tmp_path):
 
 def test_the_effective_share_is_that_of_all_weights_together():
     actor, collector = make()
-    config = PPOConfig(whiten_advantages=False)
+    config = PPOConfig.of(whiten_advantages=False)
     rollout = collector.collect(0, [0, 2, 5])
     with torch.no_grad():
         for weight in actor.policy.model.parameters():
@@ -387,7 +387,7 @@ def test_the_effective_share_is_that_of_all_weights_together():
 def test_the_signal_is_shown_every_part(row_tokens):
     actor, collector = make()
     actor.row_tokens = row_tokens
-    config = PPOConfig(reduction="tokens")
+    config = PPOConfig.of(reduction="tokens")
     rollout = collector.collect(0, [0, 2, 5])
     targets = ppo.estimate(rollout, config)
     gradient_snr = GradientSNR(actor.module)
@@ -407,7 +407,7 @@ def test_a_separate_critic_has_gradients_and_the_policy_has_none_of_its():
     rollout = collector.collect(0, [0, 1])
     flat = dataclasses.replace(rollout.trajectories, rewards=torch.ones_like(rollout.trajectories.rewards))
     rollout = dataclasses.replace(rollout, trajectories=flat)
-    config = PPOConfig(whiten_advantages=False)
+    config = PPOConfig.of(whiten_advantages=False)
     targets = ppo.estimate(rollout, config)
     still = dataclasses.replace(targets, advantages=torch.zeros_like(targets.advantages))
     push(ppo, apart, rollout, [0, 1], still, config, beta=0.0)
@@ -420,8 +420,8 @@ def test_a_policy_that_runs_away_ends_the_run_by_name(tmp_path):
     settings = {"batch_size": 1, "learning_rate": 0.05, "warmup": 0.0, "checkpoint_every": 1}
     limits = {"max_reference_kl": 1e-6, "max_length_change": 0.0, "max_repetition": 0.0}
     for train, config in (
-        (train_ppo, PPOConfig(**settings, **limits)),
-        (train_reinforce, ReinforceConfig(**settings, **limits)),
+        (train_ppo, PPOConfig.of(**settings, **limits)),
+        (train_reinforce, ReinforceConfig.of(**settings, **limits)),
     ):
         with pytest.raises(PolicyRunaway, match="KL to the reference") as caught:
             run(train, config, tmp_path / train.__name__)
@@ -431,4 +431,4 @@ def test_a_policy_that_runs_away_ends_the_run_by_name(tmp_path):
 
 def test_a_local_kl_wants_a_reference(tmp_path):
     with pytest.raises(BadConfig, match="no reference"):
-        run(train_ppo, PPOConfig(local_kl=0.1), tmp_path / "run", reference=False)
+        run(train_ppo, PPOConfig.of(local_kl=0.1), tmp_path / "run", reference=False)

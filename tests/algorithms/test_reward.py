@@ -44,7 +44,7 @@ def scorer_of(layout="packed"):
 
 def train(path, groups, *, layout="packed", **settings):
     scorer = scorer_of(layout)
-    config = RewardConfig(adam_epsilon=1e-3, **settings)
+    config = RewardConfig.of(adam_epsilon=1e-3, **settings)
     with RunDirectory.begin(path, {"identity": config.identity()}, resume=path.exists()) as run:
         train_reward(scorer, groups, config, run)
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in scorer.model.parameters()])
@@ -105,7 +105,7 @@ def test_it_learns_who_was_preferred_and_leaves_ties_level(tmp_path):
     decided = [LabelledGroup(group, (Label(0, 1),)) for group in groups[:8]]
     ties = [LabelledGroup(group, (Label(0, 1, preference=0.5),)) for group in groups[8:]]
     scorer = scorer_of()
-    config = RewardConfig(learning_rate=3e-3, epochs=12, batch_size=4)
+    config = RewardConfig.of(learning_rate=3e-3, epochs=12, batch_size=4)
     with RunDirectory.begin(tmp_path / "run", {"identity": config.identity()}) as run:
         train_reward(scorer, [*decided, *ties], config, run)
     scores = scorer.score_groups(groups, max_tokens=1000)
@@ -200,7 +200,7 @@ def test_the_loss_is_the_golden_one_with_each_setting():
     assert pair_losses(scores([3], [3]), RewardConfig()).tolist() == pytest.approx([math.log(2)], abs=1e-9)
     margin = pair_losses(scores([1], [0], margin=1.0), RewardConfig())
     assert margin.tolist() == pytest.approx([math.log(2)], abs=1e-9)
-    centred = pair_losses(scores([1], [0]), RewardConfig(centring=0.01))
+    centred = pair_losses(scores([1], [0]), RewardConfig.of(centring=0.01))
     assert centred.tolist() == pytest.approx([0.3232616875], abs=1e-9)
     tie = pair_losses(scores([1], [0], preference=0.5), RewardConfig())
     assert tie.tolist() == pytest.approx([(0.3132616875 + 1.3132616875) / 2], abs=1e-9)
@@ -226,5 +226,5 @@ def one_by_name(scores):
 )
 def test_contradictory_settings_are_refused(settings, flag):
     with pytest.raises(BadConfig) as caught:
-        RewardConfig(**settings)
+        RewardConfig.of(**settings)
     assert caught.value.where == flag

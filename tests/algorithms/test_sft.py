@@ -13,7 +13,7 @@ VOCABULARY = 50
 
 
 def train(tmp_path, name, groups, model, **settings):
-    config = SFTConfig(**settings)
+    config = SFTConfig.of(**settings)
     with RunDirectory.begin(tmp_path / name, {"identity": config.identity()}) as run:
         train_sft(LanguagePolicy(model, None), groups, config, run)
     return run.metrics

@@ -8,7 +8,7 @@ from logratio.algorithms.dpo import DPOConfig
 from logratio.algorithms.ppo import PPOConfig
 from logratio.algorithms.reward import RewardConfig
 from logratio.algorithms.sft import SFTConfig
-from logratio.cli.quickstart.config import Arguments, PPOAnswers
+from logratio.recipes.quickstart.config import Arguments, PPOAnswers
 from logratio.run_directory import hash_file
 
 MODULE = "lr_quick_rewards"
@@ -38,8 +38,8 @@ def small_arguments(directory, model):
         max_new_tokens=6,
         # A model of random weights seldom ends an answer within six tokens.
         finished_only=False,
-        sft=SFTConfig(batch_size=4, learning_rate=1e-3),
-        dpo=DPOConfig(batch_size=4, learning_rate=1e-3),
+        sft=SFTConfig.of(batch_size=4, learning_rate=1e-3),
+        dpo=DPOConfig.of(batch_size=4, learning_rate=1e-3),
     )
 
 
@@ -48,9 +48,9 @@ def with_ppo(arguments):
     return replace(
         arguments,
         further=("ppo",),
-        reward_model=RewardConfig(batch_size=2, learning_rate=1e-3, seed=1),
+        reward_model=RewardConfig.of(batch_size=2, learning_rate=1e-3, seed=1),
         reward_held_out=0.3,
-        ppo=PPOConfig(
+        ppo=PPOConfig.of(
             batch_size=4,
             learning_rate=1e-3,
             update_epochs=2,

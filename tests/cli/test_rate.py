@@ -9,10 +9,8 @@ import pytest
 
 from annotate import made
 from logratio.annotate.domain.pairs import make_pair
-from logratio.cli import rate_labels
 from logratio.cli.main import COMMANDS, main
 from logratio.cli.rate import FILE_WIDTH, Arguments, plain, read_tally, run
-from logratio.cli.rows import RowFlags
 from logratio.data.normalised_names import NameForms
 from logratio.errors import (
     BadConfig,
@@ -22,6 +20,8 @@ from logratio.errors import (
     TooFewLabels,
     UnusableRows,
 )
+from logratio.recipes import rate_labels
+from logratio.recipes.rows import RowConfig
 from logratio.records import Completion, Prompt
 
 VOTES = "model_a,model_b,outcome\n" + "".join(
@@ -252,7 +252,7 @@ def test_verdicts_are_comparisons_of_the_models(tmp_path, capsys):
     with store:
         outcomes, left_out = rate_labels.read_labels(path, NameForms())
         assert left_out == {"skipped": 1, "on flagged pairs": 1}
-        tally = read_tally(path, RowFlags())
+        tally = read_tally(path, RowConfig())
     assert tally.models == ("x", "y")
     assert tally.units == {((0, 1, False),): 4, ((1, 0, False),): 3, ((0, 1, True),): 2}
     assert tally.both_bad == 1
@@ -271,7 +271,7 @@ def test_several_verdicts_on_a_pair_are_one_unit(tmp_path):
     made.judge(queue, "anna", lambda pair: winner(pair, "x"))
     made.judge(queue, "ben", lambda pair: winner(pair, "y"))
     store.close()
-    tally = read_tally(path, RowFlags())
+    tally = read_tally(path, RowConfig())
     assert tally.units == {((0, 1, False), (1, 0, False)): 11}
     assert tally.num_comparisons == 22
 
@@ -282,7 +282,7 @@ def test_a_flag_takes_the_pair_s_other_verdicts_with_it(tmp_path):
     made.judge(queue, "anna", lambda pair: winner(pair, "x"))
     made.judge(queue, "ben", lambda pair: "flag" if by_number("0012")(pair) == "2" else winner(pair, "y"))
     store.close()
-    tally = read_tally(path, RowFlags())
+    tally = read_tally(path, RowConfig())
     assert tally.left_out["on flagged pairs"] == 2
     assert tally.num_units == 2
 
@@ -316,11 +316,11 @@ def test_labels_without_models_and_no_labels_at_all(tmp_path):
     path = tmp_path / "labels.db"
     store = made.store(path, made.pairs(3))
     with pytest.raises(TooFewLabels, match="no comparison") as caught:
-        read_tally(path, RowFlags())
+        read_tally(path, RowConfig())
     made.judge(made.queue(store), "anna", lambda pair: "a")
     store.close()
     with pytest.raises(TooFewLabels, match="none of 3 pairs says which models") as caught:
-        read_tally(path, RowFlags())
+        read_tally(path, RowConfig())
     assert caught.value.where == str(path)
     assert "chosen_model" in caught.value.action
 
@@ -331,7 +331,7 @@ def test_a_database_is_known_by_its_content_and_a_foreign_one_is_refused(tmp_pat
         connection.execute("CREATE TABLE other (x)")
     connection.close()
     with pytest.raises(DatabaseBusyOrBroken):
-        read_tally(path, RowFlags())
+        read_tally(path, RowConfig())
     (tmp_path / "labels.db").write_text("winner,loser\n")
     with pytest.raises(DatabaseBusyOrBroken):
-        read_tally(tmp_path / "labels.db", RowFlags())
+        read_tally(tmp_path / "labels.db", RowConfig())

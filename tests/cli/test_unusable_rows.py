@@ -14,9 +14,9 @@ from annotate.serving import running, vote_on
 from logratio.annotate.storage.store import Store
 from logratio.cli.annotate import serve
 from logratio.cli.main import main
-from logratio.cli.rows import RowFlags
 from logratio.errors import UnusableRows
 from logratio.models.loading import save
+from logratio.recipes.rows import RowConfig
 from logratio.report.collect import read_object
 from logratio.run_directory import read_json_lines
 from tiny import END, tiny_llama, tiny_tokenizer
@@ -306,7 +306,7 @@ def test_answers_that_cannot_be_shown_are_left_out_and_named(place, capsys):
         assert f"data:   {place / 'answers.jsonl'}:4  WrongType: completions is not a list" in shown
         assert "data: columns not used: note (3 rows)" in shown
         with pytest.raises(UnusableRows) as caught:
-            serve.fill(store, serving(place, rows=RowFlags(strict=True)))
+            serve.fill(store, serving(place, rows=RowConfig(strict=True)))
         assert caught.value.where == f"{place / 'answers.jsonl'}:4"
 
 

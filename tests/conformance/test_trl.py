@@ -112,7 +112,7 @@ def test_the_version_is_the_one_that_is_spoken_of():
 def test_the_loss_of_a_pair_and_its_gradient_by_every_weight(name, beta, tmp_path):
     """TRL forms log-probabilities in float32, whatever the model has: that sets the distance."""
     ours, theirs = SAME[name]
-    (model, reference), config = models(), DPOConfig(beta=beta, **ours)
+    (model, reference), config = models(), DPOConfig.of(beta=beta, **ours)
     trainer = peer(*models(), tmp_path, beta=beta, **theirs)
     for group in GROUPS:
         pair = our_pairs(model, reference, [group])
@@ -127,7 +127,7 @@ def test_the_loss_of_a_pair_and_its_gradient_by_every_weight(name, beta, tmp_pat
 def test_a_training_run_ends_in_the_same_weights(tmp_path):
     """Three updates of two pairs each by AdamW: losses on the way, and every weight at the end."""
     ours, theirs = tiny_llama(VOCABULARY), tiny_llama(VOCABULARY)
-    config = DPOConfig(
+    config = DPOConfig.of(
         beta=0.1,
         learning_rate=1e-3,
         batch_size=2,
@@ -165,7 +165,7 @@ def test_ipo_by_sums_is_the_paper_s_and_not_trl_s(tmp_path):
     trainer = peer(*models(), tmp_path, beta=0.1, loss_type="ipo")
     theirs = float(peer_loss(trainer, GROUPS).detach())
     by_sums, by_means = (
-        float(pair_losses(pair, DPOConfig(loss=loss, beta=0.1)).mean().detach())
+        float(pair_losses(pair, DPOConfig.of(loss=loss, beta=0.1)).mean().detach())
         for loss in ("ipo", "ipo-mean")
     )
     assert theirs == pytest.approx(by_means, rel=1e-5)
@@ -181,7 +181,7 @@ def test_trl_takes_label_smoothing_for_dpo_and_ignores_it(tmp_path):
     assert found[0] == found[1]
     ours = [
         float(
-            pair_losses(our_pairs(model, reference), DPOConfig(beta=0.5, label_smoothing=e)).mean().detach()
+            pair_losses(our_pairs(model, reference), DPOConfig.of(beta=0.5, label_smoothing=e)).mean().detach()
         )
         for e in (0.0, 0.3)
     ]
@@ -203,7 +203,7 @@ def test_trl_s_reference_is_the_model_on_disk_not_the_one_it_is_given(tmp_path):
     found = float(peer_loss(peer(theirs, None, tmp_path), GROUPS).detach())
     assert abs(found - math.log(2)) > 1e-2
     policy = LanguagePolicy(tuned(load(str(tmp_path / "model")).model), TOKENIZER)
-    config = DPOConfig(batch_size=len(GROUPS))
+    config = DPOConfig.of(batch_size=len(GROUPS))
     with RunDirectory.begin(tmp_path / "ours", {"identity": config.identity()}) as run:
         train_dpo(policy, GROUPS, config, run)
         assert run.metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)

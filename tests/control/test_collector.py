@@ -101,10 +101,10 @@ def test_the_trainers_take_steps_as_they_take_tokens(tmp_path, trainer, mode, re
     collector = make(Narrow, Narrow, Narrow, mode=mode, recurrent_width=recurrent_width, steps=3 * 24 * 6)
     with RunDirectory.begin(tmp_path / "run", {"identity": {}}) as run:
         if trainer == "ppo":
-            config = PPOConfig(update_epochs=2, minibatches=3, learning_rate=1e-2, **ALONE)
+            config = PPOConfig.of(update_epochs=2, minibatches=3, learning_rate=1e-2, **ALONE)
             train_ppo(collector.actor, collector, config, run)
         else:
-            config = ReinforceConfig(baseline="critic", reduction="tokens", learning_rate=1e-2, **ALONE)
+            config = ReinforceConfig.of(baseline="critic", reduction="tokens", learning_rate=1e-2, **ALONE)
             train_reinforce(collector.actor, collector, config, run)
         rows = read_json_lines(run.path / "metrics.jsonl")
         invariants = {
@@ -120,7 +120,7 @@ def test_rows_that_an_autoreset_adds_are_in_no_minibatch(tmp_path):
     """Every other row is one: minibatches of single rows would else be empty."""
     collector = make(lambda: Counting(1), mode="NextStep", num_steps=8, steps=16)
     with RunDirectory.begin(tmp_path / "run", {"identity": {}}) as run:
-        config = PPOConfig(update_epochs=2, minibatches=4, learning_rate=1e-2, **ALONE)
+        config = PPOConfig.of(update_epochs=2, minibatches=4, learning_rate=1e-2, **ALONE)
         train_ppo(collector.actor, collector, config, run)
         rows = read_json_lines(run.path / "metrics.jsonl")
     assert [(row["rows"], row["optimiser_steps"]) for row in rows] == [(4, 8)] * len(rows)
@@ -153,7 +153,7 @@ def test_an_environment_s_fault_leaves_a_checkpoint_of_the_last_update(tmp_path)
             return super().step(action)
 
     collector = make(lambda: Late(7), steps=24 * 5)
-    config = PPOConfig(checkpoint_every=100, **ALONE)
+    config = PPOConfig.of(checkpoint_every=100, **ALONE)
     with (
         RunDirectory.begin(tmp_path / "run", {"identity": {}}) as run,
         pytest.raises(EnvironmentFault, match="fell off the table"),
@@ -216,7 +216,7 @@ def test_settings_that_cannot_be_meant_are_refused(settings):
 )
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, name, recurrent_width, noise):
     """Weights, environments, both scales, memory and noise: the metrics of every update are the same."""
-    config = PPOConfig(checkpoint_every=1, update_epochs=2, minibatches=2, learning_rate=1e-2, **ALONE)
+    config = PPOConfig.of(checkpoint_every=1, update_epochs=2, minibatches=2, learning_rate=1e-2, **ALONE)
 
     def begin(directory, stop_at=None):
         environments = make_environments(name, num_envs=3, seed=4)

@@ -23,12 +23,12 @@ from logratio.verify.worlds.environments import Identity, Narrow
 ALONE: dict[str, Any] = {"batch_size": 1, "epochs": 1.0, "shuffle": False, "warmup": 0.0}
 STEPS = {"minibatches": 3, "learning_rate": 1e-2}
 PPO = {
-    "clip": PPOConfig(update_epochs=4, **STEPS, **ALONE),
-    "whole": PPOConfig(update_epochs=4, **(STEPS | {"minibatches": 1}), **ALONE),
-    "penalty": PPOConfig(
+    "clip": PPOConfig.of(update_epochs=4, **STEPS, **ALONE),
+    "whole": PPOConfig.of(update_epochs=4, **(STEPS | {"minibatches": 1}), **ALONE),
+    "penalty": PPOConfig.of(
         update_epochs=4, clip_range=0.0, kl_penalty=0.1, early_stop_factor=0.0, **STEPS, **ALONE
     ),
-    "all": PPOConfig(
+    "all": PPOConfig.of(
         update_epochs=4,
         kl_penalty=0.1,
         dual_clip=2.0,
@@ -40,9 +40,9 @@ PPO = {
     ),
 }
 REINFORCE = {
-    "critic": ReinforceConfig(baseline="critic", reduction="tokens", weights="none", **STEPS, **ALONE),
-    "plain": ReinforceConfig(baseline="none", reduction="sums", weights="token", **STEPS, **ALONE),
-    "weighted": ReinforceConfig(baseline="critic", reduction="tokens", weights="sequence", **STEPS, **ALONE),
+    "critic": ReinforceConfig.of(baseline="critic", reduction="tokens", weights="none", **STEPS, **ALONE),
+    "plain": ReinforceConfig.of(baseline="none", reduction="sums", weights="token", **STEPS, **ALONE),
+    "weighted": ReinforceConfig.of(baseline="critic", reduction="tokens", weights="sequence", **STEPS, **ALONE),
 }
 MAKES: dict[str, Any] = {
     "choice": lambda: Identity(spaces.Discrete(4)),

@@ -206,18 +206,18 @@ Prepared = tuple[Any, Any, Any, Callable[[RunDirectory], Any]]
 
 
 def _sft(trainer: Trainer, model: Any, device: str) -> Prepared:
-    policy, config = LanguagePolicy(model, words()), SFTConfig(**MOVED | trainer.settings)
+    policy, config = LanguagePolicy(model, words()), SFTConfig.of(**MOVED | trainer.settings)
     return policy, model, config, lambda run: train_sft(policy, groups_of(num_answers=1), config, run)
 
 
 def _dpo(trainer: Trainer, model: Any, device: str) -> Prepared:
-    policy, config = LanguagePolicy(model, words()), DPOConfig(**MOVED | trainer.settings)
+    policy, config = LanguagePolicy(model, words()), DPOConfig.of(**MOVED | trainer.settings)
     return policy, model, config, lambda run: train_dpo(policy, groups_of(), config, run)
 
 
 def _reward(trainer: Trainer, model: Any, device: str) -> Prepared:
     scorer = RewardModel(add_score_head(model, source="made", seed=0), words())
-    config = RewardConfig(**MOVED | trainer.settings)
+    config = RewardConfig.of(**MOVED | trainer.settings)
     return scorer, scorer.model, config, lambda run: train_reward(scorer, labelled_groups(), config, run)
 
 

@@ -41,7 +41,7 @@ def answers(model, **settings):
     """Of rows that come and go: a batch holds two of the three prompts."""
     prompts = [list(group.prompt) for group in groups_of(3)]
     seeds = [[10 * number + answer for answer in range(2)] for number in range(3)]
-    config = SamplingConfig(max_new_tokens=5, batch_size=4, **settings)
+    config = SamplingConfig(max_new_tokens=5, decode_batch_size=4, **settings)
     return [one for own in sample_tokens(model, prompts, seeds, [0, 1, 2], 0, config) for one in own]
 
 

@@ -205,7 +205,7 @@ def test_what_has_no_token_is_refused(encoded):
 
 
 def sampled(model, *, num: int, temperature: float = 1.0):
-    config = SamplingConfig(max_new_tokens=4, temperature=temperature, batch_size=num)
+    config = SamplingConfig(max_new_tokens=4, temperature=temperature, decode_batch_size=num)
     (answers,) = sample_tokens(model, [(1, 2)], [range(num)], {END}, 0, config)
     return [((1, 2), answer.token_ids) for answer in answers]
 

@@ -168,7 +168,7 @@ def written_out(rollout, row, *, lam):
 @pytest.mark.parametrize("whiten", [False, True])
 def test_ppo_returns_are_advantages_before_whitening_and_values(whiten):
     rollout = make().collect(0, [0, 1])
-    targets = ppo.estimate(rollout, PPOConfig(whiten_advantages=whiten))
+    targets = ppo.estimate(rollout, PPOConfig.of(whiten_advantages=whiten))
     mask = rollout.trajectories.mask
     returns, advantages = (getattr(targets, name).reshape(mask.shape) for name in ("returns", "advantages"))
     found, expected = [], []
@@ -190,7 +190,7 @@ def test_ppo_returns_are_advantages_before_whitening_and_values(whiten):
 
 def test_the_baseline_of_a_sequence_is_the_mean_of_its_siblings():
     rollout = make(copies=2).collect(0, [0, 1, 3])
-    targets = reinforce.estimate(rollout, ReinforceConfig(credit="return"))
+    targets = reinforce.estimate(rollout, ReinforceConfig.of(credit="return"))
     mask = rollout.trajectories.mask
     whole = [math.fsum(row) for row in rollout.trajectories.rewards.tolist()]
     for row, advantage in enumerate(targets.advantages.reshape(mask.shape)[:, 0].tolist()):
@@ -201,7 +201,7 @@ def test_the_baseline_of_a_sequence_is_the_mean_of_its_siblings():
 
 def test_reward_to_go_leaves_out_what_came_before():
     rollout = make().collect(0, [0, 1])
-    targets = reinforce.estimate(rollout, ReinforceConfig(baseline="none"))
+    targets = reinforce.estimate(rollout, ReinforceConfig.of(baseline="none"))
     mask = rollout.trajectories.mask
     advantages = targets.advantages.reshape(mask.shape)
     for row, rewards in enumerate(rollout.trajectories.rewards.tolist()):
@@ -235,7 +235,7 @@ def test_the_mean_of_the_update_kl_is_the_divergence_of_the_old_policy_from_the_
     collector = make()
     old, new = collector.problem.reference, oracle.transformer_logits(WORLD, collector.actor.policy.model)
     rollout = everything(collector, old)
-    config = PPOConfig(whiten_advantages=False)
+    config = PPOConfig.of(whiten_advantages=False)
     targets = ppo.estimate(rollout, config)
     total = 0.0
     for now in collector.actor.evaluate(rollout.items, [0, 1], rollout):
@@ -250,7 +250,7 @@ def test_the_mean_of_weighted_gradients_is_the_gradient_of_the_objective():
     collector = make()
     model, old = collector.actor.policy.model, collector.problem.reference
     rollout = everything(collector, old)
-    config = ReinforceConfig(baseline="none", credit="return", weight_ceiling=0.0)
+    config = ReinforceConfig.of(baseline="none", credit="return", weight_ceiling=0.0)
     targets = reinforce.estimate(rollout, config)
     for now in collector.actor.evaluate(rollout.items, [0, 1], rollout):
         said = reinforce.row_losses(now, targets=targets, config=config, time=WORLD.horizon)
@@ -271,7 +271,7 @@ def test_the_local_kl_loss_has_the_gradient_with_the_states_held_fixed():
     model, old = collector.actor.policy.model, collector.problem.reference
     other = oracle.transformer_logits(WORLD, trainers.reference_llama(seed=3))
     rollout = everything(collector, old)
-    config = PPOConfig(whiten_advantages=False, local_kl=1.0, value_coefficient=0.0)
+    config = PPOConfig.of(whiten_advantages=False, local_kl=1.0, value_coefficient=0.0)
     targets = ppo.estimate(rollout, config)
     places = torch.arange(len(WORLD.sequences)).repeat(2)
     owner = torch.arange(2).repeat_interleave(len(WORLD.sequences))
@@ -310,7 +310,7 @@ def differentiable_table(model, prompt):
 def short_run(path, **settings):
     """What PPO wrote down of three updates."""
     collector = make(num_samples=4, copies=4)
-    config = PPOConfig(
+    config = PPOConfig.of(
         epochs=3, batch_size=8, update_epochs=2, minibatches=2, early_stop_factor=0.0, warmup=0.0, **settings
     )
     with RunDirectory.begin(path, {"identity": config.identity()}) as run:

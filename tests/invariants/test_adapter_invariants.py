@@ -26,7 +26,7 @@ def policy():
 
 
 def run_dpo(policy, path, **settings):
-    config = DPOConfig(batch_size=4, learning_rate=1e-2, **settings)
+    config = DPOConfig.of(batch_size=4, learning_rate=1e-2, **settings)
     with RunDirectory.begin(path, {"identity": config.identity()}) as run:
         train_dpo(policy, random_groups(12, vocab_size=VOCABULARY), config, run)
     return run

@@ -32,7 +32,7 @@ def groups():
 
 
 def run_dpo(policy, groups, path, **settings):
-    config = DPOConfig(batch_size=4, learning_rate=1e-3, **settings)
+    config = DPOConfig.of(batch_size=4, learning_rate=1e-3, **settings)
     with RunDirectory.begin(path, {"identity": config.identity()}) as run:
         train_dpo(policy, groups, config, run)
     return run
@@ -166,7 +166,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(policy, groups, tmp_p
     with torch.no_grad():
         policy.model.model.norm.weight[0] = bad
     before = weights(policy)
-    config = SFTConfig(batch_size=4)
+    config = SFTConfig.of(batch_size=4)
     single = [replace(group, answers=group.answers[:1]) for group in groups]
     with (
         RunDirectory.begin(tmp_path / "run", {"identity": config.identity()}) as run,
@@ -196,7 +196,7 @@ def test_a_negative_exact_kl():
 
 def test_fine_tuning_in_parts_adds_up_to_the_batch(policy, tmp_path):
     groups = random_groups(12, vocab_size=VOCABULARY, num_answers=1)
-    config = SFTConfig(batch_size=4, learning_rate=1e-3, row_tokens=1)
+    config = SFTConfig.of(batch_size=4, learning_rate=1e-3, row_tokens=1)
     with RunDirectory.begin(tmp_path / "run", {"identity": config.identity()}) as run:
         train_sft(policy, groups, config, run)
         assert "accumulation_equals_batch" in (run.path / "invariants.json").read_text()

@@ -289,7 +289,7 @@ def test_copies_follow_the_optimiser():
     """Its fused kernel writes past what counts a tensor's changes."""
     layer, compute_weights = torch.nn.Linear(4, 3), ComputeWeights("bf16")
     compute_weights.of(layer.weight)
-    optimizer = build_optimizer(layer, TrainingConfig(learning_rate=0.1))
+    optimizer = build_optimizer(layer, TrainingConfig.of(learning_rate=0.1))
     layer(torch.ones(1, 4)).sum().backward()
     optimizer.step()
     assert torch.equal(compute_weights.of(layer.weight), layer.weight.to(torch.bfloat16))

@@ -102,7 +102,7 @@ def test_rows_that_are_packed_alike_are_equal_to_the_last_bit():
 
 
 def train(policy, groups, path, **settings):
-    config = DPOConfig(batch_size=2, learning_rate=1e-4, epochs=1, **settings)
+    config = DPOConfig.of(batch_size=2, learning_rate=1e-4, epochs=1, **settings)
     with RunDirectory.begin(path, {"identity": config.identity()}) as run:
         train_dpo(policy, groups, config, run)
     return run

@@ -117,7 +117,7 @@ def test_a_new_adapter_on_an_opened_one_has_that_model_as_its_reference(tmp_path
     torch.testing.assert_close(before, expected, rtol=0, atol=1e-4)
     assert float((wrong - expected).abs().max()) > 0.1
 
-    config = DPOConfig(batch_size=4, learning_rate=1e-2, epochs=2.0)
+    config = DPOConfig.of(batch_size=4, learning_rate=1e-2, epochs=2.0)
     with RunDirectory.begin(tmp_path / "run", {"identity": config.identity()}) as run:
         train_dpo(LanguagePolicy(opened, None), groups, config, run)
     assert run.metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)

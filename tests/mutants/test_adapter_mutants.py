@@ -260,7 +260,7 @@ MUTANTS = (
     ),
     Mutant(
         name="another rank is resumed",
-        module="logratio.cli.train.preference_options",
+        module="logratio.recipes.preference",
         old='        "identity": config.identity()\n        | flags.lora.identity()\n',
         new='        "identity": config.identity()\n',
         checks=(f"{COMMANDS}::test_another_adapter_is_not_resumed",),

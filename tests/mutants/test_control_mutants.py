@@ -244,8 +244,8 @@ MUTANTS = (
     Mutant(
         name="the optimiser's two moments change places",
         module="logratio.training.optimizer",
-        old="betas=(config.adam_beta1, config.adam_beta2),",
-        new="betas=(config.adam_beta2, config.adam_beta1),",
+        old="betas=(config.optimizer.adam_beta1, config.optimizer.adam_beta2),",
+        new="betas=(config.optimizer.adam_beta2, config.optimizer.adam_beta1),",
         checks=("training/test_optimizer.py::test_the_optimiser_is_pytorch_s_adamw_bit_for_bit[0.0]",),
     ),
     Mutant(
@@ -294,7 +294,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a policy of before is scaled now",
-        module="logratio.cli.control.seeds",
+        module="logratio.recipes.control_seeds",
         old='found = description.get("action_scaling")',
         new='found = description.get("action_scaling") or {"centre": [20.0], "scale": [15.0]}',
         checks=("cli/control/test_spaces.py::test_a_saved_policy_acts_in_the_units_that_its_file_names",),
@@ -474,7 +474,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a policy is judged on the episodes that it was trained on",
-        module="logratio.cli.control.run",
+        module="logratio.recipes.control",
         old="seed=flags.seed + EVALUATION_SEED",
         new="seed=flags.seed",
         checks=("cli/control/test_run.py::test_a_policy_is_judged_on_episodes_that_training_never_had",),

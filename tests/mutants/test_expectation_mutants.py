@@ -280,10 +280,10 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "gradients of one part are lost before the next",
         "logratio.algorithms.sft",
-        ("                for indices, rows in policy.micro_batches(batch, max_tokens=config.row_tokens):\n"),
+        ("                for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):\n"),
         (
             "                for indices, rows in policy.micro_batches(batch, "
-            "max_tokens=config.row_tokens):\n"
+            "max_tokens=config.loop.row_tokens):\n"
             "                    policy.model.zero_grad()\n"
         ),
         mechanics("M2"),

@@ -10,7 +10,7 @@ READING = "data/test_jsonl.py::test_"
 MUTANTS = (
     Mutant(
         name="a prompt's length is not looked at before the model is loaded",
-        module="logratio.cli.prompts",
+        module="logratio.recipes.prompts",
         old="limits.ensure_prompt(tokenizer, encode_prompt(tokenizer, row.prompt), answer=max_new_tokens)",
         new="encode_prompt(tokenizer, row.prompt)",
         checks=(ROWS + "prompts_that_cannot_be_answered_are_left_out_and_named",),
@@ -31,7 +31,7 @@ MUTANTS = (
     ),
     Mutant(
         name="--strict is a flag that nothing reads",
-        module="logratio.cli.rows",
+        module="logratio.recipes.rows",
         old="if self.strict and unusable:",
         new="if False:",
         checks=(ROWS + "strict_ends_before_a_model_is_loaded",),

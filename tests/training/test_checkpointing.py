@@ -116,7 +116,7 @@ def test_nothing_is_resumed_from_damage_alone(tmp_path):
 
 
 def run_dpo(path, *, groups=None, resume=False, epochs=2.0, **settings):
-    config = DPOConfig(batch_size=4, learning_rate=1e-3, epochs=epochs, checkpoint_every=2, **settings)
+    config = DPOConfig.of(batch_size=4, learning_rate=1e-3, epochs=epochs, checkpoint_every=2, **settings)
     policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
     with RunDirectory.begin(path, {"identity": config.identity()}, resume=resume) as run:
         train_dpo(policy, groups or random_groups(12, vocab_size=VOCABULARY), config, run)

@@ -37,7 +37,7 @@ def test_once_in_a_while_is_chance(change, _):
 @pytest.mark.parametrize(("change", "_"), BEYOND)
 def test_a_limit_of_0_is_none(change, _):
     guard = RunawayGuard()
-    config = PolicyGradientConfig(max_reference_kl=0.0, max_repetition=0.0, max_length_change=0.0)
+    config = PolicyGradientConfig.of(max_reference_kl=0.0, max_repetition=0.0, max_length_change=0.0)
     guard.observe(HEALTHY, config)
     assert not any(guard.observe(HEALTHY | change, config) for _ in range(9))
 
@@ -54,4 +54,4 @@ def test_answers_that_seldom_ended_at_first_may_go_on_so():
 
 def test_a_limit_that_would_stop_every_run_is_refused():
     with pytest.raises(BadConfig, match="max_length_change"):
-        PolicyGradientConfig(max_length_change=1.0)
+        PolicyGradientConfig.of(max_length_change=1.0)

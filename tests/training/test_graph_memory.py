@@ -43,12 +43,12 @@ class Counted(Workspace):
 
 def sft(run):
     policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
-    train_sft(policy, random_groups(8, vocab_size=VOCABULARY, num_answers=1), SFTConfig(**SMALL), run)
+    train_sft(policy, random_groups(8, vocab_size=VOCABULARY, num_answers=1), SFTConfig.of(**SMALL), run)
 
 
 def dpo(run):
     policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
-    train_dpo(policy, random_groups(8, vocab_size=VOCABULARY), DPOConfig(**SMALL), run)
+    train_dpo(policy, random_groups(8, vocab_size=VOCABULARY), DPOConfig.of(**SMALL), run)
 
 
 def reward(run):
@@ -57,7 +57,7 @@ def reward(run):
         LabelledGroup(group, (Label(0, 1),))
         for group in random_groups(8, vocab_size=VOCABULARY, num_answers=2)
     ]
-    train_reward(scorer, groups, RewardConfig(**SMALL), run)
+    train_reward(scorer, groups, RewardConfig.of(**SMALL), run)
 
 
 def lengths(samples):
@@ -80,11 +80,11 @@ def from_a_reward(train, config, run):
 
 
 def ppo(run):
-    from_a_reward(train_ppo, PPOConfig(batch_size=3, minibatches=1, update_epochs=2), run)
+    from_a_reward(train_ppo, PPOConfig.of(batch_size=3, minibatches=1, update_epochs=2), run)
 
 
 def reinforce(run):
-    from_a_reward(train_reinforce, ReinforceConfig(batch_size=3), run)
+    from_a_reward(train_reinforce, ReinforceConfig.of(batch_size=3), run)
 
 
 @pytest.mark.parametrize("train", [sft, dpo, reward, ppo, reinforce])

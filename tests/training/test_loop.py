@@ -13,7 +13,7 @@ from logratio.training.config import PolicyGradientConfig, TrainingConfig
 from logratio.training.loop import BestCheckpoint, Session
 from logratio.training.optimizer import ParamGroupLR
 
-CONFIG = TrainingConfig(learning_rate=0.01, warmup=0.0, schedule="constant", batch_size=1, checkpoint_every=0)
+CONFIG = TrainingConfig.of(learning_rate=0.01, warmup=0.0, schedule="constant", batch_size=1, checkpoint_every=0)
 
 
 def module():
@@ -94,7 +94,7 @@ def test_the_best_stretch_is_that_of_the_highest_mean():
 
 
 def test_a_policy_that_runs_away_leaves_its_best_weights(tmp_path):
-    config = PolicyGradientConfig(
+    config = PolicyGradientConfig.of(
         learning_rate=0.1,
         warmup=0.0,
         batch_size=1,
@@ -126,7 +126,7 @@ def test_a_policy_that_runs_away_leaves_its_best_weights(tmp_path):
 
 
 def test_the_best_is_remembered_by_a_run_that_goes_on(tmp_path):
-    config = PolicyGradientConfig(batch_size=1, checkpoint_every=1, keep_checkpoints=1)
+    config = PolicyGradientConfig.of(batch_size=1, checkpoint_every=1, keep_checkpoints=1)
     for last in (3, 6):
         run, session = open_session(tmp_path / "run", module(), config, num_examples=6)
         with run, session:

@@ -17,7 +17,7 @@ from tiny import tiny_llama
 
 
 def rates(**settings):
-    config = TrainingConfig(learning_rate=1.0, **settings)
+    config = TrainingConfig.of(learning_rate=1.0, **settings)
     return [learning_rate_at(step, num_steps=10, config=config) for step in range(10)]
 
 
@@ -37,7 +37,7 @@ def test_no_rate_is_zero():
 
 def test_norms_biases_and_embeddings_are_not_decayed():
     model = tiny_llama(40)
-    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.1))
+    optimizer = build_optimizer(model, TrainingConfig.of(weight_decay=0.1))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = {
         names[id(parameter)]: group["weight_decay"]
@@ -123,13 +123,13 @@ def test_rows_that_nobody_read_take_no_memory():
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_the_optimiser_is_pytorch_s_adamw_bit_for_bit(decay):
-    config = TrainingConfig(weight_decay=decay, learning_rate=1e-2)
+    config = TrainingConfig.of(weight_decay=decay, learning_rate=1e-2)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     twin = copy.deepcopy(model)
     ours = build_optimizer(model, config)
     decayed = [parameter for parameter in twin.parameters() if parameter.ndim == 2]
     plain = [parameter for parameter in twin.parameters() if parameter.ndim == 1]
-    betas = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
+    betas = {"betas": (config.optimizer.adam_beta1, config.optimizer.adam_beta2), "eps": config.optimizer.adam_epsilon}
     theirs = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}],
         **{"lr": 1e-2, "fused": True, **betas},
@@ -147,9 +147,9 @@ def test_weights_of_two_number_formats_are_moved_as_pytorch_moves_them():
     """A critic's head in float32 beside a model in bfloat16; one weight has no gradient at first."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 4).bfloat16(), torch.nn.Linear(4, 2))
     twin = copy.deepcopy(model)
-    config = TrainingConfig(learning_rate=1e-2)
+    config = TrainingConfig.of(learning_rate=1e-2)
     ours = build_optimizer(model, config)
-    betas = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
+    betas = {"betas": (config.optimizer.adam_beta1, config.optimizer.adam_beta2), "eps": config.optimizer.adam_epsilon}
     theirs = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.0, fused=True, **betas)
     for step in range(4):
         generator = torch.Generator().manual_seed(step)
@@ -163,7 +163,7 @@ def test_weights_of_two_number_formats_are_moved_as_pytorch_moves_them():
 
 
 def test_a_state_that_is_loaded_is_the_one_that_goes_on():
-    config = TrainingConfig(learning_rate=1e-2)
+    config = TrainingConfig.of(learning_rate=1e-2)
     model = torch.nn.Linear(3, 4)
     ours = build_optimizer(model, config)
     filled(model.parameters(), 0)
@@ -209,4 +209,4 @@ print("torch._dynamo" in sys.modules)
 )
 def test_settings_out_of_range_are_named(setting, value):
     with pytest.raises(BadConfig, match=setting):
-        TrainingConfig(**{setting: value})
+        TrainingConfig.of(**{setting: value})

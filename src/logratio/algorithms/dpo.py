@@ -62,7 +62,6 @@ class DPOConfig(TrainingConfig):
     """The further constant of a loss: γ of `simpo`, λ of `orpo` and `dpop`, α of `dpo-nll`."""
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
         check_positive(self, "beta")
         check_not_negative(self, "loss_weight")
         check_range(self, "label_smoothing", 0.0, 0.49)
@@ -143,7 +142,7 @@ def train_dpo(
         groups,
         run.path,
         model_hash=model_hash,
-        row_tokens=config.row_tokens,
+        row_tokens=config.loop.row_tokens,
         batches=first_epoch_batches(len(groups), config),
     )
     reference_hash = hash_reference(policy, reference)
@@ -156,7 +155,7 @@ def train_dpo(
             batch = [groups[index] for index in examples]
             order, pairs, micro_losses = [], [], []
             with memory_fault(step=step, config=config, longest=longest):
-                for indices, rows in policy.micro_batches(batch, max_tokens=config.row_tokens):
+                for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):
                     logprobs = policy.sequence_logprobs(rows)
                     example_ids = [examples[index] for index in indices]
                     pair = gather_pairs(logprobs, reference[example_ids], rows, labels[example_ids])
@@ -318,7 +317,7 @@ def check_step_zero(
 
 def recompute_logprobs(policy: LanguagePolicy, batch: Sequence[AnswerGroup], config: DPOConfig) -> Tensor:
     """`[2·pairs]` log-probabilities of a batch as the policy computes them now, in the order of its rows."""
-    parts = policy.micro_batches(batch, max_tokens=config.row_tokens)
+    parts = policy.micro_batches(batch, max_tokens=config.loop.row_tokens)
     return torch.cat([policy.sequence_logprobs(rows).detach() for _, rows in parts])
 
 

@@ -183,7 +183,7 @@ def update(
         len(rollout.items),
         num_minibatches=config.minibatches,
         epochs=config.update_epochs,
-        seed=config.seed,
+        seed=config.loop.seed,
         step=step,
     ):
         with memory_fault(step=step, config=config, longest=1):

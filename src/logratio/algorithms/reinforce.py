@@ -126,7 +126,11 @@ def train_reinforce(
             losses = partial(row_losses, targets=targets, config=config, time=time)
             metric_sums, gradient_snr, norms = MetricSums(), GradientSNR(actor.module), list[float]()
             for item_ids in minibatches(
-                len(rollout.items), num_minibatches=config.minibatches, epochs=1, seed=config.seed, step=step
+                len(rollout.items),
+                num_minibatches=config.minibatches,
+                epochs=1,
+                seed=config.loop.seed,
+                step=step,
             ):
                 with memory_fault(step=step, config=config, longest=1):
                     minibatch_sums = backpropagate(

@@ -38,7 +38,6 @@ class RewardConfig(TrainingConfig):
     """Weight of (chosen + rejected)², which fixes the zero of the scores; 0.01 is usual, 0 leaves it open."""
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
         check_not_negative(self, "centring")
         if not self.margin:
             raise bad_setting("margin", repr(self.margin), "a number or the name of a column")
@@ -117,7 +116,7 @@ def train_reward(
             owners, pairs, micro_losses = [], [], []
             with memory_fault(step=step, config=config, longest=longest):
                 for indices, rows in scorer.micro_batches(
-                    [group.answers for group in batch], max_tokens=config.row_tokens
+                    [group.answers for group in batch], max_tokens=config.loop.row_tokens
                 ):
                     pair = gather_pairs(scorer.scores(rows), [batch[index] for index in indices])
                     loss = pair_losses(pair, config).sum() / num_pairs

@@ -58,7 +58,7 @@ def train_sft(
             num_tokens = sum(group.num_answer_tokens for group in batch)
             losses, micro_losses = torch.zeros(len(batch), dtype=torch.float64), []
             with memory_fault(step=step, config=config, longest=longest):
-                for indices, rows in policy.micro_batches(batch, max_tokens=config.row_tokens):
+                for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):
                     negative = -policy.sequence_logprobs(rows)
                     loss = negative.sum() / num_tokens
                     loss.backward()

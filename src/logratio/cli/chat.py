@@ -23,13 +23,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from logratio.cli.prompt_format import PromptFormatFlags
 from logratio.errors import BadConfig, LogratioError
 from logratio.generation.config import SamplingConfig
 from logratio.generation.engines.selection import stream_tokens
 from logratio.generation.sampler import answer_seed, stop_tokens
 from logratio.models import tokenisation
 from logratio.models.loading import check_device, check_dtype, load
+from logratio.recipes.prompt_format import PromptFormatConfig
 from logratio.records import Message, Prompt
 
 UNFINISHED_CHARACTER = "\N{REPLACEMENT CHARACTER}"
@@ -46,8 +46,8 @@ class Arguments:
     """Another model that hears the same words."""
     system: str | None = None
     """A system message, before the first turn."""
-    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
-        default_factory=PromptFormatFlags
+    prompt_format: Annotated[PromptFormatConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatConfig
     )
     """How prompts given as text are rendered."""
     temperature: float = 0.7

@@ -15,15 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from logratio.cli.prompt_format import PromptFormatFlags
-from logratio.cli.rows import RowFlags
-from logratio.data.encoding import UNLIMITED
-from logratio.data.label_metadata import REWARDS
-from logratio.data.preference_formats import COLUMNS, read_comparisons
 from logratio.data.unusable_rows import (
     FEW_SHOWN,
     UnusableRow,
@@ -32,8 +27,10 @@ from logratio.data.unusable_rows import (
     describe_columns,
     one_line,
 )
-from logratio.data.validation import CheckReport, check_comparisons, count_ties
-from logratio.models.input_limits import ModelLimits
+from logratio.data.validation import CheckReport, count_ties
+from logratio.recipes.check import check
+from logratio.recipes.prompt_format import PromptFormatConfig
+from logratio.recipes.rows import RowConfig
 from logratio.run_directory import write_json
 from logratio.stats.wilson import percent
 
@@ -48,15 +45,15 @@ class Arguments:
     model: str | None = None
     """The model to be trained, for its tokenizer: a transformers directory, a run directory, a hub id, a
     .gguf file, or `embedded`."""
-    prompt_format: Annotated[PromptFormatFlags, tyro.conf.arg(name="")] = field(
-        default_factory=PromptFormatFlags
+    prompt_format: Annotated[PromptFormatConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PromptFormatConfig
     )
     """How prompts given as text are rendered."""
     max_length: int = 1024
     """Tokens of prompt and answer together; longer answers are cut and counted."""
     max_prompt_length: int | None = None
     """Tokens of a prompt; rows with a longer one are left out. By default a prompt may fill all but one."""
-    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    rows: Annotated[RowConfig, tyro.conf.arg(name="")] = field(default_factory=RowConfig)
     """What becomes of rows that cannot be used."""
     limit: int | None = None
     """Read only so many rows."""
@@ -68,20 +65,14 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Read, check and print; 1 if training would be refused."""
-    result = read_comparisons(
-        arguments.data, limit=arguments.limit, prompt_format=arguments.prompt_format.prompt_format
-    )
-    tokenizer, limits = open_tokenizer(arguments.model)
-    if tokenizer is not None:
-        arguments.prompt_format.ensure_possible(tokenizer)
-    report = check_comparisons(
-        result,
-        tokenizer,
+    report = check(
+        arguments.data,
+        arguments.model,
         max_length=arguments.max_length,
         max_prompt_length=arguments.max_prompt_length,
-        limits=limits,
-        max_unusable_share=arguments.rows.max_unusable_share,
-        used=(*COLUMNS, *REWARDS),
+        prompt_format=arguments.prompt_format,
+        rows=arguments.rows,
+        limit=arguments.limit,
     )
     if arguments.json is not None:
         write_json(arguments.json, report.to_json())
@@ -89,17 +80,6 @@ def run(arguments: Arguments) -> int:
     if arguments.rows.strict:
         arguments.rows.ensure(report.unusable, report.num_rows)
     return int(report.refuses_training)
-
-
-def open_tokenizer(model: str | None) -> tuple[Any, ModelLimits]:
-    """The tokenizer of `model` and what it can read, or neither; torch is imported only for a model."""
-    if model is None:
-        return None, UNLIMITED
-    from logratio.cli.train.preference_options import resolve_model
-    from logratio.models.loading import load_tokenizer, read_limits
-
-    source = resolve_model(model)
-    return load_tokenizer(source), read_limits(source)
 
 
 def print_report(report: CheckReport, *, few: int | None) -> None:

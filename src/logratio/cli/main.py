@@ -7,14 +7,15 @@ import os
 import sys
 import traceback
 import warnings
+from pathlib import Path
 
-from logratio import __version__
 from logratio.cli.lean import leave_out
 from logratio.errors import BadConfig, LogratioError, OutOfMemory
+from logratio.version import __version__
 
 COMMANDS = {
     "quickstart": (
-        "logratio.cli.quickstart.command",
+        "logratio.cli.quickstart",
         "end-to-end example on the embedded model, into runs/quickstart",
     ),
     "sample": ("logratio.cli.sample", "answers to prompts, with their exact log-probabilities"),
@@ -40,6 +41,8 @@ COMMANDS = {
     "verify": ("logratio.cli.verify", "every estimator and algorithm against exact answers"),
 }
 """Every command: its module, imported only when it is called, and what it does."""
+CONFIG_HELP = """--config FILE.yaml takes settings from a file; flags that are given hold before it. Every run
+writes such a file, config.yaml, which repeats it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,22 +102,42 @@ def _dispatch(words: list[str]) -> int:
         print(f"logratio {__version__}")
         return 0
     name, rest = _split_command(words)
+    rest, config = _split_config(rest)
     module = importlib.import_module(COMMANDS[name][0])
     import tyro
 
-    # Some commands know more than their flags' defaults: the settings of the environment that is named.
-    known = module.default(rest) if hasattr(module, "default") else None
+    default = None
+    if config is not None:
+        from logratio.config_file import read_settings
+
+        default = read_settings(config, name, module.Arguments, missing=tyro.MISSING)
+    elif hasattr(module, "default"):
+        # Some commands know more than their flags' defaults: the settings of the environment that is named.
+        default = module.default(rest)
     try:
         parsed = tyro.cli(
             module.Arguments,
             args=rest,
             prog=f"logratio {name}",
-            description=module.__doc__,
-            **({} if known is None else {"default": known}),
+            description=f"{module.__doc__}\n{CONFIG_HELP}",
+            **({} if default is None else {"default": default}),
         )
     except SystemExit as leaving:
         return int(leaving.code or 0)
     return int(module.run(parsed) or 0)
+
+
+def _split_config(words: list[str]) -> tuple[list[str], Path | None]:
+    """The flags without `--config FILE`, and the file."""
+    rest = list(words)
+    for index, word in enumerate(words):
+        if word == "--config" or word.startswith("--config="):
+            _, equals, value = word.partition("=")
+            if not equals and index + 1 == len(words):
+                raise BadConfig("--config names no file", where="--config", action="give a YAML file")
+            del rest[index : index + (1 if equals else 2)]
+            return rest, Path(value if equals else words[index + 1])
+    return rest, None
 
 
 def _split_command(words: list[str]) -> tuple[str, list[str]]:
@@ -135,7 +158,8 @@ def _overview() -> str:
     return (
         f"logratio {__version__}: from comparisons or a reward to a better language model, and a report\n"
         f"that shows how much better and why to believe it.\n\n{rows}\n\n"
-        "  logratio COMMAND --help explains its flags. --debug adds a traceback to an error.\n"
+        "  logratio COMMAND --help explains its flags. --config FILE.yaml takes them from a file.\n"
+        "  --debug adds a traceback to an error.\n"
         "  Begin with `logratio quickstart`."
     )
 

@@ -20,31 +20,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from logratio import __version__
-from logratio.cli.rows import RowFlags, settle_rows
-from logratio.data.normalised_names import NameForms, tidy
-from logratio.data.unusable_rows import by_fault
+from logratio.data.normalised_names import tidy
 from logratio.errors import BadConfig, LogratioError, NotWritable
+from logratio.recipes.rate import WinnerColumn, is_database, read_tally
+from logratio.recipes.rows import RowConfig
 from logratio.run_directory import atomic_write, describe_machine, disk_faults, hash_file, write_json
 from logratio.stats.wilson import percent
+from logratio.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from logratio.evaluation.ratings.pairwise_counts import PairwiseCounts
     from logratio.evaluation.ratings.records import Contrast, Ratings
 
 NUMBERS, PAGE = "ratings.json", "ratings.html"
 FILE_WIDTH = 120
 """Columns of the table where it is not shown in a terminal."""
-SQLITE = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +61,10 @@ class Arguments:
     """Directory of ratings.html and ratings.json; nothing is written without it."""
     seed: int = 0
     """Seed of the resamples."""
-    winner_column: Literal["auto", "names", "sides"] = "auto"
+    winner_column: WinnerColumn = "auto"
     """What the column beside model_a and model_b holds: the winner's name (names), model_a or model_b
     (sides), or what the file's rows tell (auto)."""
-    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    rows: Annotated[RowConfig, tyro.conf.arg(name="")] = field(default_factory=RowConfig)
     """What becomes of rows that cannot be used."""
 
 
@@ -114,55 +112,6 @@ def prepare_out(out: Path | None) -> None:
         out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK | os.X_OK):
         raise NotWritable("no file can be made there", where=str(out), action="choose another --out")
-
-
-def read_tally(
-    path: Path, rows: RowFlags, *, winner_column: Literal["auto", "names", "sides"] = "auto"
-) -> PairwiseCounts:
-    """The comparisons of a file or of a database of labels.
-
-    Raises:
-        AmbiguousWinner: who won can be read in two ways.
-        BadConfig: --winner-column, and no row has such a column.
-        UnusableRows: too many rows of the file cannot be used, or with --strict one.
-        LogratioError: the file cannot be read, or holds nothing to compare.
-    """
-    from logratio.evaluation.ratings.pairwise_counts import count_outcomes
-    from logratio.evaluation.ratings.reading import collect_outcomes, columns_read
-    from logratio.evaluation.ratings.winner_column import no_winner_column
-
-    try:
-        if is_database(path):
-            from logratio.cli.rate_labels import read_labels
-
-            if winner_column != "auto":
-                raise no_winner_column()
-            forms = NameForms()
-            outcomes, left_out = read_labels(path, forms)
-            tally = count_outcomes(outcomes, left_out=left_out)
-            return replace(tally, remarks=tuple(forms.remarks()))
-        read, remarks = collect_outcomes(path, winner_column=winner_column)
-        if read.num_rows:
-            settle_rows(read, rows, used=columns_read(read.columns))
-        faults = by_fault(read.unusable)
-        tally = count_outcomes(
-            read.usable,
-            left_out={name: len(own) for name, own in faults.items()},
-            first_left_out={name: own[0].source for name, own in faults.items()},
-        )
-        return replace(tally, remarks=remarks)
-    except LogratioError as fault:
-        fault.where = fault.where or str(path)
-        raise
-
-
-def is_database(path: Path) -> bool:
-    """Whether a file is a database, by its first bytes; or is to be one, by its name."""
-    if path.is_file():
-        with disk_faults(path), open(path, "rb") as stream:
-            if stream.read(len(SQLITE)) == SQLITE:
-                return True
-    return path.suffix in (".db", ".sqlite")
 
 
 def describe_run(arguments: Arguments, *, seconds: float) -> dict[str, Any]:

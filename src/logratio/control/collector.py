@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from logratio.control.policy import ControlActor, ControlRollout
 from logratio.errors import BadConfig
 from logratio.legacy_names import current_states
 from logratio.policies.protocols import Partition
+from logratio.progress import say
 from logratio.trajectories import Rollout, Trajectories
 
 RECENT = 100
@@ -107,7 +107,7 @@ class EnvironmentState:
     def load(self, saved: Mapping[str, Any]) -> None:
         """Take over a saved state; says on the terminal where an environment cannot be brought back."""
         if note := env_checkpoint.restore(self.environments, saved):
-            print(note, file=sys.stderr)
+            say(note)
         self.recent.extend((float(total), int(length)) for total, length in saved["recent"])
         saved = current_states(saved)
         for name in ("hidden_state", "noise"):

@@ -8,7 +8,6 @@ gradients and measurements, in the order in which they were done, so that result
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from logratio.control.graph_passes import hoist_views, optimise_graph
 from logratio.control.op_recorder import NotRecordable, OpRecorder, execute
+from logratio.progress import say
 
 MAX_GRAPHS = 64
 """So many computations are recorded at most; what comes after them is computed anew every time."""
@@ -132,7 +132,7 @@ class GraphCache:
             anew, _ = compute()
             if not all(map(_identical, results, anew)):
                 self._graphs[key] = None
-                print(NOT_THE_SAME, file=sys.stderr)
+                say(NOT_THE_SAME)
                 results = anew
         return results, self._labels[key]
 

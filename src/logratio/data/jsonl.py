@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from logratio.data.given_rows import GivenRows, RowSource
 from logratio.data.record_parsing import (
     parse_completion,
     parse_prompt_columns,
@@ -69,7 +70,7 @@ class PromptRow:
     """`file:line`."""
 
 
-def read_rows(path: Path | str) -> Iterator[SourceRow]:
+def read_rows(path: RowSource) -> Iterator[SourceRow]:
     """The rows of a JSON Lines file (`.jsonl`, `.jsonl.gz`) or a Parquet file.
 
     Raises:
@@ -85,8 +86,12 @@ def read_rows(path: Path | str) -> Iterator[SourceRow]:
         yield row
 
 
-def scan_rows(path: Path | str) -> Iterator[SourceRow | DataFault]:
+def scan_rows(path: RowSource) -> Iterator[SourceRow | DataFault]:
     """As `read_rows`, with the faults of single rows in their places instead of raised."""
+    if isinstance(path, GivenRows):
+        for number, content in enumerate(path.lines(), start=1):
+            yield _parse_line(content, line=number, source=f"{path}:{number}")
+        return
     path = Path(path)
     kind = path.with_suffix("") if path.suffix == ".gz" else path
     if kind.suffix in JSON_ENDINGS:
@@ -103,7 +108,7 @@ def scan_rows(path: Path | str) -> Iterator[SourceRow | DataFault]:
         )
 
 
-def read_judge(path: Path | str) -> str | None:
+def read_judge(path: RowSource) -> str | None:
     """Who labelled the comparisons of a file, where its first row says so."""
     first = next(scan_rows(path), None)
     judge = first.value.get(JUDGE) if isinstance(first, SourceRow) else None
@@ -111,7 +116,7 @@ def read_judge(path: Path | str) -> str | None:
 
 
 def collect(
-    path: Path | str,
+    path: RowSource,
     rows: Iterable[SourceRow | DataFault],
     parse: Callable[[SourceRow], Parsed],
     *,
@@ -153,7 +158,7 @@ def collect(
         )
     if faults and not usable and all(isinstance(fault, FILE_FAULTS) for fault in faults):
         first = faults[0]
-        what = "text" if Path(path).suffix == ".txt" else "a JSON object"
+        what = "text" if str(path).endswith(".txt") else "a JSON object"
         raise type(first)(
             f"no line is {what}; the first: {first.what}", where=first.where, action=first.action
         )
@@ -162,19 +167,19 @@ def collect(
 
 
 def read_prompts(
-    path: Path | str, *, limit: int | None = None, prompt_format: PromptFormat = "auto"
+    path: RowSource, *, limit: int | None = None, prompt_format: PromptFormat = "auto"
 ) -> ReadRows[PromptRow]:
     """Prompts: rows with `prompt` (text or messages) and further columns, or the lines of a `.txt` file.
 
     Raises:
         DataFault, BadConfig: as for `collect`.
     """
-    path = Path(path)
-    rows = _text_rows(path) if path.suffix == ".txt" else scan_rows(path)
+    path = path if isinstance(path, GivenRows) else Path(path)
+    rows = _text_rows(path) if isinstance(path, Path) and path.suffix == ".txt" else scan_rows(path)
     return collect(path, rows, lambda row: _prompt_row(row, prompt_format), limit=limit, noun="prompt")
 
 
-def read_samples(path: Path | str, *, prompt_format: PromptFormat = "auto") -> ReadRows[Sample]:
+def read_samples(path: RowSource, *, prompt_format: PromptFormat = "auto") -> ReadRows[Sample]:
     """Read the completions file that `logratio sample` writes.
 
     Raises:

@@ -1,6 +1,7 @@
 """What a row of comparisons says beside who won: a tie, by how much, and what the judge gave.
 
-`prompt`, `chosen` and `rejected` are read by `formats`; these further columns matter to reward models alone.
+`prompt`, `chosen` and `rejected` are read by `preference_formats`; these further columns matter to reward
+models alone.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
+from logratio.data.given_rows import RowSource
 from logratio.data.jsonl import scan_rows
 from logratio.data.record_parsing import TIE, kind_of, require_column
 from logratio.data.unusable_rows import UnusableRow
@@ -44,7 +45,7 @@ NO_GRADE = Grade()
 
 
 def read_grades(
-    path: Path | str, *, margin: str, limit: int | None = None
+    path: RowSource, *, margin: str, limit: int | None = None
 ) -> tuple[dict[str, Grade], list[UnusableRow]]:
     """The further columns of every row, by the row's place (`file:line`), and the rows that have none.
 

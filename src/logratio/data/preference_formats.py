@@ -13,9 +13,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from logratio.data.given_rows import RowSource
 from logratio.data.jsonl import JUDGE, SourceRow, collect, scan_rows
 from logratio.data.record_parsing import (
     TIE,
@@ -77,12 +77,12 @@ class ReadResult:
 
 
 def read_comparisons(
-    path: Path | str, *, limit: int | None = None, prompt_format: PromptFormat = "auto"
+    path: RowSource, *, limit: int | None = None, prompt_format: PromptFormat = "auto"
 ) -> ReadResult:
     """Read comparisons; the faults of single rows are collected with their name and place.
 
     Args:
-        path: JSON Lines, also `.gz`, or Parquet.
+        path: JSON Lines, also `.gz`, or Parquet; or rows in memory.
         limit: read only so many rows.
         prompt_format: how prompts given as text are rendered, where a row does not say it itself.
 

@@ -13,27 +13,39 @@ LEAST_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How answers are drawn."""
+class DecodingConfig:
+    """How long answers become, and how many are decoded together."""
 
     max_new_tokens: int = 64
     """An answer that has not ended after so many tokens is cut off."""
+    decode_batch_size: int = 256
+    """How many answers are decoded at a time, fewer where they would take more than a gigabyte: less takes
+    less memory. Answers do not depend on it."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "1 or more")
+        _require(self.decode_batch_size >= 1, "--decode-batch-size", self.decode_batch_size, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(DecodingConfig):
+    """The distribution that answers are drawn from, and how they are decoded.
+
+    Raises:
+        BadConfig: a value is out of range.
+    """
+
     temperature: float = 1.0
-    """Logits are divided by it; 1 samples from the model itself, 0 takes the most probable token."""
+    """Logits are divided by it: 1 samples from the model itself, 0 takes the most probable token."""
     top_k: int = 0
     """Draw from the k most probable tokens only; 0 draws from all."""
     top_p: float = 1.0
     """Then from the fewest that have this much probability together; 1 draws from all."""
-    batch_size: int = 256
-    """How many answers are decoded at a time, fewer where they would take more than a gigabyte. Answers do
-    not depend on it."""
-
     precision: Precision = "fp32"
     """Of matrix products: fp32, or bf16 for processors that have it, which is faster and coarser."""
 
     def __post_init__(self) -> None:
-        _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "1 or more")
-        _require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
+        DecodingConfig.__post_init__(self)
         _require(
             self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < math.inf,
             "--temperature",

@@ -7,7 +7,6 @@ A score is what the same sequence alone would have, up to rounding, whatever sta
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from logratio.models.forward_errors import refuses_input
 from logratio.models.plain_text import escape_control_tokens
 from logratio.packed_rows import AnswerGroup, PackedRow, TokenIds
 from logratio.policies.packed_forward import PackedModel
+from logratio.progress import say
 from logratio.records import Completion, Prompt
 
 SCORE_TOLERANCE = 1e-3
@@ -186,10 +186,9 @@ class RewardModel(PackedModel):
             reason = f"{type(error).__name__}: {error}"
         if not reason:
             return difference
-        print(
+        say(
             f"this architecture cannot share a prompt between answers ({reason}); they are computed apart, "
-            "which is slower and as exact",
-            file=sys.stderr,
+            "which is slower and as exact"
         )
         self.layout = "unpacked"
         return 0.0

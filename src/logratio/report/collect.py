@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from logratio import __version__
 from logratio.errors import FileNotReadable
 from logratio.legacy_names import current_invariants, current_metrics, current_settings, invariants_path
 from logratio.report.control_runs import natural
@@ -22,6 +21,7 @@ from logratio.report.samples import reward_differences
 from logratio.report.stages import stage_rows
 from logratio.report.warnings.all_warnings import by_severity, find_warnings
 from logratio.run_directory import CONFIG, METRICS, REPORT, SAMPLES, describe_machine, read_json_lines
+from logratio.version import __version__
 
 STAGE_ORDER = ("sft", "reward", "dpo", "reinforce", "ppo")
 EVALUATION = "evaluation"

@@ -7,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from logratio import __version__
 from logratio.report.collect import collect
 from logratio.report.html import Html, element, join, prose
 from logratio.report.sections.answers import answers_section
@@ -27,6 +26,7 @@ from logratio.report.sections.verdict import verdict_section
 from logratio.report.sections.warnings import warnings_section
 from logratio.report.video import with_film
 from logratio.run_directory import REPORT, atomic_write, write_json
+from logratio.version import __version__
 
 PAGE = "report.html"
 POLICY = "; ".join(

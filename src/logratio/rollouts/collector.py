@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from logratio.packed_rows import AnswerGroup
 from logratio.policies.actor_critic import LanguageActor, TokenStatistics
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.protocols import Partition
+from logratio.progress import say
 from logratio.records import Prompt, Sample
 from logratio.rollouts.collector_config import CollectorConfig
 from logratio.rollouts.reward_shaping import (
@@ -212,7 +212,7 @@ class LanguageCollector:
                 config=SamplingConfig(
                     max_new_tokens=self.config.max_new_tokens,
                     temperature=temperature,
-                    batch_size=self.config.decode_batch,
+                    decode_batch_size=self.config.decode_batch_size,
                     precision=self.actor.policy.precision,
                 ),
                 columns=[self.columns[example] for example in examples],
@@ -249,12 +249,9 @@ class LanguageCollector:
         new = [number for number in numbers if samples[number].prompt.key not in self._warned_prompts]
         self._warned_prompts |= {samples[number].prompt.key for number in new}
         for number in new[:MAX_NAMED]:
-            print(
-                f"no reward for {answer_location(samples, number, 0)}: the prompt is left out of its update",
-                file=sys.stderr,
-            )
+            say(f"no reward for {answer_location(samples, number, 0)}: the prompt is left out of its update")
         if len(new) > MAX_NAMED:
-            print(f"and {len(new) - MAX_NAMED} more prompts of this update have no reward", file=sys.stderr)
+            say(f"and {len(new) - MAX_NAMED} more prompts of this update have no reward")
 
     def _penalise_truncated(self, samples: Sequence[Sample], earned: Tensor) -> Tensor:
         """`[sequences]` what answers earned, less what those that were cut off are charged."""
@@ -274,10 +271,7 @@ class LanguageCollector:
         spread = float(total.std(correction=0))
         if spread == 0 and not self._warned_constant:
             self._warned_constant = True
-            print(
-                f"every answer of this update has the reward {float(total[0]):g}: nothing is learned from it",
-                file=sys.stderr,
-            )
+            say(f"every answer of this update has the reward {float(total[0]):g}: nothing is learned from it")
         metrics = {"reward": float(total.mean()), "reward_std": spread} | describe_answers(answers)
         if len(total) > len(samples):
             groups = total.reshape(len(samples), -1)

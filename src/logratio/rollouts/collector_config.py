@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from logratio.errors import BadConfig
+from logratio.generation.config import DecodingConfig
 
 HORIZON_SHARE = 20
 """β may change by e^4 over a run whose KL is always a fifth or more off its target: to a fiftieth, or fifty
@@ -19,15 +20,11 @@ REJECTED_ESTIMATORS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectorConfig:
+class CollectorConfig(DecodingConfig):
     """How answers are collected and what is charged."""
 
     num_samples: int = 4
     """Answers to each prompt."""
-    max_new_tokens: int = 64
-    """An answer that has not ended after so many tokens is cut off."""
-    decode_batch: int = 256
-    """How many answers are decoded at a time."""
     discount: float = 1.0
     """γ; below 1 early tokens count less for the reward at the end."""
     lam: float = 0.95
@@ -57,8 +54,8 @@ class CollectorConfig:
     """Seed of the answers."""
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "max_new_tokens", "decode_batch"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+        DecodingConfig.__post_init__(self)
+        self._require("num_samples", self.num_samples >= 1, "at least 1")
         for name in ("kl_coefficient", "truncation_penalty", "sampling_seed"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("discount", "lam"):

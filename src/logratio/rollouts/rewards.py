@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from logratio.errors import BadReward, DataFault, LogratioError, ModelNotFound
+from logratio.progress import say
 from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.reward_values import answer_location, checked_rewards
 
@@ -224,9 +225,9 @@ class ModelReward(Reward):
         self.num_unread += len(faults)
         for fault in faults[:MAX_NAMED] if warn else ():
             why = f"{fault.name}: {fault.what} ({fault.where})"
-            print(f"{self.name} cannot read an answer, which has no reward: {why}", file=sys.stderr)
+            say(f"{self.name} cannot read an answer, which has no reward: {why}")
         if faults and warn and self.num_unread >= MAX_NAMED:
-            print(f"{self.name}: further answers that it cannot read are counted", file=sys.stderr)
+            say(f"{self.name}: further answers that it cannot read are counted")
 
 
 def _short_hash(text: str) -> str:
@@ -295,7 +296,7 @@ def _load_model(spec: str, *, device: str) -> Reward:
             action=f"{fault.action}; or {FORM}",
         ) from fault
     for note in loaded.notes:
-        print(f"note: {spec}: {note}", file=sys.stderr)
+        say(f"note: {spec}: {note}")
     # By its weights, so that it is the same judge wherever its directory is.
     return ModelReward(f"reward model {loaded.fingerprint}", RewardModel(loaded.model, loaded.tokenizer))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from logratio import __version__
+from logratio.version import __version__
 
 
 def describe_versions() -> dict[str, str]:
@@ -27,8 +26,10 @@ def _computed_with(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, **config.get("versions", {}), **config.get("computed_with", {})}
 
 
-def changed_versions(before: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Say which versions changed since a run began, or last went on; all as they are now, if any did.
+def changed_versions(
+    before: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[dict[str, Any], str] | None:
+    """All versions as they are now and a sentence on those that changed since a run last went on, if any did.
 
     They decide the last bits of the numbers and no more: what is trained is decided by data, tokens, model
     and settings, which are the run's identity. To refuse would cost hours of work for rounding.
@@ -44,5 +45,4 @@ def changed_versions(before: Mapping[str, Any], config: Mapping[str, Any]) -> di
     if not changed:
         return None
     changes = "; ".join(f"{name} was {last[name]}, is {now[name]}" for name in changed)
-    print(f"note: {changes}: the run goes on, the last digits of its numbers may differ", file=sys.stderr)
-    return now
+    return now, f"{changes}: the run goes on, the last digits of its numbers may differ"

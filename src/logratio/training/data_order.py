@@ -44,15 +44,15 @@ def batch_at(step: int, num_examples: int, config: TrainingConfig) -> list[int]:
     return batch_indices(
         step,
         num_examples=num_examples,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        shuffle=config.shuffle,
+        batch_size=config.loop.batch_size,
+        seed=config.loop.seed,
+        shuffle=config.loop.shuffle,
     )
 
 
 def first_epoch_batches(num_examples: int, config: TrainingConfig) -> list[list[int]]:
     """The batches of the first pass, which together hold each example once."""
-    num_batches = math.ceil(num_examples / config.batch_size)
+    num_batches = math.ceil(num_examples / config.loop.batch_size)
     return [batch_at(step, num_examples, config) for step in range(num_batches)]
 
 

@@ -38,18 +38,19 @@ class RunawayGuard:
         tokens, ended = metrics.get("answer_tokens", 0.0), metrics.get("ended", 1.0)
         if not self.tokens_at_first:
             self.tokens_at_first, self.ended_at_first = tokens, ended
-        self.kl = self._count(self.kl, config.max_reference_kl, kl > config.max_reference_kl)
+        self.kl = self._count(self.kl, config.guard.max_reference_kl, kl > config.guard.max_reference_kl)
         self.repetition = self._count(
-            self.repetition, config.max_repetition, repetition > config.max_repetition
+            self.repetition, config.guard.max_repetition, repetition > config.guard.max_repetition
         )
-        changed = self._length_changed(tokens, ended, config.max_length_change)
-        self.length = self._count(self.length, config.max_length_change, changed)
+        changed = self._length_changed(tokens, ended, config.guard.max_length_change)
+        self.length = self._count(self.length, config.guard.max_length_change, changed)
         if self.kl >= PATIENCE:
-            return f"the KL to the reference is {kl:.1f} nats an answer (limit {config.max_reference_kl:g})"
+            limit = config.guard.max_reference_kl
+            return f"the KL to the reference is {kl:.1f} nats per answer (limit {limit:g})"
         if self.repetition >= PATIENCE:
             return (
                 f"{percent(repetition, 0)} of an answer's triples of tokens stood in it before "
-                f"(limit {100 * config.max_repetition:g}%)"
+                f"(limit {100 * config.guard.max_repetition:g}%)"
             )
         if self.length >= PATIENCE:
             return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +13,7 @@ from logratio.kernels.rounding_error import TOKEN_NOISE
 from logratio.models.forward_errors import refuses_input
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy, answer_lengths
+from logratio.progress import say
 from logratio.training import invariants
 
 
@@ -41,10 +41,9 @@ def select_layout(policy: LanguagePolicy, groups: Sequence[AnswerGroup]) -> inva
         if not (isinstance(error, InvariantViolated) or refuses_input(error)):
             raise
         reason = error.what if isinstance(error, InvariantViolated) else f"{type(error).__name__}: {error}"
-        print(
+        say(
             f"this architecture cannot share a prompt between answers ({reason}); they are computed apart, "
-            "which is slower and as exact",
-            file=sys.stderr,
+            "which is slower and as exact"
         )
         policy.layout = "unpacked"
         return invariants.InvariantResult(invariant="packed_equals_unpacked", value=0.0, limit=0.0, step=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from torch import nn
 from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway, ResumeMismatch
 from logratio.kernels.fused_layers import gradients_in_place
 from logratio.legacy_names import INVARIANTS, current_invariants, invariants_path
-from logratio.progress import Progress
+from logratio.progress import Progress, say
 from logratio.run_directory import RunDirectory, ensure_space, write_json
 from logratio.runtime.mapped_weights import copy_out_of_mapping
 from logratio.runtime.memory import peak_memory_bytes
@@ -39,7 +38,12 @@ from logratio.training.checkpointing import (
 from logratio.training.config import PolicyGradientConfig, TrainingConfig
 from logratio.training.data_order import batch_at, epochs_done, num_updates
 from logratio.training.optimizer import ParamGroupLR, build_optimizer, clip_gradient, learning_rate_at
-from logratio.training.tensorboard import MetricWriter, NullMetricWriter, global_step_of, open_metric_writer
+from logratio.training.tensorboard import (
+    MetricWriter,
+    NullMetricWriter,
+    global_step_of,
+    open_metric_writer,
+)
 
 SUMMARY = "summary.json"
 Controller = TypeVar("Controller")
@@ -99,7 +103,9 @@ class Session:
     ) -> None:
         self.model, self.config, self.run, self.stage = model, config, run, stage
         self.num_examples, self.unit = num_examples, unit
-        self.num_steps = num_updates(num_examples, batch_size=config.batch_size, epochs=config.epochs)
+        self.num_steps = num_updates(
+            num_examples, batch_size=config.loop.batch_size, epochs=config.loop.epochs
+        )
         self.optimizer = build_optimizer(model, config, param_group_lr)
         self._clip_groups = _clip_groups(self.optimizer)
         self.step = 0
@@ -128,7 +134,7 @@ class Session:
             )
         self.optimizer.init_state()
         for note in restored.notes:
-            print(note, file=sys.stderr)
+            say(note)
         self.register_state("best", self.best)
         self._checkpoint_at = self.step
         self.run.truncate_metrics(self.step)
@@ -138,12 +144,12 @@ class Session:
         directory, rows = self.run.path / "tensorboard", self.run.metrics
         global_step = global_step_of(rows[-1]) if rows else self.step
         self._metric_writer = open_metric_writer(
-            directory, enabled=self.config.tensorboard, global_step=global_step
+            directory, enabled=self.config.output.tensorboard, global_step=global_step
         )
         if self.step == 0:
             # The best checkpoint so far stands beside the newest.
             extra = isinstance(self.config, PolicyGradientConfig)
-            size = checkpoint_bytes(self.model, keep_last=self.config.keep_checkpoints + extra)
+            size = checkpoint_bytes(self.model, keep_last=self.config.output.keep_checkpoints + extra)
             ensure_space(self.run.path, size)
         self._handlers = (
             {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -167,7 +173,7 @@ class Session:
         if self._stop_signal is not None:
             raise KeyboardInterrupt
         self._stop_signal = number
-        print("\nstopping after this update; once more to stop at once", file=sys.stderr)
+        say("\nstopping after this update; once more to stop at once")
 
     def steps(self) -> Iterator[int]:
         """The numbers of the updates still to do; between them, checkpoints and the orderly stop."""
@@ -176,7 +182,7 @@ class Session:
                 self._step_started = time.monotonic()
                 yield self.step
                 self.step += 1
-                every = self.config.checkpoint_every
+                every = self.config.output.checkpoint_every
                 if self._stop_signal is not None:
                     self.checkpoint()
                     raise Interrupted(
@@ -212,7 +218,7 @@ class Session:
 
     def optimizer_step(self, step: int, examples: Sequence[int]) -> float:
         """Move the weights along the gradients that stand, if they are finite; returns their norm."""
-        max_norm = self.config.max_gradient_norm
+        max_norm = self.config.optimizer.max_gradient_norm
         norms = [clip_gradient(parameters, max_norm=max_norm) for parameters in self._clip_groups]
         for norm in norms:
             invariants.check_gradient_is_finite(norm, examples, step=step)
@@ -235,7 +241,9 @@ class Session:
         row: dict[str, Any] = {
             "stage": self.stage,
             "step": step + 1,
-            "epoch": epochs_done(step + 1, num_examples=self.num_examples, batch_size=self.config.batch_size),
+            "epoch": epochs_done(
+                step + 1, num_examples=self.num_examples, batch_size=self.config.loop.batch_size
+            ),
             **metrics,
             "learning_rate": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["scale"],
             f"{self.unit}_per_second": num_examples / seconds,
@@ -269,7 +277,7 @@ class Session:
             self.step,
             self.model,
             self.optimizer if self.step < self.num_steps else None,
-            keep_last=self.config.keep_checkpoints,
+            keep_last=self.config.output.keep_checkpoints,
             best=int(self.best.step) or None,
             extra_state={
                 name: state.save() if hasattr(state, "save") else asdict(state)
@@ -345,15 +353,15 @@ def memory_fault(*, step: int, config: TrainingConfig, longest: int) -> Iterator
 
 
 def _out_of_memory(step: int, config: TrainingConfig, longest: int) -> OutOfMemory:
-    smaller = max(longest, config.row_tokens // 2)
+    smaller = max(longest, config.loop.row_tokens // 2)
     action = (
         f"run again with --resume --row-tokens {smaller}"
-        if smaller < config.row_tokens
+        if smaller < config.loop.row_tokens
         else "shorten the answers (--max-length), or use a smaller model"
     )
     return OutOfMemory(
-        f"no memory left for rows of {config.row_tokens} tokens, the longest example has {longest}; "
+        f"no memory left for rows of {config.loop.row_tokens} tokens, the longest example has {longest}; "
         f"the peak so far was {peak_memory_bytes() / 1e9:.1f} GB",
-        where=f"step {step}, batch of {config.batch_size}",
+        where=f"step {step}, batch of {config.loop.batch_size}",
         action=action + "; the last checkpoint is intact",
     )

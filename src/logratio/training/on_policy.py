@@ -273,7 +273,7 @@ def recompute_logprobs(actor: Actor, rollout: Rollout, item_ids: ItemIds) -> Ten
 def first_epoch_partition(config: PolicyGradientConfig, *, num_minibatches: int, step: int) -> Partition:
     """The minibatches of an update's first pass, from the number of its items."""
     return lambda num_items: list(
-        minibatches(num_items, num_minibatches=num_minibatches, epochs=1, seed=config.seed, step=step)
+        minibatches(num_items, num_minibatches=num_minibatches, epochs=1, seed=config.loop.seed, step=step)
     )
 
 
@@ -281,7 +281,7 @@ def critic_param_group(actor: Actor, config: PolicyGradientConfig) -> ParamGroup
     """The critic's own learning rate, where it has weights of its own and another rate."""
     if not config.critic_learning_rate or not actor.critic_parameters:
         return None
-    scale = config.critic_learning_rate / config.learning_rate
+    scale = config.critic_learning_rate / config.optimizer.learning_rate
     return None if scale == 1.0 else ParamGroupLR(parameters=actor.critic_parameters, scale=scale)
 
 

@@ -149,20 +149,20 @@ def build_optimizer(
     for parameter in model.parameters():
         if parameter.requires_grad:
             # Without decay there is nothing to tell apart, and one group is one call.
-            no_decay = not config.weight_decay or parameter.ndim < 2 or id(parameter) in embeddings
+            no_decay = not config.optimizer.weight_decay or parameter.ndim < 2 or id(parameter) in embeddings
             groups.setdefault((id(parameter) in separate_ids, no_decay), []).append(parameter)
     return PlainAdamW(
         [
             {
                 "params": parameters,
-                "weight_decay": 0.0 if no_decay else config.weight_decay,
+                "weight_decay": 0.0 if no_decay else config.optimizer.weight_decay,
                 "scale": param_group_lr.scale if param_group_lr and separate else 1.0,
             }
             for (separate, no_decay), parameters in sorted(groups.items(), key=lambda group: group[0])
         ],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
+        lr=config.optimizer.learning_rate,
+        betas=(config.optimizer.adam_beta1, config.optimizer.adam_beta2),
+        eps=config.optimizer.adam_epsilon,
         fused=True,
     )
 
@@ -173,15 +173,15 @@ def learning_rate_at(step: int, *, num_steps: int, config: TrainingConfig) -> fl
     The rise ends at the peak with update `warmup · num_steps`; a falling schedule would reach zero one
     update after the last, so that no update is spent at zero.
     """
-    warmup_steps = math.ceil(config.warmup * num_steps)
+    warmup_steps = math.ceil(config.optimizer.warmup * num_steps)
     if step < warmup_steps:
-        return config.learning_rate * (step + 1) / warmup_steps
+        return config.optimizer.learning_rate * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-    if config.schedule == "linear":
-        return config.learning_rate * (1.0 - progress)
-    return config.learning_rate
+    if config.optimizer.schedule == "cosine":
+        return config.optimizer.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+    if config.optimizer.schedule == "linear":
+        return config.optimizer.learning_rate * (1.0 - progress)
+    return config.optimizer.learning_rate
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], *, max_norm: float) -> float:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from logratio import __version__
 from logratio.errors import Interrupted, MissingExtra
 from logratio.progress import format_seconds
 from logratio.run_directory import describe_machine
 from logratio.verify.checks.rows import Check, Row, skipped
 from logratio.verify.report.wording import count
+from logratio.version import __version__
 
 LIBRARIES = ("torch", "transformers", "numpy", "gymnasium")
 """Whose versions are recorded: what the checks compute with."""

@@ -8,12 +8,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from logratio.cli.control import seeds
 from logratio.cli.main import main
 from logratio.control.env.action_scaling import ActionScaling
 from logratio.control.env.normalisation import ObservationNormaliser
 from logratio.control.policy_files import load_policy
 from logratio.control.video import play
+from logratio.recipes import control_seeds as seeds
 from logratio.run_directory import read_json_lines
 
 QUICK = ["--num-envs", "4", "--num-steps", "64", "--evaluation-episodes", "2", "--learning-rate", "3e-3"]

@@ -6,13 +6,13 @@ import signal
 from dataclasses import replace
 
 import pytest
+from logratio.cli.quickstart.command import run
 
 from cli.made_quickstart import done, weights
 from logratio.cli.main import main
-from logratio.cli.quickstart import context as quickstart_bench
-from logratio.cli.quickstart import stages
-from logratio.cli.quickstart.command import run
 from logratio.errors import BadConfig, BadReward, Interrupted, ResumeMismatch, RunExists, TooFewLabels
+from logratio.recipes.quickstart import context as quickstart_bench
+from logratio.recipes.quickstart import stages
 from logratio.run_directory import read_json_lines, write_json, write_json_lines
 from logratio.training.loop import Session
 

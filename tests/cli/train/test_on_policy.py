@@ -13,13 +13,13 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from logratio.cli.main import main
-from logratio.cli.train.actors import layout_probe
-from logratio.cli.train.on_policy_options import split_weight
 from logratio.errors import BadConfig
 from logratio.models.loading import save
 from logratio.models.reward_model import load_for_training
 from logratio.policies.actor_critic import LanguageActor
 from logratio.policies.language import LanguagePolicy
+from logratio.recipes.actor import layout_probe
+from logratio.recipes.on_policy import split_weight
 from logratio.records import Prompt
 from logratio.report.collect import read_json
 from logratio.run_directory import RunDirectory, read_json_lines

@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from logratio.cli.main import main
-from logratio.cli.train.reward import describe
 from logratio.data.preference_formats import read_comparisons
 from logratio.errors import BadReward
 from logratio.evaluation.reward_calibration import JudgedPair, Share, evaluate_reward_model
+from logratio.evaluation.reward_summary import describe
 from logratio.models.loading import save
 from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.rewards import load_reward

@@ -429,7 +429,7 @@ def test_samples_follow_the_exact_distribution_of_sequences(settings):
     """Frequencies of all sequences, along random projections, lie within their standard error."""
     size, length, count = 5, 3, 6000
     model = exact_llama(size)
-    config = SamplingConfig(max_new_tokens=length, batch_size=1500, **settings)
+    config = SamplingConfig(max_new_tokens=length, decode_batch_size=1500, **settings)
     sequences = list(enumerate_sequences(size, length, stop=0))
     probabilities = torch.tensor(
         [sequence_probability(model, (1, 2), sequence, config) for sequence in sequences], dtype=torch.float64

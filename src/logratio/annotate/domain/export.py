@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from logratio import __version__
 from logratio.annotate.domain.agreement import opposite_rate
 from logratio.annotate.domain.pairs import Pair
 from logratio.annotate.domain.smoothing import suggest_smoothing
@@ -30,6 +29,7 @@ from logratio.data.preference_formats import normalise, parse_comparison
 from logratio.errors import BadConfig, DataFault, TooFewLabels
 from logratio.records import Comparison, Completion, Prompt
 from logratio.run_directory import atomic_write, disk_faults
+from logratio.version import __version__
 
 Form = Literal["text", "messages"]
 JsonRow = dict[str, Any]

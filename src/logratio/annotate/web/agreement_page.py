@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from logratio import __version__
 from logratio.annotate.domain.agreement import RESAMPLES, Coefficient
 from logratio.annotate.domain.annotator_quality import QualityReport, assess
 from logratio.annotate.domain.smoothing import Smoothing, suggest_smoothing
@@ -14,6 +13,7 @@ from logratio.annotate.storage.store import Store
 from logratio.annotate.web import read
 from logratio.errors import MissingExtra
 from logratio.stats.wilson import percent_decimals
+from logratio.version import __version__
 
 TEMPLATE = "agreement.html"
 STYLES = ("page.css", "agreement.css")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 from logratio.annotate.domain.pairs import USED_OF_ANSWERS, USED_OF_COMPARISONS, PairFile
-from logratio.cli.rows import RowFlags
 from logratio.data.unusable_rows import describe_rows, unused_columns
+from logratio.progress import say
+from logratio.recipes.rows import RowConfig
 
 
-def settle_pairs(file: PairFile, rows: RowFlags) -> None:
+def settle_pairs(file: PairFile, rows: RowConfig) -> None:
     """Say which rows of a file cannot be used and which columns nothing reads.
 
     Raises:
@@ -19,6 +18,6 @@ def settle_pairs(file: PairFile, rows: RowFlags) -> None:
     unused = unused_columns(file.columns, used)
     if file.unusable or unused:
         lines = describe_rows(file.unusable, file.num_rows, unused)
-        print("\n".join(f"data: {line}" for line in lines), file=sys.stderr)
+        say("\n".join(f"data: {line}" for line in lines))
     if len(file.unusable) < file.num_rows:
         rows.ensure(file.unusable, file.num_rows)

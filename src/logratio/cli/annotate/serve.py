@@ -41,9 +41,9 @@ from logratio.annotate.storage.store import Store
 from logratio.annotate.web.auth_tokens import authorities, new_token
 from logratio.cli.annotate.pair_rows import settle_pairs
 from logratio.cli.annotate.watch import ProgressMonitor, describe_progress
-from logratio.cli.rows import RowFlags
 from logratio.data.normalised_names import lookalikes, tidy
 from logratio.errors import BadConfig, BadEncoding, FileNotReadable, MissingExtra, TooFewLabels
+from logratio.recipes.rows import RowConfig
 
 if TYPE_CHECKING:
     from uvicorn.server import Server
@@ -89,7 +89,7 @@ class Arguments:
     live: Path | None = None
     """Follow the answers that a sampling run is writing: its --out, or the directory that is in. Pairs are
     added as they come."""
-    rows: Annotated[RowFlags, tyro.conf.arg(name="")] = field(default_factory=RowFlags)
+    rows: Annotated[RowConfig, tyro.conf.arg(name="")] = field(default_factory=RowConfig)
     """What becomes of rows of --data and --gold that cannot be used."""
     lease_minutes: float = 10.0
     """For how long a pair is kept for the person who looks at it."""

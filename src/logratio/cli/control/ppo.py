@@ -25,35 +25,17 @@ from typing import Annotated
 
 import tyro
 
-from logratio.algorithms.ppo import PPOConfig, train_ppo
-from logratio.cli.control.flags import ControlFlags
-from logratio.cli.control.options import ControlTrainingConfig
-from logratio.cli.control.run import run_control
+from logratio.algorithms.ppo import train_ppo
 from logratio.control.presets import find_preset
-from logratio.training.on_policy import Reduction
+from logratio.recipes.control import run_control
+from logratio.recipes.control_config import ControlPPOConfig, ControlSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlPPOConfig(ControlTrainingConfig, PPOConfig):
-    """Settings of PPO as they suit small networks."""
-
-    learning_rate: float = 3e-4
-    """Peak learning rate of AdamW."""
-    update_epochs: int = 10
-    """Passes over a rollout, before the policy collects again."""
-    early_stop_factor: float = 0.0
-    """An update ends early where KL[old, new] passes this many times the target; 0: it never does."""
-    whiten_advantages: bool = True
-    """Scale the advantages of a rollout to mean 0 and deviation 1."""
-    reduction: Reduction = "tokens"
-    """Mean over all steps (tokens), or over environments of their means (sequences) or sums (sums)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments(ControlFlags):
+class Arguments(ControlSettings):
     """Flags of `logratio control ppo`."""
 
-    training: Annotated[ControlPPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ControlPPOConfig)
+    training: Annotated[ControlPPOConfig, tyro.conf.arg(name="")] = field(default_factory=ControlPPOConfig)
     """How the weights are moved, and how far at a time."""
 
 
@@ -66,7 +48,7 @@ def default(words: list[str]) -> Arguments | None:
         env=found.env,
         collect=found.collect,
         networks=found.networks,
-        training=ControlPPOConfig(**found.training),
+        training=ControlPPOConfig.of(**found.training),
     )
 
 

@@ -17,41 +17,21 @@ drawn ones; report.html in --out shows how it went.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
-from logratio.cli.control.flags import ControlFlags
-from logratio.cli.control.options import ControlTrainingConfig
-from logratio.cli.control.run import run_control
+from logratio.algorithms.reinforce import train_reinforce
 from logratio.control.presets import find_preset
-from logratio.training.on_policy import Reduction
+from logratio.recipes.control import run_control
+from logratio.recipes.control_config import ControlReinforceConfig, ControlSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlReinforceConfig(ControlTrainingConfig, ReinforceConfig):
-    """Settings of the policy gradient as they suit small networks."""
-
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    baseline: Literal["none", "batch-mean", "critic"] = "critic"
-    """What is taken off the return: nothing, the mean of the environments, or what a critic expects."""
-    whiten_advantages: bool = True
-    """Scale the advantages of a rollout to mean 0 and deviation 1."""
-    reduction: Reduction = "tokens"
-    """Mean over all steps (tokens), or over environments of their means (sequences) or sums (sums)."""
-    credit: Literal["reward-to-go", "return"] = "reward-to-go"
-    """What an action is credited with: the rewards from it on, or the whole rollout's (without a critic)."""
-    weights: Literal["none", "token", "sequence"] = "token"
-    """Importance weights where the policy has moved: of a step (token), or of a whole rollout (sequence)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments(ControlFlags):
+class Arguments(ControlSettings):
     """Flags of `logratio control reinforce`."""
 
-    training: Annotated[ControlReinforceConfig, tyro.conf.OmitArgPrefixes] = field(
+    training: Annotated[ControlReinforceConfig, tyro.conf.arg(name="")] = field(
         default_factory=ControlReinforceConfig
     )
     """How the weights are moved."""

@@ -19,47 +19,16 @@ every choice and every number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from logratio.cli.train.printing import print_on_policy_run
+from logratio.recipes.on_policy import OnPolicyJob
+from logratio.recipes.ppo import PPOSettings as Arguments
+from logratio.recipes.ppo import run_ppo
 
-import tyro
-
-from logratio.algorithms.ppo import PPOConfig, train_ppo
-from logratio.cli.first_use import as_of_beginning
-from logratio.cli.train.on_policy_options import (
-    PolicyGradientFlags,
-    begin_run,
-    best_model_kept,
-    hints,
-    prepare,
-    read_rewards,
-    read_rows,
-)
-from logratio.cli.train.preference_options import finish_run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments(PolicyGradientFlags):
-    """Flags of `logratio train ppo`."""
-
-    training: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
-    """How the weights are moved, and how far at a time."""
+__all__ = ["Arguments", "run"]
 
 
 def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
-    with as_of_beginning(arguments.out, resume=arguments.resume):
-        return train(arguments)
-
-
-def train(arguments: Arguments) -> int:
-    """As `run`, with the dates that templates write settled."""
-    config = arguments.training
-    rewards = read_rewards(arguments)
-    rows = read_rows(arguments, rewards, seed=config.seed)
-    with begin_run(arguments, config, rewards, command="ppo") as directory:
-        prepared = prepare(arguments, config, rewards, rows, directory, critic=True)
-        with best_model_kept(prepared.actor, directory):
-            summary = train_ppo(prepared.actor, prepared.collector, config, directory)
-        finish_run(prepared.actor.policy, directory, summary, hints=hints(arguments))
+    job = OnPolicyJob.of_command("ppo", arguments, arguments.training)
+    print_on_policy_run(run_ppo(job), job)
     return 0

@@ -18,64 +18,16 @@ every choice and every number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from logratio.cli.train.printing import print_on_policy_run
+from logratio.recipes.on_policy import OnPolicyJob
+from logratio.recipes.reinforce import ReinforceSettings as Arguments
+from logratio.recipes.reinforce import run_reinforce
 
-import tyro
-
-from logratio.algorithms.reinforce import GROUP_BASELINES, ReinforceConfig, train_reinforce
-from logratio.cli.first_use import as_of_beginning
-from logratio.cli.train.on_policy_options import (
-    PolicyGradientFlags,
-    begin_run,
-    best_model_kept,
-    hints,
-    prepare,
-    read_rewards,
-    read_rows,
-)
-from logratio.cli.train.preference_options import finish_run
-from logratio.errors import BadConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments(PolicyGradientFlags):
-    """Flags of `logratio train reinforce`."""
-
-    training: Annotated[ReinforceConfig, tyro.conf.arg(name="")] = field(default_factory=ReinforceConfig)
-    """How the weights are moved, and what an answer is compared with."""
-
-    def __post_init__(self) -> None:
-        if self.training.baseline in GROUP_BASELINES and self.collect.num_samples < 2:
-            raise BadConfig(
-                f"the baseline {self.training.baseline!r} compares answers to one prompt; there is one each",
-                where="--num-samples",
-                action="give 2 or more, or take --baseline batch-mean",
-            )
+__all__ = ["Arguments", "run"]
 
 
 def run(arguments: Arguments) -> int:
     """Train, save the model, say where it is."""
-    with as_of_beginning(arguments.out, resume=arguments.resume):
-        return train(arguments)
-
-
-def train(arguments: Arguments) -> int:
-    """As `run`, with the dates that templates write settled."""
-    config = arguments.training
-    rewards = read_rewards(arguments)
-    rows = read_rows(arguments, rewards, seed=config.seed)
-    with begin_run(arguments, config, rewards, command="reinforce") as directory:
-        prepared = prepare(
-            arguments,
-            config,
-            rewards,
-            rows,
-            directory,
-            critic=config.baseline == "critic",
-            greedy=config.baseline == "greedy",
-        )
-        with best_model_kept(prepared.actor, directory):
-            summary = train_reinforce(prepared.actor, prepared.collector, config, directory)
-        finish_run(prepared.actor.policy, directory, summary, hints=hints(arguments))
+    job = OnPolicyJob.of_command("reinforce", arguments, arguments.training)
+    print_on_policy_run(run_reinforce(job), job)
     return 0

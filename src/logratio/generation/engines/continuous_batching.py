@@ -125,7 +125,7 @@ def generate_steps(
     Raises:
         FloatingPointError: logits that are not finite.
     """
-    waiting = deque(_requests_by_prompt([len(prompt) for prompt in prompts], seeds, config.batch_size))
+    waiting = deque(_requests_by_prompt([len(prompt) for prompt in prompts], seeds, config.decode_batch_size))
     if not waiting:
         return
     engine = _engine(
@@ -193,7 +193,7 @@ def _engine(
     decoder = Decoder.of(model.base_model, ComputeWeights(config.precision))
     head = model.get_output_embeddings()
     if decoder is None or type(head) is not torch.nn.Linear or head.bias is not None:
-        rows = min(config.batch_size, MAX_STATIC_ROWS)
+        rows = min(config.decode_batch_size, MAX_STATIC_ROWS)
         slots = min(max(1, rows // group_size), len(wanted))
         return StaticBatchEngine(
             *(model, config.precision), slots=slots, pad_id=pad_id, room=config.max_new_tokens
@@ -203,7 +203,9 @@ def _engine(
         max_prompt_tokens=max(len(prompt) for prompt, _ in wanted),
         room=config.max_new_tokens,
     )
-    slots = min(config.batch_size // group_size, MAX_CACHE_BYTES // size.num_bytes(decoder), len(wanted))
+    slots = min(
+        config.decode_batch_size // group_size, MAX_CACHE_BYTES // size.num_bytes(decoder), len(wanted)
+    )
     return ContinuousBatchEngine(SharedPromptCache(decoder, head.weight, slots=max(1, slots), size=size))
 
 

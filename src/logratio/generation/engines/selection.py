@@ -82,7 +82,7 @@ def sample_tokens(
     """
     check_prompts(model, prompts, config)
     answers: dict[tuple[int, int], SampledAnswer] = {}
-    with evaluation_mode(model), _named_faults(min(config.batch_size, sum(map(len, seeds)))):
+    with evaluation_mode(model), _named_faults(min(config.decode_batch_size, sum(map(len, seeds)))):
         for batch in _finished_batches(
             generate_steps(model, prompts, seeds, stop_ids, pad_id, config), config
         ):
@@ -179,7 +179,7 @@ def _finished_batches(
                 partial = partial_answers.pop((request.prompt, request.answer))
                 ended = partial.finish("stop" if stop else "length")
                 batch.append(IndexedAnswer(request.prompt, request.answer, ended))
-        if len(batch) >= config.batch_size * REPORT_SHARE:
+        if len(batch) >= config.decode_batch_size * REPORT_SHARE:
             yield batch
             batch = []
     if batch:
@@ -199,7 +199,7 @@ def _named_faults(num_rows: int) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise OutOfMemory(
                 f"no memory for {num_rows} answers at a time",
-                where="--batch-size",
+                where="--decode-batch-size",
                 action=f"try --batch-size {max(1, num_rows // 2)}; the answers stay the same",
             ) from error
         raise

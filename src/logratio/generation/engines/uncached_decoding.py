@@ -7,7 +7,6 @@ names, and padding may enter what they keep. They are told apart by their number
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +17,7 @@ from torch import Tensor
 from logratio.generation.engines.kv_cache import DecodingState
 from logratio.kernels.precision import Precision, autocast
 from logratio.models.forward_errors import refuses_input
+from logratio.progress import say
 
 ROWS = 8
 """Rows at a time: more take memory, and no less time for each."""
@@ -88,10 +88,9 @@ def supports_kv_cache(model: Any) -> bool:
         reason = find_cache_mismatch(model)
         _trusted[model] = not reason
         if reason:
-            print(
+            say(
                 f"this architecture cannot decode a padded batch with its cache ({reason}); each token is "
-                "computed from its whole answer again, which is slower and as exact",
-                file=sys.stderr,
+                "computed from its whole answer again, which is slower and as exact"
             )
     return _trusted[model]
 

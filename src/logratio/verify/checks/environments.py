@@ -103,7 +103,7 @@ def critic(build: Build, states: Tensor, *, mode: str, misreading: Misreading | 
     )
     policy = new_policy(environments, LINEAR)
     collect = ControlConfig(steps=4 * 12 * 50, num_envs=4, num_steps=12, discount=ENDLESS_GAMMA)
-    config = PPOConfig(learning_rate=0.2, update_epochs=4, minibatches=1, early_stop_factor=0.0, **STEPS)
+    config = PPOConfig.of(learning_rate=0.2, update_epochs=4, minibatches=1, early_stop_factor=0.0, **STEPS)
     train(policy, environments, collect, config)
     return values(policy, states).squeeze(0)
 
@@ -193,7 +193,7 @@ def learn(build: Build, *, steps: int) -> tuple[float, float]:
 def _learn(policy: ControlPolicy, environments: VectorEnvAdapter, *, steps: int) -> None:
     """Train where an action earns at once what it earns: γ is 0."""
     collect = ControlConfig(steps=steps, num_envs=8, num_steps=32, discount=0.0, lam=0.0)
-    config = PPOConfig(learning_rate=0.02, update_epochs=4, minibatches=2, early_stop_factor=0.0, **STEPS)
+    config = PPOConfig.of(learning_rate=0.02, update_epochs=4, minibatches=2, early_stop_factor=0.0, **STEPS)
     train(policy, environments, collect, config)
 
 
@@ -244,7 +244,7 @@ def remember(*, recurrent_width: int, mode: str) -> ControlPolicy:
     environments = VectorEnvAdapter(vector, seed=0, name="Recall")
     policy = new_policy(environments, NetworkConfig(hidden_sizes=(32,), recurrent_width=recurrent_width))
     collect = ControlConfig(steps=8_000, num_envs=32, num_steps=16, discount=0.9, lam=0.9)
-    config = PPOConfig(learning_rate=0.02, update_epochs=4, minibatches=2, early_stop_factor=0.0, **STEPS)
+    config = PPOConfig.of(learning_rate=0.02, update_epochs=4, minibatches=2, early_stop_factor=0.0, **STEPS)
     train(policy, environments, collect, config)
     return policy
 

@@ -231,7 +231,7 @@ def _frequencies(*, draws: int) -> Row:
         [range(prompt * draws, (prompt + 1) * draws) for prompt in range(NUM_PROMPTS)],
         stop_ids=[END],
         pad_id=END,
-        config=SamplingConfig(max_new_tokens=WORLD.horizon, batch_size=512),
+        config=SamplingConfig(max_new_tokens=WORLD.horizon, decode_batch_size=512),
     )
     number = {sequence: index for index, sequence in enumerate(WORLD.sequences)}
     drawn = torch.tensor([[number[answer.token_ids] for answer in own] for own in answers])
@@ -252,15 +252,15 @@ def check_gradient_accumulation(quick: bool) -> list[Row]:
     """The gradient of a batch computed at once, in parts, and an example at a time."""
     rows = []
     for name, num_answers, train, config, loss in (
-        ("SFT", 1, train_sft, SFTConfig(batch_size=8, shuffle=False), _sft_loss),
-        ("DPO", 2, train_dpo, DPOConfig(batch_size=8, shuffle=False, beta=0.1), _dpo_loss),
+        ("SFT", 1, train_sft, SFTConfig.of(batch_size=8, shuffle=False), _sft_loss),
+        ("DPO", 2, train_dpo, DPOConfig.of(batch_size=8, shuffle=False, beta=0.1), _dpo_loss),
     ):
         groups = unequal_groups(8, num_answers=num_answers)
         exact = _gradient_alone(groups, loss)
         doubles, singles = (
             {
                 parts: _gradient_in_training(
-                    wide_llama().to(dtype), groups, train, replace(config, row_tokens=capacity)
+                    wide_llama().to(dtype), groups, train, config.replace(row_tokens=capacity)
                 )
                 for parts, capacity in CAPACITIES.items()
             }

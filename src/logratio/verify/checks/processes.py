@@ -38,8 +38,8 @@ from logratio.verify.worlds.mdp import (
 GAMMA = 0.99
 RATES: dict[str, Any] = {"learning_rate": 0.1, "critic_learning_rate": 0.02, "max_gradient_norm": 0.0}
 CONFIGS: dict[str, PPOConfig | ReinforceConfig] = {
-    "train_ppo": PPOConfig(update_epochs=4, minibatches=2, early_stop_factor=0.0, **RATES, **STEPS),
-    "train_reinforce": ReinforceConfig(
+    "train_ppo": PPOConfig.of(update_epochs=4, minibatches=2, early_stop_factor=0.0, **RATES, **STEPS),
+    "train_reinforce": ReinforceConfig.of(
         baseline="critic", reduction="tokens", weights="token", whiten_advantages=True, **RATES, **STEPS
     ),
 }

@@ -13,7 +13,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,13 @@ STEPS: dict[str, Any] = {
     **{"warmup": 0.0, "checkpoint_every": 0, "batch_size": 2},
 }
 CONFIGS: dict[str, ReinforceConfig | PPOConfig] = {
-    "train_reinforce": ReinforceConfig(epochs=200, **STEPS),
+    "train_reinforce": ReinforceConfig.of(epochs=200, **STEPS),
     # As it is by default, whitened advantages among others; but no update ends early, which would take more.
-    "train_ppo": PPOConfig(epochs=60, update_epochs=3, minibatches=1, early_stop_factor=0.0, **STEPS),
+    "train_ppo": PPOConfig.of(epochs=60, update_epochs=3, minibatches=1, early_stop_factor=0.0, **STEPS),
 }
 
 
-DPO = DPOConfig(
+DPO = DPOConfig.of(
     beta=BETA,
     epochs=60,
     **(STEPS | {"batch_size": len(COMPARED.prompts) * 21 * COMPARISONS}),
@@ -151,7 +151,7 @@ def compare(*, seed: int, precision: Precision = "fp32", turned: bool = False) -
         turned: whether the rejected answer is taken for the chosen one; only for the negative control.
     """
     # A third of the way is far enough to see that it is the wrong one.
-    config = replace(DPO, epochs=DPO.epochs // 3) if turned else DPO
+    config = DPO.replace(epochs=DPO.loop.epochs // 3) if turned else DPO
     model = reference_llama(seed=seed)
     policy = LanguagePolicy(model, word_tokenizer())
     policy.set_compute(precision=precision)
