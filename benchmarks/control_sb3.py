@@ -68,7 +68,7 @@ def main(task: str, seed: int, out: Path) -> None:
 
 def settings_of(preset: Preset) -> dict[str, Any]:
     """A preset's numbers by the names that they have there."""
-    from logratio.cli.control.ppo import ControlPPOConfig
+    from logratio.recipes.control_config import ControlPPOConfig
 
     training, collect = ControlPPOConfig.of(**preset.training), preset.collect
     return {

@@ -21,15 +21,14 @@ def run_logratio(job: Job) -> dict[str, Any]:
     """`logratio control ppo` without its evaluation at the end, which the other sides have not."""
     whole = Clock()
     from logratio.algorithms.ppo import train_ppo
-    from logratio.cli.control.flags import ControlFlags
-    from logratio.cli.control.ppo import ControlPPOConfig
-    from logratio.recipes.control import new_policy, open_environments
     from logratio.control.collector import ControlCollector, ControlConfig
     from logratio.control.policy import ControlActor, NetworkConfig
+    from logratio.recipes.control import new_policy, open_environments
+    from logratio.recipes.control_config import ControlPPOConfig, ControlSettings
     from logratio.run_directory import RunDirectory
 
     training = Clock()
-    flags = ControlFlags(
+    flags = ControlSettings(
         env=job["env"],
         seed=job["seed"],
         vectorisation=job["vectorisation"],

@@ -53,15 +53,15 @@ def prepare(job: Job) -> dict[str, Any]:
 def run_logratio(job: Job) -> dict[str, Any]:
     """The run of this library, prepared as `logratio train ppo` prepares it."""
     from logratio.algorithms.ppo import train_ppo
-    from logratio.recipes import on_policy as command
+    from logratio.recipes import on_policy as recipe
 
-    flags, groups = our_flags(job), list[AnswerGroup]()
-    config = flags.training
+    settings, groups = our_settings(job), list[AnswerGroup]()
+    config = settings.training
     whole = Clock()
-    rewards = command.read_rewards(flags)
-    rows = command.read_rows(flags, rewards, seed=config.loop.seed)
-    with command.begin_run(flags, config, rewards, command="ppo") as run, endless(job):
-        ready = command.prepare(flags, config, rewards, rows, run, critic=True)
+    task = recipe.OnPolicyJob.of_command("ppo", settings, config)
+    rows = recipe.read_rows(task)
+    with recipe.begin_run(task) as run, endless(job):
+        ready = recipe.prepare(task, rows, run, critic=True)
         collect = ready.collector.collect
         ready.collector.collect = lambda *update: kept(collect(*update), groups)
         training = Clock()
@@ -84,11 +84,13 @@ def run_logratio(job: Job) -> dict[str, Any]:
     }
 
 
-def our_flags(job: Job) -> Any:
-    """The flags of `logratio train ppo` for this job."""
+def our_settings(job: Job) -> Any:
+    """The settings of `logratio train ppo` for this job."""
     from logratio.algorithms.ppo import PPOConfig
     from logratio.recipes.compute import ComputeConfig
-    from logratio.cli.train.ppo import Arguments
+    from logratio.recipes.dataset import PromptDataConfig
+    from logratio.recipes.on_policy import OnPolicyOptions
+    from logratio.recipes.ppo import PPOSettings
     from logratio.rollouts.collector import CollectorConfig
 
     config = PPOConfig.of(
@@ -113,15 +115,14 @@ def our_flags(job: Job) -> Any:
         lam=LAM,
         kl_coefficient=KL_COEFFICIENT,
     )
-    return Arguments(
+    return PPOSettings(
         prompts=Path(job["prompts"]),
         reward=(job["reward"],),
         out=Path(job["out"]) / "run",
         model=job["model"],
         collect=collect,
-        critic=job.get("critic", "shared"),
-        computing=ComputeConfig(precision=job.get("precision", "fp32")),
-        held_out=0.0,
+        compute=ComputeConfig(precision=job.get("precision", "fp32")),
+        options=OnPolicyOptions(critic=job.get("critic", "shared"), dataset=PromptDataConfig(held_out=0.0)),
         training=config,
     )
 

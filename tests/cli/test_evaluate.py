@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from logratio.cli.evaluate import Arguments, model_sources
 from logratio.cli.main import main
 from logratio.errors import BadConfig
 from logratio.models.loading import save
 from logratio.models.reward_model import add_score_head
+from logratio.recipes.evaluate import EvaluateSettings, model_sources
 from logratio.records import Prompt
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -204,7 +204,7 @@ def test_help_teaches(capsys):
 
 
 def test_names_of_models_between_are_composed_and_lookalikes_said(capsys):
-    given = Arguments(policy="embedded", reference="embedded", prompts=Path("p.jsonl"), reward="r:r")
+    given = EvaluateSettings(policy="embedded", reference="embedded", prompts=Path("p.jsonl"), reward="r:r")
     with pytest.raises(BadConfig, match="does not name another model"):
         model_sources(replace(given, also=("x\u00e9=embedded", "xe\u0301=embedded")))
     capsys.readouterr()

@@ -9,6 +9,7 @@ from logratio.cli import sample as command
 from logratio.data.jsonl import read_samples
 from logratio.generation.resumable import PartialAnswers
 from logratio.models.loading import save
+from logratio.recipes import sample as recipe
 from logratio.records import Completion, Prompt, Sample
 
 ROWS = [
@@ -63,7 +64,7 @@ def test_the_file_is_read_back(place):
 
 def test_batch_size_does_not_change_the_answers(place):
     run(place)
-    run(place, "--batch-size", "1", out="other.jsonl")
+    run(place, "--decode-batch-size", "1", out="other.jsonl")
     assert tokens_of(place / "other.jsonl") == tokens_of(place / "out.jsonl")
 
 
@@ -99,11 +100,11 @@ def test_a_killed_run_goes_on_where_it_was(place, monkeypatch, capsys):
     run(place, out="whole.jsonl")
     kill_after(monkeypatch, 2)
     with pytest.raises(Killed):
-        run(place, "--batch-size", "2")
+        run(place, "--decode-batch-size", "2")
     assert not (place / "out.jsonl").exists()
     monkeypatch.undo()
     calls = kill_after(monkeypatch, 99)
-    assert run(place, "--batch-size", "1") == 0
+    assert run(place, "--decode-batch-size", "1") == 0
     assert calls == [1, 1]
     assert tokens_of(place / "out.jsonl") == tokens_of(place / "whole.jsonl")
     assert "4 of them from a run that was stopped" in capsys.readouterr().out
@@ -114,7 +115,7 @@ def test_a_killed_run_goes_on_where_it_was(place, monkeypatch, capsys):
 def test_a_killed_run_does_not_go_on_with_other_settings(place, monkeypatch, capsys, change):
     kill_after(monkeypatch, 1)
     with pytest.raises(Killed):
-        run(place, "--batch-size", "2")
+        run(place, "--decode-batch-size", "2")
     monkeypatch.undo()
     assert run(place, *change) == 2
     assert "ResumeMismatch" in capsys.readouterr().err
@@ -144,7 +145,7 @@ def test_answers_are_not_written_over_unasked(place, capsys):
     ],
 )
 def test_settings_are_checked_before_the_model_is_read(place, monkeypatch, capsys, flags, fault):
-    monkeypatch.setattr(command, "load", lambda *_args, **_options: pytest.fail("the model was read"))
+    monkeypatch.setattr(recipe, "load", lambda *_args, **_options: pytest.fail("the model was read"))
     assert run(place, *flags) == 2
     assert fault in capsys.readouterr().err
 
@@ -158,7 +159,7 @@ def test_prompts_that_do_not_fit_are_named_by_their_line(place, capsys):
 
 
 def test_prompts_that_cannot_be_encoded_are_named_by_their_line(place, capsys, monkeypatch):
-    monkeypatch.setattr(command, "load", lambda *_args, **_options: pytest.fail("the model was read"))
+    monkeypatch.setattr(recipe, "load", lambda *_args, **_options: pytest.fail("the model was read"))
     with open(place / "prompts.jsonl", "a") as stream:
         stream.write(json.dumps({"prompt": "now <|im_end|> then"}) + "\n")
     assert run(place, "--strict") == 2
@@ -178,7 +179,7 @@ def test_help_teaches(capsys):
     assert door.main(["sample", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "logratio sample --model" in shown
-    assert "--batch-size" in shown
+    assert "--decode-batch-size" in shown
 
 
 def test_the_rate_is_of_what_was_drawn_and_no_share_is_rounded_to_all():

@@ -124,7 +124,7 @@ def test_prompts_that_cannot_be_answered_are_left_out_and_named(place, model, ca
 @pytest.mark.parametrize("kind", ["sample", "evaluate", "ppo", "reinforce"])
 def test_strict_ends_before_a_model_is_loaded(place, model, capsys, monkeypatch, kind):
     monkeypatch.setattr("logratio.models.loading.load", None)
-    monkeypatch.setattr("logratio.cli.sample.load", None)
+    monkeypatch.setattr("logratio.recipes.sample.load", None)
     assert call(*answering(model, kind, "--strict")) == 2
     error = capsys.readouterr().err
     assert "UnusableRows: --strict: 5 of 17 rows cannot be used (1 PromptTooLong, " in error
@@ -135,7 +135,7 @@ def test_strict_ends_before_a_model_is_loaded(place, model, capsys, monkeypatch,
 @pytest.mark.parametrize("kind", ["sample", "evaluate", "ppo"])
 def test_a_file_without_a_usable_prompt_is_refused(place, model, capsys, monkeypatch, kind):
     monkeypatch.setattr("logratio.models.loading.load", None)
-    monkeypatch.setattr("logratio.cli.sample.load", None)
+    monkeypatch.setattr("logratio.recipes.sample.load", None)
     write_lines("none.jsonl", [LINES["PromptTooLong"]] * 3)
     assert call(*answering(model, kind, prompts="none.jsonl")) == 2
     error = capsys.readouterr().err

@@ -181,7 +181,9 @@ def test_trl_takes_label_smoothing_for_dpo_and_ignores_it(tmp_path):
     assert found[0] == found[1]
     ours = [
         float(
-            pair_losses(our_pairs(model, reference), DPOConfig.of(beta=0.5, label_smoothing=e)).mean().detach()
+            pair_losses(our_pairs(model, reference), DPOConfig.of(beta=0.5, label_smoothing=e))
+            .mean()
+            .detach()
         )
         for e in (0.0, 0.3)
     ]

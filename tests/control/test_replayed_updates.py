@@ -42,7 +42,9 @@ PPO = {
 REINFORCE = {
     "critic": ReinforceConfig.of(baseline="critic", reduction="tokens", weights="none", **STEPS, **ALONE),
     "plain": ReinforceConfig.of(baseline="none", reduction="sums", weights="token", **STEPS, **ALONE),
-    "weighted": ReinforceConfig.of(baseline="critic", reduction="tokens", weights="sequence", **STEPS, **ALONE),
+    "weighted": ReinforceConfig.of(
+        baseline="critic", reduction="tokens", weights="sequence", **STEPS, **ALONE
+    ),
 }
 MAKES: dict[str, Any] = {
     "choice": lambda: Identity(spaces.Discrete(4)),

@@ -16,7 +16,9 @@ from logratio.records import Prompt
 from tiny import tiny_llama, tiny_tokenizer
 
 PROMPTS = [Prompt(f"the cat sat on the mat {index}") for index in range(6)]
-CONFIG = EvaluationConfig(sampling=SamplingConfig(max_new_tokens=6, decode_batch_size=8), seed=5, resamples=200)
+CONFIG = EvaluationConfig(
+    sampling=SamplingConfig(max_new_tokens=6, decode_batch_size=8), seed=5, resamples=200
+)
 
 
 class Letters:

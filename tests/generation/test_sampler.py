@@ -45,7 +45,9 @@ def test_completions_hold_tokens_logprobs_text_and_seed(model, tokenizer):
 
 def test_an_answer_depends_on_seed_prompt_and_number_alone(model, tokenizer):
     together = draw(model, tokenizer)
-    alone = draw(model, tokenizer, PROMPTS[1:2], config=SamplingConfig(max_new_tokens=12, decode_batch_size=1))
+    alone = draw(
+        model, tokenizer, PROMPTS[1:2], config=SamplingConfig(max_new_tokens=12, decode_batch_size=1)
+    )
     more = draw(model, tokenizer, PROMPTS[::-1], num_samples=5)
     for reference, other in [(together[1], alone[0]), (together[1], more[1])]:
         tokens = [completion.token_ids for completion in other.completions[:3]]
@@ -94,7 +96,9 @@ def test_the_generation_configs_end_tokens_end_answers_too(model, tokenizer):
 def test_progress_counts_answers(model, tokenizer):
     stream = io.StringIO()
     with Progress("sampling", 9, unit="answers", stream=stream) as progress:
-        draw(model, tokenizer, config=SamplingConfig(max_new_tokens=4, decode_batch_size=2), progress=progress)
+        draw(
+            model, tokenizer, config=SamplingConfig(max_new_tokens=4, decode_batch_size=2), progress=progress
+        )
     assert progress.done == 9
     assert "sampling: 9/9 answers" in stream.getvalue()
     assert "tokens/s" in stream.getvalue()

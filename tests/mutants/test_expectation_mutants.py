@@ -280,7 +280,9 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "gradients of one part are lost before the next",
         "logratio.algorithms.sft",
-        ("                for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):\n"),
+        (
+            "                for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):\n"
+        ),
         (
             "                for indices, rows in policy.micro_batches(batch, "
             "max_tokens=config.loop.row_tokens):\n"

@@ -3,22 +3,19 @@
 import json
 import re
 import sys
-from dataclasses import fields
 from functools import partial
 from statistics import fmean, pstdev
 
 import gymnasium
 import pytest
 
-from logratio.cli.control.ppo import ControlPPOConfig
-from logratio.cli.control.reinforce import ControlReinforceConfig
 from logratio.cli.main import main
 from logratio.control.evaluation import EVALUATION_SEED
 from logratio.control.policy_files import load_policy
 from logratio.control.presets import PRESETS, find_preset
 from logratio.errors import BadConfig
 from logratio.recipes import control as control_command
-from logratio.recipes.control_config import ControlTrainingConfig
+from logratio.recipes.control_config import ControlPPOConfig, ControlReinforceConfig
 from logratio.run_directory import hash_file, read_json_lines
 from made_environments import Counting, Faulty, Puzzling
 
@@ -319,15 +316,13 @@ def test_the_help_has_its_flags_in_groups(capsys, trainer):
 @pytest.mark.parametrize("settings", [ControlPPOConfig, ControlReinforceConfig])
 def test_both_trainers_have_the_same_settings_for_small_networks(settings):
     """Those of text are turned off in either, and what a trainer checks of its own is still checked."""
-    made = settings()
-    shared = {field.name for field in fields(ControlTrainingConfig)} - {"learning_rate"}
-    assert {name: getattr(made, name) for name in shared} == {
-        name: getattr(ControlTrainingConfig(), name) for name in shared
-    }
-    assert (made.schedule, made.max_gradient_norm, made.adam_epsilon) == ("linear", 0.5, 1e-5)
-    assert (made.epochs, made.batch_size, made.shuffle) == (1.0, 1, False)
-    assert (made.max_reference_kl, made.max_repetition, made.max_length_change) == (0.0, 0.0, 0.0)
+    made = settings().to_json()
+    known = {"schedule": "linear", "max_gradient_norm": 0.5, "adam_epsilon": 1e-5, "warmup": 0.0}
+    turned_off = {"max_reference_kl": 0.0, "max_repetition": 0.0, "max_length_change": 0.0, "local_kl": 0.0}
+    one_rollout = {"epochs": 1.0, "batch_size": 1, "shuffle": False, "seed": 0}
+    expected = known | turned_off | one_rollout | {"checkpoint_every": 50, "entropy_coefficient": 0.0}
+    assert {name: made[name] for name in expected} == expected
     with pytest.raises(BadConfig, match="minibatches"):
-        settings(minibatches=0)
+        settings.of(minibatches=0)
     with pytest.raises(BadConfig, match="learning_rate"):
-        settings(learning_rate=0.0)
+        settings.of(learning_rate=0.0)

@@ -13,7 +13,9 @@ from logratio.training.config import PolicyGradientConfig, TrainingConfig
 from logratio.training.loop import BestCheckpoint, Session
 from logratio.training.optimizer import ParamGroupLR
 
-CONFIG = TrainingConfig.of(learning_rate=0.01, warmup=0.0, schedule="constant", batch_size=1, checkpoint_every=0)
+CONFIG = TrainingConfig.of(
+    learning_rate=0.01, warmup=0.0, schedule="constant", batch_size=1, checkpoint_every=0
+)
 
 
 def module():

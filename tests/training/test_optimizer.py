@@ -129,7 +129,10 @@ def test_the_optimiser_is_pytorch_s_adamw_bit_for_bit(decay):
     ours = build_optimizer(model, config)
     decayed = [parameter for parameter in twin.parameters() if parameter.ndim == 2]
     plain = [parameter for parameter in twin.parameters() if parameter.ndim == 1]
-    betas = {"betas": (config.optimizer.adam_beta1, config.optimizer.adam_beta2), "eps": config.optimizer.adam_epsilon}
+    betas = {
+        "betas": (config.optimizer.adam_beta1, config.optimizer.adam_beta2),
+        "eps": config.optimizer.adam_epsilon,
+    }
     theirs = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}],
         **{"lr": 1e-2, "fused": True, **betas},
@@ -149,7 +152,10 @@ def test_weights_of_two_number_formats_are_moved_as_pytorch_moves_them():
     twin = copy.deepcopy(model)
     config = TrainingConfig.of(learning_rate=1e-2)
     ours = build_optimizer(model, config)
-    betas = {"betas": (config.optimizer.adam_beta1, config.optimizer.adam_beta2), "eps": config.optimizer.adam_epsilon}
+    betas = {
+        "betas": (config.optimizer.adam_beta1, config.optimizer.adam_beta2),
+        "eps": config.optimizer.adam_epsilon,
+    }
     theirs = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.0, fused=True, **betas)
     for step in range(4):
         generator = torch.Generator().manual_seed(step)

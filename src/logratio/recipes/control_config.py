@@ -53,9 +53,13 @@ class ControlSettings:
     """Go on with the run in --out from its last checkpoint, or begin it if there is none."""
     threads: int = 1
     """CPU threads: small networks are fastest with one."""
-    collect: Annotated[ControlConfig, tyro.conf.arg(name="")] = field(default_factory=ControlConfig)
+    collect: Annotated[ControlConfig, tyro.conf.arg(name="rollout"), tyro.conf.OmitArgPrefixes] = field(
+        default_factory=ControlConfig
+    )
     """How the environment is driven between two updates, and what its rewards count."""
-    networks: Annotated[NetworkConfig, tyro.conf.arg(name="")] = field(default_factory=NetworkConfig)
+    networks: Annotated[NetworkConfig, tyro.conf.arg(name="network"), tyro.conf.OmitArgPrefixes] = field(
+        default_factory=NetworkConfig
+    )
     """The form of policy and critic."""
 
 

@@ -25,7 +25,7 @@ from logratio.training.export import save_trained
 class DPOSettings(PreferenceSettings):
     """All that `train_dpo` is told, as `logratio train dpo` takes it."""
 
-    training: Annotated[DPOConfig, tyro.conf.arg(name="")] = field(default_factory=DPOConfig)
+    training: Annotated[DPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=DPOConfig)
     """Training settings."""
 
 

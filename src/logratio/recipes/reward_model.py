@@ -44,7 +44,7 @@ REWARD_MODEL = "reward_model.json"
 class RewardModelSettings(PreferenceSettings):
     """All that `train_reward_model` is told, as `logratio train reward` takes it."""
 
-    training: Annotated[RewardConfig, tyro.conf.arg(name="")] = field(default_factory=RewardConfig)
+    training: Annotated[RewardConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=RewardConfig)
     """Training settings."""
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logratio.errors import BadConfig, BadReward
-from logratio.rollouts.reward_shaping import WeightedReward
 from logratio.rollouts.rewards import ModelReward, Reward, load_reward
+
+if TYPE_CHECKING:
+    from logratio.rollouts.reward_shaping import WeightedReward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,9 @@ def named_rewards(
         BadReward: one cannot be found.
         BadConfig: none is given, a weight is not a number, or a name is given twice.
     """
+    # Only now: it imports torch, which labelling by a function does without.
+    from logratio.rollouts.reward_shaping import WeightedReward
+
     if not specs and flag == "--reward":
         raise BadConfig("there is no reward", where=flag, action="give module:function or a directory")
     rewards = []

@@ -31,7 +31,7 @@ from logratio.training.invariants import check_end_token_carries_loss
 class SFTSettings(PreferenceSettings):
     """All that `train_sft` is told, as `logratio train sft` takes it."""
 
-    training: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(default_factory=SFTConfig)
+    training: Annotated[SFTConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SFTConfig)
     """Training settings."""
     train_on: TrainOn = "last-assistant-turn"
     """What carries loss: the chosen answer alone, its reasoning and tool calls included, or each turn of the

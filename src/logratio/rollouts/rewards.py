@@ -253,6 +253,9 @@ def load_reward(spec: str, *, device: str = "cpu") -> Reward:
             `implicit:POLICY,REFERENCE`, how much more probable answers are to one model than to the other.
         device: where models compute.
 
+    Returns:
+        The reward: called with samples it gives a number, or None, for every answer.
+
     Raises:
         BadReward: not of that form, no such module or function (with the nearest names), a module that
             fails when it is imported, something that cannot be called, or a directory without a reward model.

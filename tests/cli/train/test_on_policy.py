@@ -19,7 +19,7 @@ from logratio.models.reward_model import load_for_training
 from logratio.policies.actor_critic import LanguageActor
 from logratio.policies.language import LanguagePolicy
 from logratio.recipes.actor import layout_probe
-from logratio.recipes.on_policy import split_weight
+from logratio.recipes.rewards import split_weight
 from logratio.records import Prompt
 from logratio.report.collect import read_json
 from logratio.run_directory import RunDirectory, read_json_lines

@@ -11,21 +11,21 @@ from statistics import fmean
 
 import pytest
 import tyro
-from logratio.cli.quickstart.command import run
 
-from cli.made_quickstart import done, names_done, weights, with_ppo
 from logratio.algorithms.ppo import PPOConfig
 from logratio.algorithms.reward import RewardConfig
+from logratio.cli.quickstart import run
 from logratio.errors import BadConfig, Interrupted, PolicyRunaway
 from logratio.recipes.quickstart import context as quickstart_bench
 from logratio.recipes.quickstart import ppo as quickstart_ppo
 from logratio.recipes.quickstart import stages as quickstart_stages
-from logratio.recipes.quickstart.config import Arguments, PPOAnswers
+from logratio.recipes.quickstart.config import PPOAnswers, QuickstartConfig
 from logratio.recipes.quickstart.ppo import CANDIDATES_AT_A_TIME, shaped_rewards, sizes_to
 from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.collector_config import CollectorConfig
 from logratio.run_directory import read_json_lines
 from logratio.training.loop import Session
+from recipes.quickstart.small_quickstart import done, names_done, weights, with_ppo
 
 ADDED = ["reward", "ppo", "candidates", "best-of-n"]
 STAGES = ["prompts", "answers", "labels", "sft", "dpo", *ADDED, "evaluation"]
@@ -170,11 +170,11 @@ def test_after_a_change_only_what_depends_on_it_is_done_again(arguments, capsys)
         ),
         ({"best_of": 3}, ["candidates", "best-of-n", "evaluation"]),
         (
-            {"reward_model": replace(small.reward_model, learning_rate=2e-3)},
+            {"reward_model": small.reward_model.replace(learning_rate=2e-3)},
             ["reward", "ppo", "best-of-n", "evaluation"],
         ),
         ({"reward_held_out": 0.0}, ["reward", "ppo", "best-of-n", "evaluation"]),
-        ({"batch_size": 7, "ppo": replace(small.ppo, clip_range=0.3, row_tokens=100)}, []),
+        ({"decode_batch_size": 7, "ppo": small.ppo.replace(clip_range=0.3, row_tokens=100)}, []),
     ]
     for change, expected in changes:
         small = replace(small, **change)
@@ -231,8 +231,8 @@ def test_training_stopped_in_the_middle_goes_on_to_the_same_weights(arguments, c
 @pytest.mark.usefixtures("no_evaluation")
 @pytest.mark.parametrize("stop_at", [8, 24 + 48])
 def test_candidates_drawn_before_a_stop_are_kept(arguments, monkeypatch, stop_at):
-    small, drawn = replace(with_ppo(arguments), batch_size=8 // CANDIDATES_AT_A_TIME), []
-    run(replace(arguments, batch_size=8 // CANDIDATES_AT_A_TIME))
+    small, drawn = replace(with_ppo(arguments), decode_batch_size=8 // CANDIDATES_AT_A_TIME), []
+    run(replace(arguments, decode_batch_size=8 // CANDIDATES_AT_A_TIME))
     real = quickstart_stages.PartialAnswers.add
 
     def add(self, placed):
@@ -270,7 +270,7 @@ def test_a_critic_that_starts_as_the_reward_model(arguments):
 @pytest.mark.usefixtures("no_evaluation")
 def test_a_policy_that_runs_away_says_what_to_change(arguments, capsys):
     small = with_ppo(arguments)
-    wild = replace(small, ppo=replace(small.ppo, max_reference_kl=1e-6, epochs=2.0))
+    wild = replace(small, ppo=small.ppo.replace(max_reference_kl=1e-6, epochs=2.0))
     with pytest.raises(PolicyRunaway, match=r"lower --ppo\.learning-rate"):
         run(wild)
     capsys.readouterr()
@@ -334,17 +334,17 @@ def test_settings_that_nothing_would_read_are_refused(arguments, changes, flag):
 
 def test_the_flags():
     parsed = tyro.cli(
-        Arguments, args=["--with", "ppo", "--ppo.learning-rate", "1e-5", "--collect.target-kl", "3"]
+        QuickstartConfig, args=["--with", "ppo", "--ppo.learning-rate", "1e-5", "--collect.target-kl", "3"]
     )
     assert parsed.with_ppo
-    assert parsed.ppo.learning_rate == 1e-5
-    assert parsed.ppo.batch_size == Arguments().ppo.batch_size
+    assert parsed.ppo.optimizer.learning_rate == 1e-5
+    assert parsed.ppo.loop.batch_size == QuickstartConfig().ppo.loop.batch_size
     assert parsed.collect.target_kl == 3
-    assert not tyro.cli(Arguments, args=[]).with_ppo
+    assert not tyro.cli(QuickstartConfig, args=[]).with_ppo
     with pytest.raises(SystemExit):
-        tyro.cli(Arguments, args=["--with", "grpo"])
+        tyro.cli(QuickstartConfig, args=["--with", "grpo"])
     with pytest.raises(SystemExit):
-        tyro.cli(Arguments, args=["--collect.max-new-tokens", "9"])
+        tyro.cli(QuickstartConfig, args=["--collect.max-new-tokens", "9"])
 
 
 def test_an_answer_that_was_cut_off_is_worth_as_little_to_best_of_n_as_to_ppo():

@@ -35,7 +35,7 @@ from logratio.recipes.control_config import ControlPPOConfig, ControlSettings
 class Arguments(ControlSettings):
     """Flags of `logratio control ppo`."""
 
-    training: Annotated[ControlPPOConfig, tyro.conf.arg(name="")] = field(default_factory=ControlPPOConfig)
+    training: Annotated[ControlPPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ControlPPOConfig)
     """How the weights are moved, and how far at a time."""
 
 

@@ -31,7 +31,7 @@ from logratio.recipes.control_config import ControlReinforceConfig, ControlSetti
 class Arguments(ControlSettings):
     """Flags of `logratio control reinforce`."""
 
-    training: Annotated[ControlReinforceConfig, tyro.conf.arg(name="")] = field(
+    training: Annotated[ControlReinforceConfig, tyro.conf.OmitArgPrefixes] = field(
         default_factory=ControlReinforceConfig
     )
     """How the weights are moved."""

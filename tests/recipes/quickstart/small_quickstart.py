@@ -8,7 +8,7 @@ from logratio.algorithms.dpo import DPOConfig
 from logratio.algorithms.ppo import PPOConfig
 from logratio.algorithms.reward import RewardConfig
 from logratio.algorithms.sft import SFTConfig
-from logratio.recipes.quickstart.config import Arguments, PPOAnswers
+from logratio.recipes.quickstart.config import PPOAnswers, QuickstartConfig
 from logratio.run_directory import hash_file
 
 MODULE = "lr_quick_rewards"
@@ -28,7 +28,7 @@ def broken(completions, **kwargs):
 def small_arguments(directory, model):
     """A run in `directory` with a reward that is written there; the directory must be on the path."""
     (directory / f"{MODULE}.py").write_text(REWARDS)
-    return Arguments(
+    return QuickstartConfig(
         out=directory / "run",
         model=str(model),
         reward=f"{MODULE}:letters",

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from cli.made_quickstart import MODULE, small_arguments
-from logratio.cli.quickstart import command, evaluation
 from logratio.models.loading import save
+from logratio.recipes.quickstart import evaluation
+from logratio.recipes.quickstart import run as quickstart_run
+from recipes.quickstart.small_quickstart import MODULE, small_arguments
 from tiny import tiny_llama, tiny_tokenizer
 
 
@@ -39,4 +40,4 @@ def no_evaluation(monkeypatch):
         return ""
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
-    monkeypatch.setattr(command, "write_report", lambda bench, ledger: "")
+    monkeypatch.setattr(quickstart_run, "write_report", lambda bench, ledger: "")

@@ -6,15 +6,15 @@ import signal
 from dataclasses import replace
 
 import pytest
-from logratio.cli.quickstart.command import run
 
-from cli.made_quickstart import done, weights
 from logratio.cli.main import main
+from logratio.cli.quickstart import run
 from logratio.errors import BadConfig, BadReward, Interrupted, ResumeMismatch, RunExists, TooFewLabels
 from logratio.recipes.quickstart import context as quickstart_bench
 from logratio.recipes.quickstart import stages
 from logratio.run_directory import read_json_lines, write_json, write_json_lines
 from logratio.training.loop import Session
+from recipes.quickstart.small_quickstart import done, weights
 
 STAGES = ["prompts", "answers", "labels", "sft", "dpo", "evaluation"]
 
@@ -130,10 +130,10 @@ def test_answers_drawn_before_a_stop_are_kept(arguments, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(stages.PartialAnswers, "add", add)
         with pytest.raises(KeyboardInterrupt):
-            run(replace(arguments, batch_size=4))
+            run(replace(arguments, decode_batch_size=4))
         kept = len(drawn)
         drawn.extend([None] * 100)
-        run(replace(arguments, batch_size=4))
+        run(replace(arguments, decode_batch_size=4))
     assert 8 <= kept < 30
     assert len(drawn) - 100 == 30
     whole = replace(arguments, out=arguments.out.with_name("whole"))
