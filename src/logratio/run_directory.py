@@ -26,6 +26,7 @@ from logratio.legacy_names import INVARIANTS, OLD_INVARIANTS, current_metrics, c
 from logratio.runtime.versions import changed_versions, describe_versions
 
 CONFIG, METRICS, SAMPLES, REPORT = "config.json", "metrics.jsonl", "samples.jsonl", "report.json"
+SUMMARY = "summary.json"
 LOCK = ".lock"
 SETUP_FILES = frozenset(
     {CONFIG, "data.json", "held_out.jsonl", "training_prompts.json", INVARIANTS, OLD_INVARIANTS}
@@ -244,6 +245,11 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`."""
         return [current_metrics(row) for row in read_json_lines(self.metrics_path)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`: what became of the run, once it has ended."""
+        return json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
 
     @classmethod
     def begin(cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False) -> RunDirectory:

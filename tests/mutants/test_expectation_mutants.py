@@ -273,7 +273,7 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "DPO: each part is divided by its own pairs",
         "logratio.algorithms.dpo",
-        "loss = pair_losses(pair, config).sum() / len(batch)",
+        "loss = pair_losses(pair, config).sum() / batch_size",
         "loss = pair_losses(pair, config).mean()",
         mechanics("M2"),
     ),

@@ -288,15 +288,16 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "a pair's graph stands until the next row has been computed",
         "logratio.algorithms.dpo",
-        "                    del logprobs, pair, loss",
-        "                    del logprobs, pair",
+        "return PairLogprobs(*(column.detach() for column in pair)), float(loss.detach())",
+        "return pair, float(loss.detach())",
         (GRAPHS,),
     ),
     (
         "an answer's graph stands until the next row of a policy gradient has been computed",
-        "logratio.training.on_policy",
-        "        del micro_batch",
-        "        pass",
+        "logratio.policies.actor_critic",
+        "            yield backpropagate_rows(self._evaluate_rows(row_indices, rows), losses, weights)",
+        "            now = self._evaluate_rows(row_indices, rows)\n"
+        "            yield backpropagate_rows(now, losses, weights)",
         (GRAPHS,),
     ),
     (

@@ -283,11 +283,11 @@ MUTANTS = (
     Mutant(
         name="PPO: the penalty's coefficient is adapted at each minibatch",
         module="logratio.algorithms.ppo",
-        old=("        norms.append(session.optimizer_step(step, examples))\n"),
+        old="            update.optimizer_step()\n",
         new=(
-            "        norms.append(session.optimizer_step(step, examples))\n"
-            "        if kl_penalty:\n"
-            "            kl_penalty.update(update_kl)\n"
+            "            update.optimizer_step()\n"
+            "            if kl_penalty:\n"
+            "                kl_penalty.update(update_kl)\n"
         ),
         checks=("exact/test_trainers.py::test_the_penalty_is_adapted_once_an_update",),
     ),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -23,8 +23,9 @@ from torch import nn
 from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway, ResumeMismatch
 from logratio.kernels.fused_layers import gradients_in_place
 from logratio.legacy_names import INVARIANTS, current_invariants, invariants_path
+from logratio.policies.protocols import Controller, StatefulController
 from logratio.progress import Progress
-from logratio.run_directory import RunDirectory, ensure_space, write_json
+from logratio.run_directory import SUMMARY, RunDirectory, ensure_space, write_json
 from logratio.runtime.mapped_weights import copy_out_of_mapping
 from logratio.runtime.memory import peak_memory_bytes
 from logratio.training import invariants
@@ -40,9 +41,6 @@ from logratio.training.config import PolicyGradientConfig, TrainingConfig
 from logratio.training.data_order import batch_at, epochs_done, num_updates
 from logratio.training.optimizer import ParamGroupLR, build_optimizer, clip_gradient, learning_rate_at
 from logratio.training.tensorboard import MetricWriter, NullMetricWriter, global_step_of, open_metric_writer
-
-SUMMARY = "summary.json"
-Controller = TypeVar("Controller")
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Session:
         self.step = 0
         self.best = BestCheckpoint()
         self._invariants: dict[str, dict[str, Any]] = {}
-        self._registered: dict[str, Any] = {}
+        self._registered: dict[str, Controller] = {}
         self._restored: dict[str, dict[str, Any]] = {}
         self._stop_signal: int | None = None
         self._checkpoint_at = -1
@@ -191,20 +189,16 @@ class Session:
         """The examples of update `step`."""
         return batch_at(step, self.num_examples, self.config)
 
-    def register_state(self, name: str, state: Controller) -> Controller:
-        """Have checkpoints hold what a thing says of itself, and tell it that where the run goes on.
-
-        It is a dataclass of numbers, or has `save`, which gives what JSON can hold, and `load`.
-        """
+    def register_state(self, name: str, state: Controller) -> None:
+        """Have checkpoints hold a controller's state; where the run goes on, it takes over the saved one."""
         saved = self._restored.get(name, {})
-        if hasattr(state, "load"):
+        if isinstance(state, StatefulController):
             if saved:
                 state.load(saved)
         else:
             for field, value in saved.items():
                 setattr(state, field, value)
         self._registered[name] = state
-        return state
 
     def update(self, step: int, examples: Sequence[int], metrics: Mapping[str, float | None]) -> None:
         """Move the weights along the gradients that stand, if they are finite, and log the update."""
@@ -272,7 +266,7 @@ class Session:
             keep_last=self.config.keep_checkpoints,
             best=int(self.best.step) or None,
             extra_state={
-                name: state.save() if hasattr(state, "save") else asdict(state)
+                name: state.save() if isinstance(state, StatefulController) else asdict(state)
                 for name, state in self._registered.items()
             },
         )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from logratio.training.on_policy import rollout_metrics
+from logratio.training.on_policy_loop import rollout_metrics
 
 
 @pytest.mark.parametrize(
