@@ -29,7 +29,7 @@ CHUNKS = "kernels/test_chunked_lm_head.py::test_every_chunk_size_gives_the_whole
 MOVED = "runtime/test_mapped_weights.py::test_trained_weights_move_out_of_their_file_as_they_are"
 MOVED_PARTS = "runtime/test_mapped_weights.py::test_parts_of_one_tensor_stay_that"
 GRAPHS = "training/test_graph_memory.py::test_no_graph_stands_when_the_next_part_is_computed"
-PREFIXES, READER = "logratio.kernels.shared_prefix", "logratio.policies.packed_forward"
+PREFIXES, READER = "logratio.kernels.shared_prefix", "logratio.policies.language"
 PRODUCTS, DECODER, SEGMENTS = (
     "logratio.kernels.fused_layers",
     "logratio.kernels.fused_decoder",

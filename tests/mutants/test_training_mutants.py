@@ -91,10 +91,10 @@ MUTANTS = (
     ),
     Mutant(
         name="an epoch counts full batches",
-        module="logratio.training.data_order",
+        module="logratio.training.loop",
         old="return epochs_passed + offset * batch_size / num_examples",
         new="return num_steps * batch_size / num_examples",
-        checks=("training/test_data_order.py::test_epochs_are_examples_seen_over_their_number",),
+        checks=("training/test_loop_order.py::test_epochs_are_examples_seen_over_their_number",),
     ),
     Mutant(
         name="DPO: a tie counts as a win",

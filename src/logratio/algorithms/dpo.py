@@ -21,9 +21,8 @@ from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.run_directory import RunDirectory
 from logratio.training import invariants
 from logratio.training.config import TrainingConfig, check_not_negative, check_positive, check_range
-from logratio.training.data_order import first_epoch_batches
 from logratio.training.layout_check import select_layout
-from logratio.training.loop import Session, memory_fault
+from logratio.training.loop import Session, first_epoch_batches, memory_fault
 from logratio.training.reference import hash_tensor, reference_logprobs
 
 Loss = Literal[
