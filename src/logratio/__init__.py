@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from logratio.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from logratio import algorithms, control, errors, objectives
+    from logratio import algorithms, errors, objectives
     from logratio.algorithms.dpo import DPOConfig
     from logratio.algorithms.ppo import PPOConfig
     from logratio.algorithms.reinforce import ReinforceConfig

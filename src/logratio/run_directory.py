@@ -31,6 +31,7 @@ CONFIG_FILE = "config.yaml"
 """A command's settings, which `--config` reads."""
 TRAINING_DATA = "training_data.jsonl"
 """The rows that were trained on, where they were given in memory and no file holds them."""
+SUMMARY = "summary.json"
 LOCK = ".lock"
 SETUP_FILES = frozenset(
     {
@@ -252,6 +253,12 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`."""
         return [current_metrics(row) for row in read_json_lines(self.metrics_path)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`: what became of the run; empty where it has not ended."""
+        path = self.path / SUMMARY
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
     @classmethod
     def begin(cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False) -> RunDirectory:

@@ -1,7 +1,6 @@
 """The DPO trainer against values known exactly."""
 
 import math
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -61,7 +60,7 @@ def test_orpo_through_the_trainers_table():
 
 
 def test_the_loss_at_the_reference_is_what_the_loss_gives_there():
-    same = replace(PAIR, reference_chosen=PAIR.chosen, reference_rejected=PAIR.rejected)
+    same = PAIR._replace(reference_chosen=PAIR.chosen, reference_rejected=PAIR.rejected)
     for loss in get_args(Loss):
         weight = 1.0 if loss in ("simpo", "orpo", "dpop", "dpo-nll") else 0.0
         config = DPOConfig.of(loss=loss, loss_weight=weight)

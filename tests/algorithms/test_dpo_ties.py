@@ -1,7 +1,6 @@
 """Ties in DPO: half a label for each side."""
 
 import math
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -26,7 +25,7 @@ from logratio.records import Comparison, Completion, Prompt
 from logratio.run_directory import RunDirectory
 from tiny import exact_llama, random_groups
 
-BETA, TIED = 0.1, replace(PAIR, preference=torch.full((4,), 0.5, dtype=torch.float64))
+BETA, TIED = 0.1, PAIR._replace(preference=torch.full((4,), 0.5, dtype=torch.float64))
 
 
 def softplus(x):
@@ -78,7 +77,7 @@ def test_the_loss_of_a_tie_is_the_mean_of_both_orders(loss):
     assert pair_losses(TIED, config).tolist() == pytest.approx(expected, abs=1e-9)
     # Whoever stands first in the row.
     assert pair_losses(TIED.swap(), config).tolist() == pytest.approx(expected, abs=1e-9)
-    mixed = replace(PAIR, preference=torch.tensor([0.5, 1, 0.5, 1], dtype=torch.float64))
+    mixed = PAIR._replace(preference=torch.tensor([0.5, 1, 0.5, 1], dtype=torch.float64))
     wins = pair_losses(PAIR, config).tolist()
     assert pair_losses(mixed, config).tolist() == pytest.approx(
         [expected[0], wins[1], expected[2], wins[3]], abs=1e-9
@@ -97,7 +96,7 @@ def test_a_tie_pulls_both_answers_to_one_log_ratio(loss):
     """The gradient at the margin m is −β(σ(−βm) − ½) in DPO, and 0 at m = 0 in all without a likelihood."""
     chosen = PAIR.chosen.clone().requires_grad_()
     weight = 0.7 if loss in WEIGHTED else 0.0
-    losses = pair_losses(replace(TIED, chosen=chosen), DPOConfig.of(loss=loss, beta=BETA, loss_weight=weight))
+    losses = pair_losses(TIED._replace(chosen=chosen), DPOConfig.of(loss=loss, beta=BETA, loss_weight=weight))
     (slope,) = torch.autograd.grad(losses.sum(), chosen)
     if loss == "dpo":
         m = (PAIR.chosen - PAIR.reference_chosen) - (PAIR.rejected - PAIR.reference_rejected)
@@ -111,13 +110,13 @@ def test_a_tie_pulls_both_answers_to_one_log_ratio(loss):
 @pytest.mark.parametrize("loss", get_args(Loss))
 def test_the_first_loss_of_a_tie_is_that_of_a_win(loss):
     config = DPOConfig.of(loss=loss, loss_weight=1.0 if loss in WEIGHTED else 0.0)
-    same = replace(TIED, reference_chosen=PAIR.chosen, reference_rejected=PAIR.rejected)
+    same = TIED._replace(reference_chosen=PAIR.chosen, reference_rejected=PAIR.rejected)
     if (expected := loss_at_reference(config)) is not None:
         assert pair_losses(same, config).tolist() == pytest.approx([expected] * 4, abs=1e-9)
 
 
 def test_metrics_are_of_decided_pairs():
-    mixed = replace(PAIR, preference=torch.tensor([0.5, 1, 0.5, 1], dtype=torch.float64))
+    mixed = PAIR._replace(preference=torch.tensor([0.5, 1, 0.5, 1], dtype=torch.float64))
     config = DPOConfig.of(beta=BETA)
     losses = pair_losses(mixed, config)
     found = summarise(losses, mixed, config)

@@ -272,21 +272,19 @@ def test_answers_of_another_policy_are_noticed(tmp_path, monkeypatch):
 
 
 def test_a_row_that_is_left_out_is_noticed(tmp_path, monkeypatch):
-    honest = LanguageActor.evaluate
+    honest = LanguageActor._evaluate_rows
 
-    def shorter(self, items, item_ids, rollout):
-        for part in honest(self, items, item_ids, rollout):
-            if torch.is_grad_enabled():
-                part = dataclasses.replace(
-                    part,
-                    rows=part.rows[1:],
-                    logprobs=part.logprobs[1:],
-                    entropy=part.entropy[1:],
-                    values=part.values[1:],
-                )
-            yield part
+    def shorter(self, row_indices, rows):
+        part = honest(self, row_indices, rows)
+        return dataclasses.replace(
+            part,
+            rows=part.rows[1:],
+            logprobs=part.logprobs[1:],
+            entropy=part.entropy[1:],
+            values=part.values[1:],
+        )
 
-    monkeypatch.setattr(LanguageActor, "evaluate", shorter)
+    monkeypatch.setattr(LanguageActor, "_evaluate_rows", shorter)
     with pytest.raises(InvariantViolated, match="every_row_is_counted"):
         run(train_ppo, PPOConfig(), tmp_path / "run")
 

@@ -208,17 +208,13 @@ def test_the_loss_is_the_golden_one_with_each_setting():
 
 def test_metrics_count_ties_neither_right_nor_wrong():
     one, two = scores([2, 0, 1], [1, 1, 1]), scores([5], [0], preference=0.5)
-    both = PairScores(*(torch.cat(parts) for parts in zip(one_by_name(one), one_by_name(two), strict=True)))
+    both = PairScores(*(torch.cat(parts) for parts in zip(one, two, strict=True)))
     metrics = summarise(torch.tensor([1.0, 2.0, 3.0, 4.0]), both)
     assert metrics["accuracy"] == pytest.approx(0.5)
     assert metrics["margin"] == pytest.approx(0.0)
     assert metrics["loss"] == pytest.approx(2.5)
     assert (metrics["chosen_reward"], metrics["rejected_reward"]) == (2.0, 0.75)
     assert "accuracy" not in summarise(torch.tensor([1.0]), two)
-
-
-def one_by_name(scores):
-    return scores.chosen, scores.rejected, scores.preference, scores.margin
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def train(
     policy = policy_for(environments)
     actor = ControlActor(policy)
     if not recorded:
-        actor.graphs, policy._acts = Never(), Never()
+        assert actor.recorded is not None
+        actor.recorded.graphs, policy._acts = Never(), Never()
     collector = ControlCollector(
         actor, environments, ControlConfig(num_envs=3, num_steps=24, steps=3 * 24 * 5), seed=0
     )
@@ -106,9 +107,9 @@ def test_weights_and_metrics_are_those_of_autograd(tmp_path: Path, kind: str, na
         assert {key: value for key, value in row.items() if key not in timed} == {
             key: value for key, value in other.items() if key not in timed
         }
-    assert actor.graphs is not None
+    assert actor.recorded is not None
     # Weights of whole sequences count those that are there, which is looking at numbers.
-    assert (actor.graphs.num_replayed > 0) == (name != "weighted")
+    assert (actor.recorded.graphs.num_replayed > 0) == (name != "weighted")
 
 
 def test_gradients_are_added_to_those_that_stand() -> None:

@@ -330,21 +330,21 @@ MUTANTS = (
     # --- recorded minibatches --------------------------------------------------------------------------
     Mutant(
         name="every update is played on the tensors of the first",
-        module="logratio.training.microbatches",
-        old="if isinstance(kept := actor.graphs.kept, _UpdateInputs) and kept.losses is losses:",
-        new="if isinstance(kept := actor.graphs.kept, _UpdateInputs):",
+        module="logratio.control.recorded_minibatches",
+        old="if self._inputs is not None and self._inputs.losses is losses:",
+        new="if self._inputs is not None:",
         checks=(REPLAY + "[choice-clip-Disabled]", REPLAY + "[numbers-clip-Disabled]"),
     ),
     Mutant(
         name="minibatches of one size are one computation, whatever the trainer's numbers",
-        module="logratio.training.microbatches",
+        module="logratio.control.recorded_minibatches",
         old="constants += [name, value]",
         new="pass",
         checks=(REPLAY + "[choice-penalty-Disabled]",),
     ),
     Mutant(
         name="a recorded gradient takes the place of one that stands",
-        module="logratio.training.microbatches",
+        module="logratio.control.recorded_minibatches",
         old="parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient",
         new="parameter.grad = gradient",
         checks=("control/test_replayed_updates.py::test_gradients_are_added_to_those_that_stand",),

@@ -273,7 +273,7 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "DPO: each part is divided by its own pairs",
         "logratio.algorithms.dpo",
-        "loss = pair_losses(pair, config).sum() / len(batch)",
+        "loss = pair_losses(pair, config).sum() / batch_size",
         "loss = pair_losses(pair, config).mean()",
         mechanics("M2"),
     ),
@@ -281,7 +281,8 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         "gradients of one part are lost before the next",
         "logratio.algorithms.sft",
         (
-            "                for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):\n"
+            "                for indices, rows in policy.micro_batches(batch, "
+            "max_tokens=config.loop.row_tokens):\n"
         ),
         (
             "                for indices, rows in policy.micro_batches(batch, "

@@ -29,7 +29,7 @@ CHUNKS = "kernels/test_chunked_lm_head.py::test_every_chunk_size_gives_the_whole
 MOVED = "runtime/test_mapped_weights.py::test_trained_weights_move_out_of_their_file_as_they_are"
 MOVED_PARTS = "runtime/test_mapped_weights.py::test_parts_of_one_tensor_stay_that"
 GRAPHS = "training/test_graph_memory.py::test_no_graph_stands_when_the_next_part_is_computed"
-PREFIXES, READER = "logratio.kernels.shared_prefix", "logratio.policies.packed_forward"
+PREFIXES, READER = "logratio.kernels.shared_prefix", "logratio.policies.language"
 PRODUCTS, DECODER, SEGMENTS = (
     "logratio.kernels.fused_layers",
     "logratio.kernels.fused_decoder",
@@ -288,15 +288,16 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "a pair's graph stands until the next row has been computed",
         "logratio.algorithms.dpo",
-        "                    del logprobs, pair, loss",
-        "                    del logprobs, pair",
+        "return PairLogprobs(*(column.detach() for column in pair)), float(loss.detach())",
+        "return pair, float(loss.detach())",
         (GRAPHS,),
     ),
     (
         "an answer's graph stands until the next row of a policy gradient has been computed",
-        "logratio.training.on_policy",
-        "        del micro_batch",
-        "        pass",
+        "logratio.policies.actor_critic",
+        "            yield backpropagate_rows(self._evaluate_rows(row_indices, rows), losses, weights)",
+        "            now = self._evaluate_rows(row_indices, rows)\n"
+        "            yield backpropagate_rows(now, losses, weights)",
         (GRAPHS,),
     ),
     (

@@ -12,6 +12,7 @@ WHITENED = "exact/test_trainers.py::test_ppo_returns_are_advantages_before_white
 SIBLINGS = "exact/test_trainers.py::test_the_baseline_of_a_sequence_is_the_mean_of_its_siblings"
 STALE = "algorithms/test_ppo.py::test_answers_of_another_policy_are_noticed"
 WEIGHTED = "exact/test_trainers.py::test_the_mean_of_weighted_gradients_is_the_gradient_of_the_objective"
+BANDIT = "algorithms/test_reinforce.py::test_"
 BOOTSTRAP = "rollouts/test_collector.py::test_what_follows_an_answer_that_was_cut_off"
 MUTANTS = (
     # --- what is collected -----------------------------------------------------------------------------
@@ -283,11 +284,11 @@ MUTANTS = (
     Mutant(
         name="PPO: the penalty's coefficient is adapted at each minibatch",
         module="logratio.algorithms.ppo",
-        old=("        norms.append(session.optimizer_step(step, examples))\n"),
+        old="            update.optimizer_step()\n",
         new=(
-            "        norms.append(session.optimizer_step(step, examples))\n"
-            "        if kl_penalty:\n"
-            "            kl_penalty.update(update_kl)\n"
+            "            update.optimizer_step()\n"
+            "            if kl_penalty:\n"
+            "                kl_penalty.update(update_kl)\n"
         ),
         checks=("exact/test_trainers.py::test_the_penalty_is_adapted_once_an_update",),
     ),
@@ -311,6 +312,43 @@ MUTANTS = (
         old='if config.weights == "sequence":',
         new="if config.weights is None:",
         checks=(WEIGHTED,),
+    ),
+    Mutant(
+        name="REINFORCE: a later minibatch is weighed by the old policy over the new",
+        module="logratio.algorithms.reinforce",
+        old="log_ratio = (now.logprobs - targets.logprobs[at].to(now.logprobs)).detach()",
+        new="log_ratio = (targets.logprobs[at].to(now.logprobs) - now.logprobs).detach()",
+        checks=(WEIGHTED, BANDIT + "a_later_minibatch_has_the_gradient_of_where_the_policy_has_gone"),
+    ),
+    Mutant(
+        name="REINFORCE: weights are not cut",
+        module="logratio.algorithms.reinforce",
+        old="return truncate_weights(log_ratio, ceiling=config.weight_ceiling) if config.weight_ceiling else",
+        new="return",
+        checks=(
+            BANDIT + "weights_that_are_left_out_or_cut_have_the_gradient_that_the_sum_says[settings1-1.1]",
+        ),
+    ),
+    Mutant(
+        name="REINFORCE: what the sequence has more than the greedy answer is taken off",
+        module="logratio.algorithms.reinforce",
+        old="return returns - greedy_baseline(returns, rollout.greedy_returns)",
+        new="return greedy_baseline(returns, rollout.greedy_returns)",
+        checks=(BANDIT + "what_a_baseline_leaves_of_the_expected_gradient[greedy-1-2-1.0]",),
+    ),
+    Mutant(
+        name="REINFORCE: the batch's mean leaves the sequence out",
+        module="logratio.algorithms.reinforce",
+        old="return returns.mean().expand_as(returns)",
+        new="return (returns.sum() - returns) / (len(returns) - 1)",
+        checks=(BANDIT + "what_a_baseline_leaves_of_the_expected_gradient[batch-mean-1-2-0.5]",),
+    ),
+    Mutant(
+        name="REINFORCE: the critic's loss has no weight",
+        module="logratio.algorithms.reinforce",
+        old='loss = loss + config.value_coefficient * parts["value_loss"]',
+        new='loss = loss + parts["value_loss"]',
+        checks=(BANDIT + "the_critic_moves_towards_the_mean_reward",),
     ),
     # --- what a row counts -----------------------------------------------------------------------------
     Mutant(

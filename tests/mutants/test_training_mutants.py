@@ -78,7 +78,7 @@ MUTANTS = (
     Mutant(
         name="DPO: each part is divided by its own pairs",
         module="logratio.algorithms.dpo",
-        old="loss = pair_losses(pair, config).sum() / len(batch)",
+        old="loss = pair_losses(pair, config).sum() / batch_size",
         new="loss = pair_losses(pair, config).mean()",
         checks=("algorithms/test_dpo.py::test_a_batch_of_8_equals_8_accumulated_equals_packed",),
     ),
@@ -91,10 +91,10 @@ MUTANTS = (
     ),
     Mutant(
         name="an epoch counts full batches",
-        module="logratio.training.data_order",
+        module="logratio.training.loop",
         old="return epochs_passed + offset * batch_size / num_examples",
         new="return num_steps * batch_size / num_examples",
-        checks=("training/test_data_order.py::test_epochs_are_examples_seen_over_their_number",),
+        checks=("training/test_loop_order.py::test_epochs_are_examples_seen_over_their_number",),
     ),
     Mutant(
         name="DPO: a tie counts as a win",
@@ -120,8 +120,8 @@ MUTANTS = (
     Mutant(
         name="the labels of a batch are those of the first pairs of the data",
         module="logratio.algorithms.dpo",
-        old="rows, labels[example_ids])",
-        new="rows, labels[: len(example_ids)])",
+        old="labels[ids], config",
+        new="labels[: len(ids)], config",
         checks=("algorithms/test_dpo_ties.py::test_trained_on_ties_alone_a_policy_stays_at_its_reference",),
     ),
     Mutant(

@@ -9,8 +9,9 @@ from torch import nn
 
 from logratio.errors import PolicyRunaway
 from logratio.run_directory import RunDirectory
+from logratio.training.checkpointing import BestCheckpoint
 from logratio.training.config import PolicyGradientConfig, TrainingConfig
-from logratio.training.loop import BestCheckpoint, Session
+from logratio.training.loop import Session
 from logratio.training.optimizer import ParamGroupLR
 
 CONFIG = TrainingConfig.of(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.run_directory import RunDirectory
 from logratio.training import invariants
 from logratio.training.config import TrainingConfig, check_not_negative, check_positive, check_range
-from logratio.training.data_order import first_epoch_batches
 from logratio.training.layout_check import select_layout
-from logratio.training.loop import Session, memory_fault
-from logratio.training.microbatches import concatenate, detached, on_cpu
+from logratio.training.loop import Session, first_epoch_batches, memory_fault
 from logratio.training.reference import hash_tensor, reference_logprobs
 
 Loss = Literal[
@@ -82,8 +80,7 @@ class DPOConfig(TrainingConfig):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class PairLogprobs:
+class PairLogprobs(NamedTuple):
     """Log-probabilities and lengths of a batch's pairs, `[pairs]` each."""
 
     chosen: Tensor
@@ -156,19 +153,18 @@ def train_dpo(
             order, pairs, micro_losses = [], [], []
             with memory_fault(step=step, config=config, longest=longest):
                 for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):
-                    logprobs = policy.sequence_logprobs(rows)
-                    example_ids = [examples[index] for index in indices]
-                    pair = gather_pairs(logprobs, reference[example_ids], rows, labels[example_ids])
-                    loss = pair_losses(pair, config).sum() / len(batch)
-                    loss.backward()
-                    order += example_ids
-                    pairs.append(detached(pair))
-                    micro_losses.append(float(loss.detach()))
-                    # Or their graph, with memory of its own, stands until the next one has been made.
-                    del logprobs, pair, loss
-            whole = concatenate(pairs)
+                    order += (ids := [examples[index] for index in indices])
+                    pair, loss = backpropagate(
+                        policy, rows, reference[ids], labels[ids], config, batch_size=len(batch)
+                    )
+                    pairs.append(pair)
+                    micro_losses.append(loss)
+            whole = PairLogprobs(*map(torch.cat, zip(*pairs, strict=True)))
             losses = pair_losses(whole, config)
-            check_batch(session, losses, whole, micro_losses, order, step=step)
+            invariants.check_loss_is_finite(losses, order, step=step)
+            session.record_invariant(
+                invariants.check_accumulation_equals_batch(micro_losses, losses, step=step)
+            )
             if step == 0:
                 recompute = partial(recompute_logprobs, policy, batch, config)
                 check_step_zero(session, losses, whole, recompute, config=config)
@@ -187,6 +183,34 @@ def group_pairs(pairs: Sequence[EncodedPair]) -> tuple[list[AnswerGroup], list[f
     """Comparisons as prompts with two answers, and for each the probability that the first is preferred."""
     groups = [AnswerGroup(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
     return groups, [TIE if pair.comparison.tie else 1.0 for pair in pairs]
+
+
+def backpropagate(
+    policy: LanguagePolicy,
+    rows: Sequence[PackedRow],
+    reference: Tensor,
+    preferences: Tensor,
+    config: DPOConfig,
+    *,
+    batch_size: int,
+) -> tuple[PairLogprobs, float]:
+    """Add the gradients of a micro-batch to those that stand; its graph ends in here.
+
+    Args:
+        policy: what is trained.
+        rows: pairs of answers, chosen and rejected in turn.
+        reference: `[pairs, 2]` log-probabilities of the same answers under the reference.
+        preferences: `[pairs]` probability that chosen is preferred.
+        config: settings.
+        batch_size: pairs of the whole batch.
+
+    Returns:
+        The micro-batch's pairs, and its share of the batch's loss.
+    """
+    pair = gather_pairs(policy.sequence_logprobs(rows), reference, rows, preferences)
+    loss = pair_losses(pair, config).sum() / batch_size
+    loss.backward()
+    return PairLogprobs(*(column.detach() for column in pair)), float(loss.detach())
 
 
 def gather_pairs(
@@ -256,20 +280,6 @@ def loss_at_reference(config: DPOConfig) -> float | None:
             return None
 
 
-def check_batch(
-    session: Session,
-    losses: Tensor,
-    pair: PairLogprobs,
-    micro_losses: Sequence[float],
-    examples: Sequence[int],
-    *,
-    step: int,
-) -> None:
-    """The invariants of an update, between its gradients and its step."""
-    invariants.check_loss_is_finite(losses, examples, step=step)
-    session.record_invariant(invariants.check_accumulation_equals_batch(micro_losses, losses, step=step))
-
-
 def check_step_zero(
     session: Session,
     losses: Tensor,
@@ -305,7 +315,7 @@ def check_step_zero(
         # The losses are monotone in either log-probability, or convex: they are farthest off at the ends.
         offsets = rounding * rounding.new_tensor([1.0, -1.0])
         level, *ends = (
-            pair_losses(replace(pair, chosen=chosen, rejected=rejected), config)
+            pair_losses(pair._replace(chosen=chosen, rejected=rejected), config)
             for chosen, rejected in (before.T, (before + offsets).T, (before - offsets).T)
         )
         off = torch.stack([(end - level).abs() for end in ends]).amax(dim=0)
@@ -327,7 +337,7 @@ def summarise(losses: Tensor, pair: PairLogprobs, config: DPOConfig) -> dict[str
     A margin of 0 is half an agreement. A pair that is a tie has no preferred answer, and says nothing of
     any of these but the loss; where all are ties they are `None`.
     """
-    losses, pair = losses.cpu(), on_cpu(pair)
+    losses, pair = losses.cpu(), PairLogprobs(*(column.cpu() for column in pair))
     decided = pair.preference != TIE
     chosen = dpo.implicit_rewards(pair.chosen, pair.reference_chosen, beta=config.beta)
     rejected = dpo.implicit_rewards(pair.rejected, pair.reference_rejected, beta=config.beta)

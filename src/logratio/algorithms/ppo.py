@@ -13,28 +13,14 @@ from logratio.objectives.advantages import gae
 from logratio.objectives.kl import k3
 from logratio.objectives.masked import masked_whiten
 from logratio.objectives.ppo import AdaptivePenalty, clip_active, clip_loss, penalty_loss, value_loss
+from logratio.policies.microbatches import RowLosses
 from logratio.policies.protocols import Actor, Collector
 from logratio.run_directory import RunDirectory
 from logratio.training import invariants
 from logratio.training.config import PolicyGradientConfig, bad_setting, check_not_negative, check_positive
-from logratio.training.divergence_guard import RunawayGuard
-from logratio.training.gradient_noise import GradientSNR
-from logratio.training.loop import Session, memory_fault
-from logratio.training.microbatches import RowLosses
-from logratio.training.on_policy import (
-    MetricSums,
-    Reduction,
-    UpdateTargets,
-    auxiliary_losses,
-    backpropagate,
-    check_first_minibatch,
-    critic_param_group,
-    first_epoch_partition,
-    minibatches,
-    recompute_logprobs,
-    rollout_metrics,
-)
-from logratio.trajectories import ActionEvaluation, ItemIds, Rollout
+from logratio.training.on_policy import MetricSums, Reduction, UpdateTargets, auxiliary_losses
+from logratio.training.on_policy_loop import OnPolicyUpdate, on_policy_updates
+from logratio.trajectories import ActionEvaluation, Rollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,124 +101,42 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
             checkpoint then.
         Interrupted: on a signal, after a checkpoint.
     """
-    actor.module.eval()
-    frozen = collector.reference_fingerprint()
-    with Session(
-        actor.module,
-        config,
-        run,
+    kl_penalty = new_kl_penalty(config) if config.kl_penalty else None
+    for update in on_policy_updates(
+        *(actor, collector, config, run),
         stage="ppo",
-        num_examples=collector.num_examples,
-        unit=collector.unit,
-        param_group_lr=critic_param_group(actor, config),
-    ) as session:
-        guard = session.register_state("runaway_guard", RunawayGuard())
-        kl_penalty = (
-            session.register_state("kl_penalty", new_kl_penalty(config)) if config.kl_penalty else None
-        )
-        for name, controller in collector.controllers.items():
-            session.register_state(name, controller)
-        for step in session.steps():
-            examples = session.batch(step)
-            rollout = collector.collect(
-                step, examples, first_epoch_partition(config, num_minibatches=config.minibatches, step=step)
-            )
-            targets = estimate(rollout, config)
-            metrics, gradient_snr = update(
-                *(actor, rollout, targets),
-                config=config,
-                session=session,
-                step=step,
-                examples=examples,
-                kl_penalty=kl_penalty,
-            )
-            if kl_penalty:
-                metrics["update_kl_after"] = measure_update_kl(actor, rollout, targets)
-                metrics["kl_penalty"] = kl_penalty.update(metrics["update_kl_after"])
-            metrics |= rollout_metrics(rollout, targets, gradient_snr, critic="value_loss" in metrics)
-            metrics |= collector.update_controllers(rollout)
-            session.log(step, len(examples), metrics)
-            if reason := guard.observe(metrics, config):
-                raise session.runaway(reason)
-        session.record_invariant(
-            invariants.check_reference_unchanged(frozen, collector.reference_fingerprint(), step=session.step)
-        )
-        return session.finish()
-
-
-def update(
-    actor: Actor,
-    rollout: Rollout,
-    targets: UpdateTargets,
-    *,
-    config: PPOConfig,
-    session: Session,
-    step: int,
-    examples: list[int],
-    kl_penalty: AdaptivePenalty | None,
-) -> tuple[dict[str, float], GradientSNR]:
-    """Steps on minibatches of what was collected, until every pass is over or the policy has gone too far.
-
-    Returns:
-        The metrics of the steps, and how much of their gradient was signal.
-    """
-    losses = partial(row_losses, targets=targets, config=config, beta=kl_penalty.beta if kl_penalty else 0.0)
-    metric_sums, gradient_snr, norms = MetricSums(), GradientSNR(actor.module), list[float]()
-    update_kl = 0.0
-    for item_ids in minibatches(
-        len(rollout.items),
         num_minibatches=config.minibatches,
-        epochs=config.update_epochs,
-        seed=config.loop.seed,
-        step=step,
+        controllers={"kl_penalty": kl_penalty} if kl_penalty else {},
     ):
-        with memory_fault(step=step, config=config, longest=1):
-            minibatch_sums = backpropagate(
-                *(actor, rollout, item_ids, losses),
-                reduction=config.reduction,
-                step=step,
-                # Later passes see answers again whose noise the policy has learned already.
-                gradient_snr=gradient_snr if len(norms) < config.minibatches else None,
-            )
-        update_kl = minibatch_sums.means()["update_kl"]
-        # What ends an update is counted as well: it is where the policy has gone farthest.
-        metric_sums.merge(minibatch_sums)
-        if not norms:
-            check_first_step(
-                actor, rollout, minibatch_sums, item_ids, config=config, session=session, step=step
-            )
-        if config.early_stop_factor and update_kl > config.early_stop_factor * config.target_update_kl:
-            session.zero_grad()
-            break
-        norms.append(session.optimizer_step(step, examples))
-    steps = {"gradient_norm": sum(norms) / len(norms), "optimiser_steps": float(len(norms))}
-    return metric_sums.metrics() | {"update_kl": update_kl} | steps, gradient_snr
+        targets = estimate(update.rollout, config)
+        losses = partial(row_losses, config=config, beta=kl_penalty.beta if kl_penalty else 0.0)
+        update_kl = 0.0
+        for sums in update.minibatches(
+            targets, losses, reduction=config.reduction, epochs=config.update_epochs
+        ):
+            update_kl = sums.means()["update_kl"]
+            if update.num_steps == 0:
+                check_first_step(update, sums, config)
+            if config.early_stop_factor and update_kl > config.early_stop_factor * config.target_update_kl:
+                update.zero_grad()
+                break
+            update.optimizer_step()
+        update.metrics = {"update_kl": update_kl, "optimiser_steps": float(update.num_steps)}
+        if kl_penalty:
+            update_kl_after = measure_update_kl(actor, update.rollout, targets)
+            update.metrics["update_kl_after"] = update_kl_after
+            update.metrics["kl_penalty"] = kl_penalty.update(update_kl_after)
+    return run.summary
 
 
-def check_first_step(
-    actor: Actor,
-    rollout: Rollout,
-    metric_sums: MetricSums,
-    item_ids: ItemIds,
-    *,
-    config: PPOConfig,
-    session: Session,
-    step: int,
-) -> None:
-    """Before the first step of an update θ is θ': every ratio is 1, their KL 0, and nothing is clipped."""
-    noise = check_first_minibatch(
-        session,
-        rollout,
-        metric_sums,
-        step=step,
-        recompute=partial(recompute_logprobs, actor, rollout, item_ids),
-    )
-    means = metric_sums.means()
-    tolerance = invariants.update_kl_tolerance(noise, metric_sums.rows)
+def check_first_step(update: OnPolicyUpdate, sums: MetricSums, config: PPOConfig) -> None:
+    """Before the first step of an update θ is θ', so their KL is 0 and nothing is clipped."""
+    session, step, means = update.session, update.step, sums.means()
+    tolerance = invariants.update_kl_tolerance(update.noise, sums.rows)
     session.record_invariant(
         invariants.check_update_kl_is_zero(means["update_kl"], step=step, tolerance=tolerance)
     )
-    if not config.clip_range or invariants.ratio_tolerance(noise) < config.clip_range:
+    if not config.clip_range or invariants.ratio_tolerance(update.noise) < config.clip_range:
         session.record_invariant(invariants.check_nothing_is_clipped(means["clip_fraction"], step=step))
 
 

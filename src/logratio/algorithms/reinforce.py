@@ -15,27 +15,12 @@ from logratio.objectives.importance import truncate_weights
 from logratio.objectives.masked import masked_whiten
 from logratio.objectives.policy_gradient import greedy_baseline, reinforce_loss
 from logratio.objectives.ppo import value_loss
+from logratio.policies.microbatches import RowLosses
 from logratio.policies.protocols import Actor, Collector
 from logratio.run_directory import RunDirectory
-from logratio.training import invariants
 from logratio.training.config import PolicyGradientConfig, check_not_negative, check_positive
-from logratio.training.divergence_guard import RunawayGuard
-from logratio.training.gradient_noise import GradientSNR
-from logratio.training.loop import Session, memory_fault
-from logratio.training.microbatches import RowLosses
-from logratio.training.on_policy import (
-    MetricSums,
-    Reduction,
-    UpdateTargets,
-    auxiliary_losses,
-    backpropagate,
-    check_first_minibatch,
-    critic_param_group,
-    first_epoch_partition,
-    minibatches,
-    recompute_logprobs,
-    rollout_metrics,
-)
+from logratio.training.on_policy import Reduction, UpdateTargets, auxiliary_losses
+from logratio.training.on_policy_loop import on_policy_updates
 from logratio.trajectories import ActionEvaluation, Rollout
 
 Baseline = Literal["none", "batch-mean", "leave-one-out", "group-centred", "greedy", "critic"]
@@ -102,58 +87,17 @@ def train_reinforce(
             checkpoint then.
         Interrupted: on a signal, after a checkpoint.
     """
-    actor.module.eval()
-    frozen = collector.reference_fingerprint()
-    with Session(
-        actor.module,
-        config,
-        run,
+    for update in on_policy_updates(
+        *(actor, collector, config, run),
         stage="reinforce",
-        num_examples=collector.num_examples,
-        unit=collector.unit,
-        param_group_lr=critic_param_group(actor, config),
-    ) as session:
-        guard = session.register_state("runaway_guard", RunawayGuard())
-        for name, controller in collector.controllers.items():
-            session.register_state(name, controller)
-        for step in session.steps():
-            examples = session.batch(step)
-            rollout = collector.collect(
-                step, examples, first_epoch_partition(config, num_minibatches=config.minibatches, step=step)
-            )
-            targets = estimate(rollout, config)
-            time = rollout.trajectories.mask.shape[1]
-            losses = partial(row_losses, targets=targets, config=config, time=time)
-            metric_sums, gradient_snr, norms = MetricSums(), GradientSNR(actor.module), list[float]()
-            for item_ids in minibatches(
-                len(rollout.items),
-                num_minibatches=config.minibatches,
-                epochs=1,
-                seed=config.loop.seed,
-                step=step,
-            ):
-                with memory_fault(step=step, config=config, longest=1):
-                    minibatch_sums = backpropagate(
-                        *(actor, rollout, item_ids, losses),
-                        reduction=config.reduction,
-                        step=step,
-                        gradient_snr=gradient_snr,
-                    )
-                if not norms:
-                    recompute = partial(recompute_logprobs, actor, rollout, item_ids)
-                    check_first_minibatch(session, rollout, minibatch_sums, step=step, recompute=recompute)
-                norms.append(session.optimizer_step(step, examples))
-                metric_sums.merge(minibatch_sums)
-            metrics = metric_sums.metrics() | {"gradient_norm": sum(norms) / len(norms)}
-            metrics |= rollout_metrics(rollout, targets, gradient_snr, critic=config.baseline == "critic")
-            metrics |= collector.update_controllers(rollout)
-            session.log(step, len(examples), metrics)
-            if reason := guard.observe(metrics, config):
-                raise session.runaway(reason)
-        session.record_invariant(
-            invariants.check_reference_unchanged(frozen, collector.reference_fingerprint(), step=session.step)
-        )
-        return session.finish()
+        num_minibatches=config.minibatches,
+        controllers={},
+    ):
+        targets = estimate(update.rollout, config)
+        losses = partial(row_losses, config=config, time=update.rollout.trajectories.mask.shape[1])
+        for _ in update.minibatches(targets, losses, reduction=config.reduction):
+            update.optimizer_step()
+    return run.summary
 
 
 def estimate(rollout: Rollout, config: ReinforceConfig) -> UpdateTargets:

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from logratio.data.encoding import EncodedPair
 from logratio.data.label_metadata import NO_GRADE, Grade
 from logratio.objectives.bradley_terry import comparison_loss
-from logratio.packed_rows import AnswerGroup
+from logratio.packed_rows import AnswerGroup, PackedRow
 from logratio.policies.reward_scorer import SCORE_TOLERANCE, RewardModel, group_answers, num_tokens_read
 from logratio.run_directory import RunDirectory
 from logratio.training import invariants
 from logratio.training.config import TrainingConfig, bad_setting, check_not_negative
 from logratio.training.loop import Session, memory_fault
-from logratio.training.microbatches import concatenate, detached, on_cpu
 
 TIE = 0.5
 """The preference of a tie: half a label for each side."""
@@ -67,8 +67,7 @@ class LabelledGroup:
     """At least one."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairScores:
+class PairScores(NamedTuple):
     """Scores and labels of a batch's pairs, `[pairs]` each."""
 
     chosen: Tensor
@@ -118,15 +117,13 @@ def train_reward(
                 for indices, rows in scorer.micro_batches(
                     [group.answers for group in batch], max_tokens=config.loop.row_tokens
                 ):
-                    pair = gather_pairs(scorer.scores(rows), [batch[index] for index in indices])
-                    loss = pair_losses(pair, config).sum() / num_pairs
-                    loss.backward()
                     owners += [examples[index] for index in indices for _ in batch[index].labels]
-                    pairs.append(detached(pair))
-                    micro_losses.append(float(loss.detach()))
-                    # Or their graph, with memory of its own, stands until the next one has been made.
-                    del pair, loss
-            whole = concatenate(pairs)
+                    pair, loss = backpropagate(
+                        scorer, rows, [batch[index] for index in indices], config, num_pairs=num_pairs
+                    )
+                    pairs.append(pair)
+                    micro_losses.append(loss)
+            whole = PairScores(*map(torch.cat, zip(*pairs, strict=True)))
             losses = pair_losses(whole, config)
             invariants.check_loss_is_finite(losses, owners, step=step)
             session.record_invariant(
@@ -143,6 +140,32 @@ def select_score_layout(scorer: RewardModel, groups: Sequence[AnswerGroup]) -> i
     return invariants.InvariantResult(
         invariant="packed_equals_unpacked", value=deviation, limit=SCORE_TOLERANCE, step=0
     )
+
+
+def backpropagate(
+    scorer: RewardModel,
+    rows: Sequence[PackedRow],
+    groups: Sequence[LabelledGroup],
+    config: RewardConfig,
+    *,
+    num_pairs: int,
+) -> tuple[PairScores, float]:
+    """Add the gradients of a micro-batch to those that stand; its graph ends in here.
+
+    Args:
+        scorer: what is trained.
+        rows: the answers of `groups`.
+        groups: prompts with their answers and labels.
+        config: settings.
+        num_pairs: pairs of the whole batch.
+
+    Returns:
+        The micro-batch's pairs, and its share of the batch's loss.
+    """
+    pair = gather_pairs(scorer.scores(rows), groups)
+    loss = pair_losses(pair, config).sum() / num_pairs
+    loss.backward()
+    return PairScores(*(column.detach() for column in pair)), float(loss.detach())
 
 
 def gather_pairs(scores: Tensor, groups: Sequence[LabelledGroup]) -> PairScores:
@@ -167,7 +190,7 @@ def pair_losses(pair: PairScores, config: RewardConfig) -> Tensor:
 
 def summarise(losses: Tensor, pair: PairScores) -> dict[str, float]:
     """The metrics of an update: means over its pairs; ties say nothing of margin and accuracy."""
-    losses, pair = losses.cpu(), on_cpu(pair)
+    losses, pair = losses.cpu(), PairScores(*(column.cpu() for column in pair))
     decided = pair.preference != TIE
     margin = (pair.chosen - pair.rejected)[decided].double()
     means = {

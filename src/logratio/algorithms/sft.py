@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from logratio.packed_rows import AnswerGroup
+from logratio.packed_rows import AnswerGroup, PackedRow
 from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
 from logratio.training import invariants
@@ -59,13 +60,8 @@ def train_sft(
             losses, micro_losses = torch.zeros(len(batch), dtype=torch.float64), []
             with memory_fault(step=step, config=config, longest=longest):
                 for indices, rows in policy.micro_batches(batch, max_tokens=config.loop.row_tokens):
-                    negative = -policy.sequence_logprobs(rows)
-                    loss = negative.sum() / num_tokens
-                    loss.backward()
-                    losses[indices] = negative.detach().cpu().double()
-                    micro_losses.append(float(loss.detach()))
-                    # Or their graph, with memory of its own, stands until the next one has been made.
-                    del negative, loss
+                    losses[indices], loss = backpropagate(policy, rows, num_tokens=num_tokens)
+                    micro_losses.append(loss)
             invariants.check_loss_is_finite(losses, examples, step=step)
             # An example's part in the mean over tokens, as many times as there are examples.
             scaled_losses = losses * (len(batch) / num_tokens)
@@ -75,3 +71,22 @@ def train_sft(
             metrics = {"loss": float(losses.sum()) / num_tokens, "tokens": num_tokens}
             session.update(step, examples, metrics)
         return session.finish()
+
+
+def backpropagate(
+    policy: LanguagePolicy, rows: Sequence[PackedRow], *, num_tokens: int
+) -> tuple[Tensor, float]:
+    """Add the gradients of a micro-batch to those that stand; its graph ends in here.
+
+    Args:
+        policy: what is trained.
+        rows: prompts with their answers.
+        num_tokens: answer tokens of the whole batch.
+
+    Returns:
+        `[answers]` the negative log-likelihood of each answer, and their share of the batch's loss.
+    """
+    negative = -policy.sequence_logprobs(rows)
+    loss = negative.sum() / num_tokens
+    loss.backward()
+    return negative.detach().cpu().double(), float(loss.detach())

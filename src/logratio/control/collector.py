@@ -20,7 +20,7 @@ from logratio.control.env.reachable_actions import reach
 from logratio.control.policy import ControlActor, ControlRollout
 from logratio.errors import BadConfig
 from logratio.legacy_names import current_states
-from logratio.policies.protocols import Partition
+from logratio.policies.protocols import Controller, Partition
 from logratio.progress import say
 from logratio.trajectories import Rollout, Trajectories
 
@@ -145,7 +145,7 @@ class ControlCollector:
         return self.config.num_updates
 
     @property
-    def controllers(self) -> dict[str, Any]:
+    def controllers(self) -> dict[str, Controller]:
         """What a checkpoint holds beside the weights."""
         return {
             "environments": self.state,

@@ -103,8 +103,6 @@ class GraphCache:
         self._labels: dict[Hashable, Any] = {}
         self._uses: dict[Hashable, int] = {}
         self._numbers: dict[Hashable, int] = {}
-        self.kept: Any = None
-        """What their user keeps from one use to the next."""
 
     def __call__(
         self,

@@ -21,7 +21,9 @@ from logratio.control.networks import (
     linear,
     mlp,
 )
+from logratio.control.recorded_minibatches import RecordedMinibatches
 from logratio.errors import BadConfig
+from logratio.policies.microbatches import MicroBatch, RowLossFunction, backpropagate_rows
 from logratio.trajectories import ActionEvaluation, ItemIds, Rollout
 
 
@@ -273,7 +275,8 @@ class ControlActor:
 
     def __init__(self, policy: ControlPolicy) -> None:
         self.policy = policy
-        self.graphs = None if policy.is_recurrent or policy.is_image else GraphCache()
+        recordable = not (policy.is_recurrent or policy.is_image)
+        self.recorded = RecordedMinibatches(policy) if recordable else None
         """Minibatches of rows, recorded: the networks are so small that the way to them is what costs."""
 
     @property
@@ -300,19 +303,31 @@ class ControlActor:
         self, items: Sequence[Any], item_ids: ItemIds, rollout: Rollout
     ) -> Iterator[ActionEvaluation]:
         """All real rows of the items at a time."""
+        yield self._evaluate(item_ids, rollout)
+
+    def backpropagate(
+        self, rollout: Rollout, item_ids: ItemIds, losses: RowLossFunction, weights: Tensor
+    ) -> Iterator[MicroBatch]:
+        """The gradients of a minibatch, all at once, replayed where they are recorded; see `Actor`."""
+        if self.recorded is None:
+            yield backpropagate_rows(self._evaluate(item_ids, rollout), losses, weights)
+        else:
+            rows = self._row_indices(item_ids, rollout)
+            yield self.recorded.backpropagate(rows, self._evaluate_rows, rollout, losses, weights)
+
+    def _evaluate(self, item_ids: ItemIds, rollout: Rollout) -> ActionEvaluation:
         assert isinstance(rollout, ControlRollout)
         if self.policy.is_recurrent:
-            yield self._sequences(item_ids, rollout)
-        else:
-            yield self.evaluate_rows(self.row_indices(item_ids, rollout), rollout)
+            return self._sequences(item_ids, rollout)
+        return self._evaluate_rows(self._row_indices(item_ids, rollout), rollout)
 
-    def row_indices(self, item_ids: ItemIds, rollout: Rollout) -> Tensor:
+    def _row_indices(self, item_ids: ItemIds, rollout: Rollout) -> Tensor:
         """`[R]` the rows that items without a memory are, as places in the flattened `[sequences · time]`."""
         assert isinstance(rollout, ControlRollout)
         rows = torch.as_tensor(item_ids)
         return rows if rollout.all_valid else rollout.trajectories.mask.flatten().nonzero()[rows, 0]
 
-    def evaluate_rows(self, rows: Tensor, rollout: Rollout) -> ActionEvaluation:
+    def _evaluate_rows(self, rows: Tensor, rollout: Rollout) -> ActionEvaluation:
         """What the policy says now of `[R]` rows."""
         assert isinstance(rollout, ControlRollout)
         logprobs, entropy, values = self.policy.evaluate(

@@ -1,1 +1,1 @@
-"""Policies: `decoding` draws answers, `language` says how probable an answer is."""
+"""Policies: `language` says how probable an answer is, `reward_scorer` how good it is."""

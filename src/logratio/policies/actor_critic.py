@@ -15,6 +15,7 @@ from logratio.kernels.packing import include_last_token
 from logratio.models.lora import adapter_parameters
 from logratio.packed_rows import AnswerGroup, PackedRow
 from logratio.policies.language import LanguagePolicy
+from logratio.policies.microbatches import MicroBatch, RowLossFunction, backpropagate_rows
 from logratio.trajectories import ActionEvaluation, ItemIds, Rollout
 
 
@@ -94,6 +95,15 @@ class LanguageActor:
         ):
             # Nothing of it is held here, where it would stand until the next part has been read.
             yield self._evaluate_rows(row_indices, rows)
+
+    def backpropagate(
+        self, rollout: Rollout, item_ids: ItemIds, losses: RowLossFunction, weights: Tensor
+    ) -> Iterator[MicroBatch]:
+        """The gradients of a minibatch, packed row by packed row; see `Actor`."""
+        time, group_size = rollout.trajectories.mask.shape[1], rollout.group_size
+        items = rollout.items_of(item_ids)
+        for row_indices, rows in self.micro_batches(items, item_ids, time=time, group_size=group_size):
+            yield backpropagate_rows(self._evaluate_rows(row_indices, rows), losses, weights)
 
     def _evaluate_rows(self, row_indices: Tensor, rows: Sequence[PackedRow]) -> ActionEvaluation:
         results = [self.evaluate_row(row) for row in rows]

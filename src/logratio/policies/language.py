@@ -1,4 +1,7 @@
-"""A language model as a policy: how probable an answer is, differentiably. `decoding` draws answers."""
+"""A language model as a policy: how probable an answer is, differentiably. `generation` draws answers.
+
+`PackedModel` is what it has in common with a reward model: a transformers model that reads packed rows.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,113 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logratio.errors import BadConfig
+from logratio.kernels.block_diagonal_sdpa import use_block_attention
 from logratio.kernels.chunked_lm_head import token_logprobs
-from logratio.kernels.packing import Layout, pack, pack_single
-from logratio.kernels.precision import ComputeWeights
+from logratio.kernels.fused_decoder import Decoder
+from logratio.kernels.packing import Layout, assign_rows, pack, pack_single
+from logratio.kernels.precision import ComputeWeights, Precision, autocast
 from logratio.kernels.rounding_error import LogprobDifference
+from logratio.kernels.shared_prefix import common_prefix
 from logratio.models.lora import use_adapter
-from logratio.packed_rows import AnswerGroup, PackedRow
-from logratio.policies.packed_forward import PackedModel
+from logratio.packed_rows import AnswerGroup, PackedRow, TokenIds
+
+PROBE_TOKENS = 12
+"""Tokens of a prompt and of an answer, and answers to a prompt, that a probe has."""
+
+
+class PackedModel:
+    """A model with its tokenizer and the layout in which it reads prompts with answers.
+
+    Args:
+        model: a transformers model.
+        tokenizer: its tokenizer.
+        layout: `packed` reads a prompt once for all its answers; `unpacked` computes each answer as a plain
+            sequence through the model's own forward pass, for architectures that mix tokens otherwise.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, layout: Layout) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.layout: Layout = layout
+        self.compute_weights = ComputeWeights("fp32")
+        self.recompute_activations = False
+        use_block_attention(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def precision(self) -> Precision:
+        """Of the products that packed rows are computed by."""
+        return self.compute_weights.precision
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Have the model's own forward pass compute products in this precision."""
+        return autocast(self.precision, self.device)
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """Computes packed rows, where every part of the model is known to it."""
+        return Decoder.of(self.model.base_model, self.compute_weights, recompute=self.recompute_activations)
+
+    def assign_rows(
+        self, groups: Sequence[AnswerGroup], lengths: Sequence[int], *, max_tokens: int
+    ) -> list[list[int]]:
+        """Which groups are read in a row together, so that at most so many tokens are.
+
+        Args:
+            groups: what is read.
+            lengths: tokens of each, read by itself.
+            max_tokens: of a row; what all prompts begin with counts once.
+        """
+        prefix = common_prefix(groups) if self.layout == "packed" and self.decoder is not None else 0
+        return assign_rows([length - prefix for length in lengths], capacity=max_tokens - prefix)
+
+    def probe(self, groups: Sequence[AnswerGroup], *, lengths: Sequence[int]) -> list[AnswerGroup]:
+        """The groups on which packed and plain sequences are compared: the longest, behind one other.
+
+        On the longest a window would end, and behind another one group would leak into the next. A decoder
+        whose parts are known has no window, and a few tokens of each tell as much.
+
+        Args:
+            groups: all of them.
+            lengths: tokens read of each.
+        """
+        longest = max(range(len(groups)), key=lambda index: lengths[index])
+        selected = [
+            groups[index] for index in [*[i for i in range(len(groups)) if i != longest][:1], longest]
+        ]
+        if self.decoder is None:
+            return selected
+        return [
+            AnswerGroup(
+                _head_and_tail(group.prompt),
+                tuple(answer[:PROBE_TOKENS] for answer in group.answers[:PROBE_TOKENS]),
+            )
+            for group in selected
+        ]
+
+    def set_compute(self, *, precision: Precision = "fp32", recompute_activations: bool = False) -> None:
+        """Compute packed rows so from here on.
+
+        Args:
+            precision: of products.
+            recompute_activations: whether the backward pass computes them again rather than keep them.
+
+        Raises:
+            BadConfig: activations of this architecture cannot be computed again.
+        """
+        self.compute_weights = ComputeWeights(precision)
+        self.recompute_activations = recompute_activations
+        if recompute_activations and self.decoder is None:
+            raise BadConfig(
+                f"activations of a {type(self.model).__name__} cannot be computed again here",
+                where="--recompute-activations",
+                action="leave it out, and lower --row-tokens for less memory",
+            )
 
 
 class LanguagePolicy(PackedModel):
@@ -138,3 +241,9 @@ def sum_by_answer(values: Tensor, row: PackedRow) -> Tensor:
 def answer_lengths(rows: Sequence[PackedRow]) -> Tensor:
     """Number of tokens of every answer: `[answers]`, as long."""
     return torch.cat([torch.bincount(row.answer_index, minlength=row.num_answers) for row in rows])
+
+
+def _head_and_tail(prompt: TokenIds) -> TokenIds:
+    """What a prompt has in common with others, and what is its own."""
+    half = PROBE_TOKENS // 2
+    return prompt if len(prompt) <= PROBE_TOKENS else (*prompt[:half], *prompt[-half:])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
+from logratio.policies.microbatches import MicroBatch, RowLossFunction
 from logratio.trajectories import ActionEvaluation, ItemIds, Rollout
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Partition = Callable[[int], Sequence[ItemIds]]
 """From a number of items to the minibatches of an update's first pass, each a sequence of item ids."""
@@ -42,41 +46,38 @@ class Actor(Protocol):
         """
         ...
 
+    def backpropagate(
+        self, rollout: Rollout, item_ids: ItemIds, losses: RowLossFunction, weights: Tensor
+    ) -> Iterator[MicroBatch]:
+        """Add the gradients of a minibatch to those that stand, one micro-batch after another.
 
-class ReplayCache(Protocol):
-    """Computations that are recorded at their first use and replayed from then on, by key."""
+        Args:
+            rollout: what was collected.
+            item_ids: the items of the minibatch.
+            losses: the trainer's loss of rows, the same object for all minibatches of an update.
+            weights: `[sequences · time]` what each row counts in the minibatch's loss.
 
-    kept: Any
-    """What the user of the cache keeps from one use to the next."""
-
-    def __call__(
-        self,
-        key: Hashable,
-        compute: Callable[[], tuple[Sequence[Tensor], Any]],
-        inputs: Sequence[Tensor],
-        **known: Any,
-    ) -> tuple[Sequence[Tensor], Any]:
-        """The results of a computation, and what else it says of them."""
-        ...
-
-    def key_index(self, key: Hashable) -> int:
-        """A number for a key, the same for equal keys."""
+        Yields:
+            Every micro-batch, whose graph is gone; together they hold every real row of the items once.
+        """
         ...
 
 
-class RowActor(Actor, Protocol):
-    """An actor whose minibatches are rows from anywhere, all computed at once."""
+@runtime_checkable
+class StatefulController(Protocol):
+    """What says itself how it is kept in a checkpoint."""
 
-    graphs: ReplayCache | None
-    """Where its minibatches are recorded; `None`: they are not."""
-
-    def row_indices(self, item_ids: ItemIds, rollout: Rollout) -> Tensor:
-        """`[R]` the rows that items are, as places in the flattened `[sequences · time]`."""
+    def save(self) -> dict[str, Any]:
+        """The state, as JSON takes it."""
         ...
 
-    def evaluate_rows(self, rows: Tensor, rollout: Rollout) -> ActionEvaluation:
-        """What the policy says now of `[R]` rows, from the tensors of the rollout alone."""
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Take over a saved state."""
         ...
+
+
+Controller: TypeAlias = "StatefulController | DataclassInstance"
+"""What changes from update to update beside the weights; a dataclass of numbers, or stateful."""
 
 
 class Collector(Protocol):
@@ -93,8 +94,8 @@ class Collector(Protocol):
         ...
 
     @property
-    def controllers(self) -> dict[str, Any]:
-        """Dataclasses of numbers that the collector moves and a checkpoint must hold, by name."""
+    def controllers(self) -> Mapping[str, Controller]:
+        """What the collector moves and a checkpoint must hold, by name."""
         ...
 
     def reference_fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from logratio.models.config_limits import limits_of_model
 from logratio.models.forward_errors import refuses_input
 from logratio.models.plain_text import escape_control_tokens
 from logratio.packed_rows import AnswerGroup, PackedRow, TokenIds
-from logratio.policies.packed_forward import PackedModel
+from logratio.policies.language import PackedModel
 from logratio.progress import say
 from logratio.records import Completion, Prompt
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from logratio.errors import BadConfig
 from logratio.run_directory import CONFIG_FILE, RunDirectory
 
-SUMMARY, HELD_OUT = "summary.json", "held_out.jsonl"
+HELD_OUT = "held_out.jsonl"
 
 
 class Run:
@@ -68,8 +67,7 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Updates, examples, seconds, peak memory; empty while a run is not done."""
-        path = self.path / SUMMARY
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        return self._directory.summary
 
     def report(self) -> Path:
         """Write report.html and report.json into the directory: results, intervals, warnings.

@@ -22,7 +22,7 @@ from logratio.objectives.ppo import ReferenceKLController
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.actor_critic import LanguageActor, TokenStatistics
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.protocols import Partition
+from logratio.policies.protocols import Controller, Partition
 from logratio.progress import say
 from logratio.records import Prompt, Sample
 from logratio.rollouts.collector_config import CollectorConfig
@@ -105,7 +105,7 @@ class LanguageCollector:
         return len(self.prompts)
 
     @property
-    def controllers(self) -> dict[str, Any]:
+    def controllers(self) -> dict[str, Controller]:
         """The controller of β, if there is one."""
         return {} if self.kl_controller is None else {"reference_kl": self.kl_controller}
 

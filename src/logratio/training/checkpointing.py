@@ -24,6 +24,33 @@ FORMAT_VERSION = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
+@dataclass
+class BestCheckpoint:
+    """Which checkpoint ends the best stretch of updates so far, by their mean objective."""
+
+    step: float = 0.0
+    """Its updates; 0 while there is none."""
+    score: float = 0.0
+    """The mean objective of the updates between the checkpoint before and this one."""
+    total: float = 0.0
+    """Sum of the objective since the last checkpoint."""
+    count: float = 0.0
+    """Updates since then."""
+
+    def add(self, metrics: Mapping[str, float | None]) -> None:
+        """Take in an update, if it has an objective."""
+        if (objective := metrics.get("objective")) is not None:
+            self.total, self.count = self.total + objective, self.count + 1.0
+
+    def compare(self, step: int) -> None:
+        """A checkpoint is made after `step` updates: it is the best if no stretch before was better."""
+        if self.count:
+            score = self.total / self.count
+            if not self.step or score >= self.score:
+                self.step, self.score = float(step), score
+        self.total = self.count = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RestoredCheckpoint:
     """Where a run goes on from."""

@@ -7,14 +7,16 @@ order of the data, checkpoints, the invariants and the orderly stop on a signal.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -22,13 +24,15 @@ from torch import nn
 from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway, ResumeMismatch
 from logratio.kernels.fused_layers import gradients_in_place
 from logratio.legacy_names import INVARIANTS, current_invariants, invariants_path
+from logratio.policies.protocols import Controller, StatefulController
 from logratio.progress import Progress, say
-from logratio.run_directory import RunDirectory, ensure_space, write_json
+from logratio.run_directory import SUMMARY, RunDirectory, ensure_space, write_json
 from logratio.runtime.mapped_weights import copy_out_of_mapping
 from logratio.runtime.memory import peak_memory_bytes
 from logratio.training import invariants
 from logratio.training.checkpointing import (
     WEIGHTS,
+    BestCheckpoint,
     checkpoint_bytes,
     checkpoint_path,
     restore_latest,
@@ -36,44 +40,8 @@ from logratio.training.checkpointing import (
     save_checkpoint,
 )
 from logratio.training.config import PolicyGradientConfig, TrainingConfig
-from logratio.training.data_order import batch_at, epochs_done, num_updates
 from logratio.training.optimizer import ParamGroupLR, build_optimizer, clip_gradient, learning_rate_at
-from logratio.training.tensorboard import (
-    MetricWriter,
-    NullMetricWriter,
-    global_step_of,
-    open_metric_writer,
-)
-
-SUMMARY = "summary.json"
-Controller = TypeVar("Controller")
-
-
-@dataclass
-class BestCheckpoint:
-    """Which checkpoint ends the best stretch of updates so far, by their mean objective."""
-
-    step: float = 0.0
-    """Its updates; 0 while there is none."""
-    score: float = 0.0
-    """The mean objective of the updates between the checkpoint before and this one."""
-    total: float = 0.0
-    """Sum of the objective since the last checkpoint."""
-    count: float = 0.0
-    """Updates since then."""
-
-    def add(self, metrics: Mapping[str, float | None]) -> None:
-        """Take in an update, if it has an objective."""
-        if (objective := metrics.get("objective")) is not None:
-            self.total, self.count = self.total + objective, self.count + 1.0
-
-    def compare(self, step: int) -> None:
-        """A checkpoint is made after `step` updates: it is the best if no stretch before was better."""
-        if self.count:
-            score = self.total / self.count
-            if not self.step or score >= self.score:
-                self.step, self.score = float(step), score
-        self.total = self.count = 0.0
+from logratio.training.tensorboard import TensorBoardWriter, global_step_of
 
 
 class Session:
@@ -111,13 +79,13 @@ class Session:
         self.step = 0
         self.best = BestCheckpoint()
         self._invariants: dict[str, dict[str, Any]] = {}
-        self._registered: dict[str, Any] = {}
+        self._registered: dict[str, Controller] = {}
         self._restored: dict[str, dict[str, Any]] = {}
         self._stop_signal: int | None = None
         self._checkpoint_at = -1
         self._started = self._step_started = time.monotonic()
         self._progress: Progress | None = None
-        self._metric_writer: MetricWriter = NullMetricWriter()
+        self._tensorboard: TensorBoardWriter | None = None
 
     def __enter__(self) -> Session:
         self.model.eval()
@@ -141,11 +109,10 @@ class Session:
         if (path := invariants_path(self.run.path)).exists():
             held = current_invariants(json.loads(path.read_text()))
             self._invariants = {invariant["name"]: invariant for invariant in held}
-        directory, rows = self.run.path / "tensorboard", self.run.metrics
-        global_step = global_step_of(rows[-1]) if rows else self.step
-        self._metric_writer = open_metric_writer(
-            directory, enabled=self.config.output.tensorboard, global_step=global_step
-        )
+        if self.config.output.tensorboard:
+            rows = self.run.metrics
+            drawn = global_step_of(rows[-1]) if rows else self.step
+            self._tensorboard = TensorBoardWriter(self.run.path / "tensorboard", purge_step=drawn + 1)
         if self.step == 0:
             # The best checkpoint so far stands beside the newest.
             extra = isinstance(self.config, PolicyGradientConfig)
@@ -162,7 +129,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
-        self._metric_writer.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         if isinstance(error, EnvironmentFault):
             # The weights are those of the last whole update: what cost hours is not lost to one environment.
             self.checkpoint()
@@ -197,20 +165,16 @@ class Session:
         """The examples of update `step`."""
         return batch_at(step, self.num_examples, self.config)
 
-    def register_state(self, name: str, state: Controller) -> Controller:
-        """Have checkpoints hold what a thing says of itself, and tell it that where the run goes on.
-
-        It is a dataclass of numbers, or has `save`, which gives what JSON can hold, and `load`.
-        """
+    def register_state(self, name: str, state: Controller) -> None:
+        """Have checkpoints hold a controller's state; where the run goes on, it takes over the saved one."""
         saved = self._restored.get(name, {})
-        if hasattr(state, "load"):
+        if isinstance(state, StatefulController):
             if saved:
                 state.load(saved)
         else:
             for field, value in saved.items():
                 setattr(state, field, value)
         self._registered[name] = state
-        return state
 
     def update(self, step: int, examples: Sequence[int], metrics: Mapping[str, float | None]) -> None:
         """Move the weights along the gradients that stand, if they are finite, and log the update."""
@@ -253,7 +217,8 @@ class Session:
             row["tokens_per_second"] = num_tokens / seconds
         self.best.add(metrics)
         self.run.log(row)
-        self._metric_writer.write(row)
+        if self._tensorboard is not None:
+            self._tensorboard.write(row)
         if self._progress is not None:
             names = (
                 *("loss", "accuracy", "reward", "episode_return", "reference_kl", "update_kl"),
@@ -280,7 +245,7 @@ class Session:
             keep_last=self.config.output.keep_checkpoints,
             best=int(self.best.step) or None,
             extra_state={
-                name: state.save() if hasattr(state, "save") else asdict(state)
+                name: state.save() if isinstance(state, StatefulController) else asdict(state)
                 for name, state in self._registered.items()
             },
         )
@@ -319,6 +284,53 @@ class Session:
         }
         write_json(self.run.path / SUMMARY, summary)
         return summary
+
+
+def num_updates(num_examples: int, *, batch_size: int, epochs: float) -> int:
+    """Updates in `epochs` passes; the last batch of a pass may be smaller, and none is left out."""
+    return max(1, round(epochs * math.ceil(num_examples / batch_size)))
+
+
+def epochs_done(num_steps: int, *, num_examples: int, batch_size: int) -> float:
+    """Passes over the data after `num_steps` updates: examples seen divided by their number.
+
+    The last batch of a pass has what is left of it, so that every pass is 1, whatever the size of a batch.
+    """
+    epochs_passed, offset = divmod(num_steps, math.ceil(num_examples / batch_size))
+    return epochs_passed + offset * batch_size / num_examples
+
+
+def batch_indices(
+    step: int, *, num_examples: int, batch_size: int, seed: int, shuffle: bool = True
+) -> list[int]:
+    """The examples of update `step`, counted from 0.
+
+    Every pass is a permutation of its own, drawn from (seed, pass), so that any step's batch is known
+    without the steps before it.
+    """
+    per_epoch = math.ceil(num_examples / batch_size)
+    epoch, offset = divmod(step, per_epoch)
+    order = np.arange(num_examples)
+    if shuffle:
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
+    return [int(index) for index in order[offset * batch_size : (offset + 1) * batch_size]]
+
+
+def batch_at(step: int, num_examples: int, config: TrainingConfig) -> list[int]:
+    """The examples of update `step` of a run with these settings."""
+    return batch_indices(
+        step,
+        num_examples=num_examples,
+        batch_size=config.loop.batch_size,
+        seed=config.loop.seed,
+        shuffle=config.loop.shuffle,
+    )
+
+
+def first_epoch_batches(num_examples: int, config: TrainingConfig) -> list[list[int]]:
+    """The batches of the first pass, which together hold each example once."""
+    num_batches = math.ceil(num_examples / config.loop.batch_size)
+    return [batch_at(step, num_examples, config) for step in range(num_batches)]
 
 
 def _clip_groups(optimizer: torch.optim.Optimizer) -> list[list[nn.Parameter]]:

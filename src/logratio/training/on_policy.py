@@ -1,9 +1,9 @@
-"""What the policy-gradient trainers share: steps of an update, what a row counts, what is written down."""
+"""What the policy-gradient trainers compute with: targets, minibatches, what a row counts, sums over rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,17 +12,12 @@ import torch
 from torch import Tensor
 
 from logratio.errors import BadConfig
-from logratio.kernels.rounding_error import LogprobDifference, repeat_difference
 from logratio.objectives.kl import local_kl_loss
-from logratio.objectives.masked import masked_mean
-from logratio.policies.protocols import Actor, Partition
+from logratio.policies.microbatches import RowLossFunction
+from logratio.policies.protocols import Actor
 from logratio.training import invariants
 from logratio.training.config import PolicyGradientConfig
-from logratio.training.data_order import reseed
 from logratio.training.gradient_noise import GradientSNR
-from logratio.training.loop import Session
-from logratio.training.microbatches import RowLossFunction, micro_batches_of
-from logratio.training.optimizer import ParamGroupLR
 from logratio.trajectories import ActionEvaluation, ItemIds, Rollout
 
 Reduction = Literal["tokens", "sequences", "sums"]
@@ -73,7 +68,7 @@ class MetricSums:
     """Sum of their squares."""
 
     def add(self, rows: int, names: Iterable[str], sums: Tensor) -> None:
-        """Count so many rows, with what `RowLosses.measure` gave and the names of its parts."""
+        """Count so many rows, with what `RowLosses.sums` gave and the names of its parts."""
         self.rows += rows
         total, squared, *parts, largest_deviation = sums.tolist()
         # NaN must not be lost to a comparison.
@@ -137,15 +132,12 @@ def backpropagate(
     weights, metric_sums = row_weights(rollout, item_ids, reduction), MetricSums()
     if gradient_snr is not None:
         gradient_snr.start_minibatch()
-    for micro_batch in micro_batches_of(actor, rollout, item_ids, losses, weights):
+    for micro_batch in actor.backpropagate(rollout, item_ids, losses, weights):
         if not math.isfinite(float(micro_batch.loss)):
             invariants.check_loss_is_finite(micro_batch.loss[None], item_ids, step=step)
-        micro_batch.backward()
         metric_sums.add(len(micro_batch.rows), micro_batch.names, micro_batch.sums)
         if gradient_snr is not None:
             gradient_snr.add_micro_batch(float(weights[micro_batch.rows].sum()))
-        # With what it holds of a graph.
-        del micro_batch
     invariants.check_every_row_is_counted(metric_sums.rows, weights, step=step)
     return metric_sums
 
@@ -161,10 +153,20 @@ def minibatches(
     bits = np.random.Philox(key=[seed, step * epochs])
     generator, num_minibatches = np.random.Generator(bits), min(num_minibatches, num_items)
     for epoch in range(epochs):
-        reseed(bits, seed, step * epochs + epoch)
+        _reseed(bits, seed, step * epochs + epoch)
         for item_ids in np.array_split(generator.permutation(num_items), num_minibatches):
             item_ids.sort()
             yield item_ids
+
+
+_FRESH_STATE = np.random.Philox(key=0).state
+"""The state of a generator of which nothing has been drawn."""
+
+
+def _reseed(bits: np.random.Philox, *key: int) -> None:
+    """Set a generator to where a new one of this key begins; a new one takes several times as long."""
+    state = _FRESH_STATE["state"] | {"key": np.array(key, dtype=np.uint64)}
+    bits.state = _FRESH_STATE | {"state": state}
 
 
 def row_weights(rollout: Rollout, item_ids: ItemIds, reduction: Reduction) -> Tensor:
@@ -219,92 +221,3 @@ def auxiliary_losses(
         parts["local_kl_loss"] = local_kl_loss(now.logprobs - other, log_weights=log_ratio)
         added.append(config.local_kl * parts["local_kl_loss"])
     return added, parts
-
-
-def check_first_minibatch(
-    session: Session, rollout: Rollout, metric_sums: MetricSums, *, step: int, recompute: Callable[[], Tensor]
-) -> float:
-    """Before the first step of an update the policy is the one that collected, as it was recorded.
-
-    Args:
-        session: where the invariants are recorded.
-        rollout: what was collected.
-        metric_sums: what the first minibatch said.
-        step: the update.
-        recompute: the log-probabilities of the minibatch once more, `[R]`.
-
-    Returns:
-        σ of the rounding of a token's log-probability between collecting and updating, in nats; 0 where both
-        compute the same numbers.
-    """
-    metrics = rollout.metrics
-    if "sampled_deviation" in metrics:
-        noise = rollout.sampling_noise
-        difference = LogprobDifference(
-            metrics["sampled_deviation"], metrics["sampled_deviation_rms"], int(metrics["tokens"])
-        )
-        session.record_invariant(invariants.check_precision_suffices(noise, step=step))
-        session.record_invariant(
-            invariants.check_sampled_equals_recomputed(difference, noise=noise, step=step)
-        )
-    if "kl_at_reference" in metrics:
-        session.record_invariant(invariants.check_reference_kl_is_zero(metrics["kl_at_reference"], step=step))
-    noise = rollout.recomputed_noise
-    if not metric_sums.ratio_deviation <= invariants.ratio_tolerance(noise):
-        # Only a device that does not compute the same numbers twice gets room for that.
-        noise += float(repeat_difference(recompute).square().mean().sqrt())
-    session.record_invariant(
-        invariants.check_ratio_is_one(
-            metric_sums.ratio_deviation, step=step, tolerance=invariants.ratio_tolerance(noise)
-        )
-    )
-    session.record_invariant(
-        invariants.check_every_row_is_counted(metric_sums.rows, torch.ones(metric_sums.rows), step=step)
-    )
-    return noise
-
-
-def recompute_logprobs(actor: Actor, rollout: Rollout, item_ids: ItemIds) -> Tensor:
-    """`[R]` log-probabilities of a minibatch as the actor computes them now, without their graphs."""
-    parts = actor.evaluate(rollout.items_of(item_ids), item_ids, rollout)
-    return torch.cat([part.logprobs.detach() for part in parts])
-
-
-def first_epoch_partition(config: PolicyGradientConfig, *, num_minibatches: int, step: int) -> Partition:
-    """The minibatches of an update's first pass, from the number of its items."""
-    return lambda num_items: list(
-        minibatches(num_items, num_minibatches=num_minibatches, epochs=1, seed=config.loop.seed, step=step)
-    )
-
-
-def critic_param_group(actor: Actor, config: PolicyGradientConfig) -> ParamGroupLR | None:
-    """The critic's own learning rate, where it has weights of its own and another rate."""
-    if not config.critic_learning_rate or not actor.critic_parameters:
-        return None
-    scale = config.critic_learning_rate / config.optimizer.learning_rate
-    return None if scale == 1.0 else ParamGroupLR(parameters=actor.critic_parameters, scale=scale)
-
-
-def rollout_metrics(
-    rollout: Rollout, targets: UpdateTargets, gradient_snr: GradientSNR, *, critic: bool
-) -> dict[str, float]:
-    """What the collector said, the mean return, the gradient's signal, and how well the critic foresaw.
-
-    `explained_variance` is `1 − Var(R − V)/Var(R)`: 1 is all, 0 as a constant would; left out where all
-    returns are the same, and nothing is to be explained.
-    """
-    mask = rollout.trajectories.mask.flatten()
-    returns, values = targets.returns.double(), targets.values.double()
-    metrics = rollout.metrics | {"return": float(masked_mean(returns, mask)), "rows": float(mask.sum())}
-    ratio = gradient_snr.signal_to_noise()
-    if ratio is not None:
-        metrics["gradient_signal"] = ratio
-    if critic:
-        spread = _variance(returns, mask)
-        if spread > 0:
-            metrics["explained_variance"] = 1.0 - _variance(returns - values, mask) / spread
-    return metrics
-
-
-def _variance(values: Tensor, mask: Tensor) -> float:
-    return float(masked_mean((values - masked_mean(values, mask)).square(), mask))

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from logratio.errors import MissingExtra
 
 
-class MetricWriter(Protocol):
-    """Where numbers are drawn."""
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Draw one row of metrics at its step."""
-
-    def close(self) -> None:
-        """Write what is still in memory."""
-
-
-class NullMetricWriter:
-    """Draws nothing."""
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Nothing to draw on."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
 class TensorBoardWriter:
-    """Event files that `tensorboard --logdir` reads."""
+    """Event files that `tensorboard --logdir` reads.
+
+    Args:
+        directory: where they are.
+        purge_step: from there on, what an earlier process drew is hidden.
+
+    Raises:
+        MissingExtra: TensorBoard is not installed.
+    """
 
     def __init__(self, directory: Path, *, purge_step: int) -> None:
         try:
@@ -58,8 +46,3 @@ class TensorBoardWriter:
 def global_step_of(row: Mapping[str, Any]) -> int:
     """Where a row is drawn: over environment steps, where there are such, or over updates."""
     return int(row.get("env_steps", row["step"]))
-
-
-def open_metric_writer(directory: Path, *, enabled: bool, global_step: int) -> MetricWriter:
-    """The board asked for, drawing on behind `global_step`."""
-    return TensorBoardWriter(directory, purge_step=global_step + 1) if enabled else NullMetricWriter()

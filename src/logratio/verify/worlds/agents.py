@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from logratio.objectives.kl import k1
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.actor_critic import LanguageActor
-from logratio.policies.protocols import Partition
+from logratio.policies.protocols import Controller, Partition
 from logratio.trajectories import Rollout, Trajectories
 from logratio.verify.worlds.training import Problem
 from logratio.verify.worlds.world import World, sequence_logprobs, token_logprobs
@@ -61,7 +60,7 @@ class EnumeratedCollector:
         return len(self.problem.world.prompts) * self.copies
 
     @property
-    def controllers(self) -> dict[str, Any]:
+    def controllers(self) -> dict[str, Controller]:
         """None: β stands."""
         return {}
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logratio.training.data_order import batch_indices, epochs_done, num_updates
+from logratio.training.loop import batch_indices, epochs_done, num_updates
 
 
 @settings(derandomize=True, deadline=None)
