@@ -127,7 +127,7 @@ def run(arguments: Arguments) -> int:
 
 def check_extra() -> None:
     """Say which packages are missing before anything is made."""
-    missing = [name for name in ("starlette", "uvicorn", "jinja2") if find_spec(name) is None]
+    missing = [name for name in ("starlette", "uvicorn", "jinja2", "markdown_it") if find_spec(name) is None]
     if missing:
         raise MissingExtra(
             f"the labelling page needs {', '.join(missing)}", action="pip install 'logratio[annotate]'"
