@@ -160,9 +160,6 @@ def test_cut_off_answers_want_a_critic_to_go_on():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"kl_estimator": "k3"}, "cancel to first order"),
-        ({"kl_estimator": "k2"}, "biased"),
-        ({"kl_estimator": "exact"}, "no estimator"),
         ({"target_kl": 0.0}, "only the reference itself"),
         ({"target_kl": 2.0, "kl_coefficient": 0.0}, "steers it"),
         ({"kl_horizon": 0.0}, "kl_horizon"),
