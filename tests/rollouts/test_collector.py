@@ -172,6 +172,21 @@ def test_settings_that_cannot_be_meant_are_refused_with_the_reason(settings, nam
         CollectorConfig(**settings)
 
 
+def test_a_reward_is_given_the_columns_and_the_place_of_each_prompt():
+    seen = []
+
+    def note(samples):
+        seen.extend((own.prompt, own.columns, own.source) for own in samples)
+        return [[float(number) for number in range(4)] for _ in samples]
+
+    collector = make()
+    collector.rewards = [WeightedReward(name="note", reward=note)]
+    collector.columns = [{"number": number} for number in range(len(PROMPTS))]
+    collector.sources = [f"prompts.jsonl:{number}" for number in range(len(PROMPTS))]
+    collector.collect(0, [1, 0])
+    assert seen == [(PROMPTS[number], {"number": number}, f"prompts.jsonl:{number}") for number in (1, 0)]
+
+
 def test_a_reward_that_is_the_same_for_all_is_told_once(capsys):
     collector = make()
     constant = WeightedReward(name="one", reward=lambda samples: [[1.0] * 4 for _ in samples])

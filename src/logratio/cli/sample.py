@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -232,16 +232,15 @@ def draw_rest(
             num_samples=arguments.num_samples,
             seed=arguments.seed,
             config=config,
-            # A file of answers may be a file of prompts: its old answers do not shadow the new ones.
-            columns=[
-                {name: value for name, value in row.columns.items() if name not in WRITTEN_ANEW}
-                for row in rows
-            ],
             progress=progress,
-            known=partial.known,
-            on_batch=partial.add,
+            store=partial,
         )
-    return samples, time.monotonic() - started
+    seconds = time.monotonic() - started
+    # A file of answers may be a file of prompts: its old answers do not shadow the new ones.
+    columns = [
+        {name: value for name, value in row.columns.items() if name not in WRITTEN_ANEW} for row in rows
+    ]
+    return [replace(own, columns=of) for own, of in zip(samples, columns, strict=True)], seconds
 
 
 def count_tokens(completions: Any) -> int:

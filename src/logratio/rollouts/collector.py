@@ -217,10 +217,10 @@ class LanguageCollector:
                     batch_size=self.config.decode_batch,
                     precision=self.actor.policy.precision,
                 ),
-                columns=[self.columns[example] for example in examples],
             )
         return [
-            replace(own, source=self.sources[example]) for own, example in zip(samples, examples, strict=True)
+            replace(own, source=self.sources[example], columns=self.columns[example])
+            for own, example in zip(samples, examples, strict=True)
         ]
 
     def _reward_samples(
