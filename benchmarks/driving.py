@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-
 
 def run_job(
     sides: Path, job: Mapping[str, Any], work: Path, *, python: str = sys.executable
@@ -32,10 +30,8 @@ def run_job(
     result.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         task = {**job, "out": job["out"] or scratch, "result": str(result)}
-        # As a command of ours is run; a peer's libraries are left as they are.
-        door = [str(HERE / "as_command.py")] if job["side"] == "logratio" else []
         done = subprocess.run(
-            [python, *door, str(sides)], input=json.dumps(task), text=True, capture_output=True, check=False
+            [python, str(sides)], input=json.dumps(task), text=True, capture_output=True, check=False
         )
     if done.returncode != 0:
         raise SystemExit(f"{job['side']} failed with status {done.returncode}:\n{done.stderr[-4000:]}")

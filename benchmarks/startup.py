@@ -25,7 +25,7 @@ from logratio.run_directory import describe_machine, write_json
 
 HERE = Path(__file__).parent
 LOGRATIO = Path(sys.executable).parent / "logratio"
-MOST = {"help": 0.8, "train": 10.0}
+MOST = {"help": 0.8, "train": 12.0}
 """Seconds that are allowed."""
 ABOUT = {
     "help": "`logratio --help`",

@@ -43,7 +43,8 @@ def test_settings_have_the_names_of_today():
         assert control[part]["hidden_sizes"] == [8]
         assert control[part]["recurrent_width"] == 4
         assert (control[part]["std"], control[part]["initial_log_std"]) == ("parameter", 0.0)
-        assert not {"penalty", "stop_at", "cut_off_reward", "missing_end_penalty"} & ppo[part].keys()
+        gone = {"penalty", "stop_at", "cut_off_reward", "missing_end_penalty", "kl_estimator"}
+        assert not gone & ppo[part].keys()
         assert not {"widths", "memory", "deviation", "initial_log_deviation"} & control[part].keys()
     assert ppo["identity"]["monitor"] == ["rewards_old:vowels"]
     assert ppo["machine"] == json.loads((OLD / "ppo" / "config.json").read_text())["machine"]

@@ -17,6 +17,8 @@ SETTINGS = {
     "decode_batch": "decode_batch_size",
 }
 """Settings in `config.json`."""
+GONE = frozenset({"kl_estimator"})
+"""Settings in `config.json` that could have one value only."""
 NETWORKS = {
     "widths": "hidden_sizes",
     "memory": "recurrent_width",
@@ -43,6 +45,7 @@ def current_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     renamed = {
         names.get(name, name): current_settings(value) if isinstance(value, Mapping) else value
         for name, value in config.items()
+        if name not in GONE
     }
     if renamed.get("reward_baseline") == "siblings":
         renamed["reward_baseline"] = "group"

@@ -13,6 +13,7 @@ IMPORTS = [
     "logratio.annotate.web.app",
     "logratio.annotate.web.http_server",
     "jinja2",
+    "markdown_it",
 ]
 
 

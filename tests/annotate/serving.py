@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from logratio.annotate.domain.pairs import read_pairs
 from logratio.annotate.domain.queue import Queue, QueueSettings
 from logratio.annotate.storage.store import Store
-from logratio.annotate.web.app import create_app, load_pages
+from logratio.annotate.web.app import AccessSettings, create_app, load_pages
 from logratio.annotate.web.auth_tokens import authorities, new_token
 from logratio.annotate.web.http_server import bind, make_server, serve
 
@@ -159,7 +159,7 @@ def rows_of(path):
 def running(store_path, *, names=("anna",), data=None, settings=None, app_settings=None, port=0, wrap=None):
     """Serve a store until the block ends."""
     arguments = dict(app_settings or {})
-    read_seconds = arguments.setdefault("read_seconds", 10.0)
+    read_seconds = arguments.pop("read_seconds", 10.0)
     with Store.create_or_open(store_path) as store:
         if data is not None:
             store.add_file(str(data), read_pairs(data))
@@ -170,10 +170,13 @@ def running(store_path, *, names=("anna",), data=None, settings=None, app_settin
         app = create_app(
             store,
             queue,
-            hosts=authorities(bound),
-            cookie=f"logratio-{bound}",
+            access=AccessSettings(
+                hosts=authorities(bound),
+                cookie=f"logratio-{bound}",
+                owner_token=owner_token,
+                read_seconds=read_seconds,
+            ),
             pages=load_pages(),
-            owner_token=owner_token,
             **arguments,
         )
         server = make_server(app if wrap is None else wrap(app), read_seconds=read_seconds)

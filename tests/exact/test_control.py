@@ -27,14 +27,13 @@ def test_a_time_limit_taken_for_the_end_does():
 @pytest.mark.parametrize(("clip_range", "epochs"), [(None, 1), (0.2, 4)], ids=["policy gradient", "ppo"])
 def test_the_bandit_that_misleads_is_solved(clip_range, epochs):
     bandit = mdp.two_step_bandit()
-    policies = mdp.train_control(
-        bandit,
+    config = mdp.TabularConfig(
         gamma=control.GAMMA,
         limit=2,
-        seeds=(0, 1),
         clip_range=clip_range,
         epochs=epochs,
         updates=200,
         count=64,
     )
+    policies = mdp.train_control(bandit, config, seeds=(0, 1))
     assert control.worst_gap(bandit, policies) < 0.02

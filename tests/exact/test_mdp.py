@@ -100,15 +100,14 @@ def test_a_step_cut_off_counts_the_next_state_and_a_terminated_one_does_not():
 @pytest.mark.parametrize(("clip_range", "epochs"), [(None, 1), (0.2, 4)], ids=["policy gradient", "ppo"])
 def test_a_run_does_not_depend_on_the_runs_beside_it(clip_range, epochs):
     def policies(seeds):
-        return mdp.train_control(
-            mdp.chain(),
+        config = mdp.TabularConfig(
             gamma=0.9,
             limit=20,
-            seeds=seeds,
             clip_range=clip_range,
             epochs=epochs,
             updates=3,
             count=8,
         )
+        return mdp.train_control(mdp.chain(), config, seeds=seeds)
 
     torch.testing.assert_close(policies((1, 2))[1], policies((2,))[0], rtol=1e-12, atol=1e-12)

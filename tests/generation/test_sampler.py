@@ -1,6 +1,7 @@
 """Answers as records: their seeds, their tokens, and what they do not depend on."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,11 +68,6 @@ def test_another_seed_gives_other_answers(model, tokenizer):
     ]
 
 
-def test_columns_stay_with_their_prompt(model, tokenizer):
-    columns = [{"label": number} for number in range(3)]
-    assert [drawn.columns for drawn in draw(model, tokenizer, columns=columns)] == columns
-
-
 def test_known_answers_are_not_drawn_again(model, tokenizer):
     everything = draw(model, tokenizer)
     places = [(row, answer) for row in range(3) for answer in range(3)]
@@ -79,7 +75,7 @@ def test_known_answers_are_not_drawn_again(model, tokenizer):
         place: everything[place[0]].completions[place[1]] for place in places if place not in [(0, 1), (2, 2)]
     }
     batches = []
-    again = draw(model, tokenizer, known=known, on_batch=batches.append)
+    again = draw(model, tokenizer, store=SimpleNamespace(known=known, add=batches.append))
     assert sorted((placed.prompt, placed.answer) for batch in batches for placed in batch) == [(0, 1), (2, 2)]
     for before, after in zip(everything, again, strict=True):
         for mine, other in zip(before.completions, after.completions, strict=True):

@@ -9,6 +9,7 @@ EXPORT = "annotate/domain/test_export.py::test_"
 AGREEMENT = "annotate/domain/test_agreement.py::test_"
 QUALITY = "annotate/domain/test_annotator_quality.py::test_"
 SECURITY = "annotate/web/test_security.py::test_"
+MARKDOWN = "annotate/web/test_markdown.py::test_"
 
 SERVE = "cli/annotate/test_serve.py::test_"
 
@@ -133,6 +134,66 @@ MUTANTS = (
         old='if origin is not None and origin != f"http://{host}".encode():',
         new="if False:",
         checks=(SECURITY + "a_foreign_origin_is_refused",),
+    ),
+    # --- what an answer shows --------------------------------------------------------------------------
+    Mutant(
+        name="HTML in an answer is read as HTML",
+        module="logratio.annotate.web.markdown",
+        old='"html": False',
+        new='"html": True',
+        checks=(MARKDOWN + "hostile_text_is_one_piece_of_text",),
+    ),
+    Mutant(
+        name="a link of any scheme is a link",
+        module="logratio.annotate.web.markdown",
+        old='    inline.at("link", _link)\n',
+        new='    inline.at("link", _link)\n    parser.validateLink = lambda address: True\n',
+        checks=(MARKDOWN + "a_link_of_an_unsafe_scheme_stays_as_written",),
+    ),
+    Mutant(
+        name="a link hides where it leads",
+        module="logratio.annotate.web.markdown",
+        old='        if address != f"({shown})":\n',
+        new="        if not address:\n",
+        checks=(MARKDOWN + "a_link_is_its_text_and_its_address", MARKDOWN + "nothing_of_an_answer_is_lost"),
+    ),
+    Mutant(
+        name="the text of quotes inside many others is dropped",
+        module="logratio.annotate.web.markdown",
+        old="return state.level < MAX_LEVEL and rule",
+        new="return rule",
+        checks=(
+            MARKDOWN + "ten_thousand_inside_one_another_take_a_moment_and_lose_nothing",
+            MARKDOWN + "what_lies_deeper_than_quotes_and_lists_may_is_text",
+        ),
+    ),
+    Mutant(
+        name="emphasis lies in emphasis without end",
+        module="logratio.annotate.web.markdown",
+        old="_container(token) if len(open_children) < MAX_DEPTH else None",
+        new="_container(token)",
+        checks=(MARKDOWN + "marks_that_lie_too_deep_are_text",),
+    ),
+    Mutant(
+        name="cells behind a table's last column are dropped",
+        module="logratio.annotate.web.markdown",
+        old="*cells[len(row) :]",
+        new="",
+        checks=(MARKDOWN + "cells_behind_the_last_column_are_part_of_it",),
+    ),
+    Mutant(
+        name="what a reference defines is dropped",
+        module="logratio.annotate.web.markdown",
+        old='("reference", "autolink", "entity")',
+        new='("autolink", "entity")',
+        checks=(MARKDOWN + "reference_definitions_are_text", MARKDOWN + "nothing_of_an_answer_is_lost"),
+    ),
+    Mutant(
+        name="a long answer ends where reading ends",
+        module="logratio.annotate.web.markdown",
+        old="    rest = source[end:]\n",
+        new='    rest = ""\n',
+        checks=(MARKDOWN + "nothing_is_lost_where_reading_ends",),
     ),
 )
 

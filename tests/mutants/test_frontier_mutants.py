@@ -124,8 +124,8 @@ MUTANTS = (
     Mutant(
         name="the level of the few prompts counts, not what is gained on them",
         module=BOUND,
-        old="float(prompt_rewards.mean()) if reference_mean is None else reference_mean",
-        new="float(prompt_rewards.mean())",
+        old="float(own.mean()) if reference_mean is None else reference_mean",
+        new="float(own.mean())",
         checks=(BOUND_TESTS + "the_gain_is_added_to_the_mean_over_all_prompts",),
     ),
     Mutant(

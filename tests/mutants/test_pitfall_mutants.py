@@ -241,8 +241,8 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "rows swap their random numbers when others end",
         "logratio.generation.engines.continuous_batching",
-        "uniform, ended, recent = uniform[kept_rows], ended[kept_rows], recent[kept_rows]",
-        "uniform, ended, recent = uniform[: len(kept_rows)], ended[kept_rows], recent[kept_rows]",
+        "self._uniform, self.ended = self._uniform[rows], self.ended[rows]",
+        "self._uniform, self.ended = self._uniform[: len(rows)], self.ended[rows]",
         (BATCHES, COMPANY),
     ),
     (

@@ -65,8 +65,8 @@ MUTANTS = (
     Mutant(
         name="answers that a stopped run drew are drawn again",
         module="logratio.recipes.quickstart.stages",
-        old="known=partial.known,",
-        new="known={},",
+        old="store=partial,",
+        new="store=None,",
         checks=(KEPT,),
     ),
     Mutant(

@@ -160,9 +160,6 @@ def test_cut_off_answers_want_a_critic_to_go_on():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"kl_estimator": "k3"}, "cancel to first order"),
-        ({"kl_estimator": "k2"}, "biased"),
-        ({"kl_estimator": "exact"}, "no estimator"),
         ({"target_kl": 0.0}, "only the reference itself"),
         ({"target_kl": 2.0, "kl_coefficient": 0.0}, "steers it"),
         ({"kl_horizon": 0.0}, "kl_horizon"),
@@ -173,6 +170,21 @@ def test_cut_off_answers_want_a_critic_to_go_on():
 def test_settings_that_cannot_be_meant_are_refused_with_the_reason(settings, named):
     with pytest.raises(BadConfig, match=named):
         CollectorConfig(**settings)
+
+
+def test_a_reward_is_given_the_columns_and_the_place_of_each_prompt():
+    seen = []
+
+    def note(samples):
+        seen.extend((own.prompt, own.columns, own.source) for own in samples)
+        return [[float(number) for number in range(4)] for _ in samples]
+
+    collector = make()
+    collector.rewards = [WeightedReward(name="note", reward=note)]
+    collector.columns = [{"number": number} for number in range(len(PROMPTS))]
+    collector.sources = [f"prompts.jsonl:{number}" for number in range(len(PROMPTS))]
+    collector.collect(0, [1, 0])
+    assert seen == [(PROMPTS[number], {"number": number}, f"prompts.jsonl:{number}") for number in (1, 0)]
 
 
 def test_a_reward_that_is_the_same_for_all_is_told_once(capsys):

@@ -9,7 +9,6 @@ import traceback
 import warnings
 from pathlib import Path
 
-from logratio.cli.lean import leave_out
 from logratio.errors import BadConfig, LogratioError, OutOfMemory
 from logratio.version import __version__
 
@@ -49,9 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for a named fault, 1 where the command says so."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_libraries()
-    if arguments is None:
-        # Called with a list, this is called as a library, and leaves its caller's libraries as they are.
-        leave_out()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:

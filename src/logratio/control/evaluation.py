@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from logratio.control.env.adapter import VectorEnvAdapter
+from logratio.control.env.adapter import VectorEnvAdapter, View
 from logratio.control.env.normalisation import ObservationNormaliser
 from logratio.control.policy import ControlPolicy
 from logratio.errors import EnvironmentFault
@@ -80,16 +81,9 @@ def play_episodes(
     left: list[tuple[int, int]] = []
     begun = np.zeros(environments.num_envs, dtype=bool)
     while any(len(own) < share for own, share in zip(played, shares, strict=True)):
-        view = environments.view
-        actions, _, hidden_state = policy.act(
-            torch.from_numpy(scale(view.observations)),
-            hidden_state,
-            torch.from_numpy(view.episode_start | begun),
-            noise=None
-            if generator is None
-            else policy.head.noise(environments.num_envs, generator=generator),
-            action_mask=None if view.action_mask is None else torch.from_numpy(view.action_mask),
-        )
+        seen = environments.view
+        view = replace(seen, observations=scale(seen.observations), episode_start=seen.episode_start | begun)
+        actions, hidden_state = _act(policy, view, hidden_state, generator)
         step = environments.step(actions.numpy())
         over = step.terminated | step.truncated
         for ended, found in zip(np.flatnonzero(over), environments.finished, strict=True):
@@ -107,6 +101,21 @@ def play_episodes(
         lengths=tuple(length for _, length in kept),
         num_unended=sum(place < shares[number] for number, place in left),
     )
+
+
+def _act(
+    policy: ControlPolicy, view: View, hidden_state: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Drawn actions, or without a generator the most probable ones, and what is remembered now."""
+    num_envs = len(view.episode_start)
+    actions, _, hidden_state = policy.act(
+        torch.from_numpy(view.observations),
+        hidden_state,
+        torch.from_numpy(view.episode_start),
+        noise=None if generator is None else policy.head.noise(num_envs, generator=generator),
+        action_mask=None if view.action_mask is None else torch.from_numpy(view.action_mask),
+    )
+    return actions, hidden_state
 
 
 def abandon_episodes(

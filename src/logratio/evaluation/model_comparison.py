@@ -186,18 +186,12 @@ def compare(
     """
     order = ordered_names(samples)
     ensure_comparable({name: samples[name] for name in order})
-    judged = {name: [values[0] for values in judge(samples[name])] for name in order}
-    kept = judged_by_all(judged)
+    kept, rewards = rewards_of_all({name: samples[name] for name in order}, judge)
     ensure_enough(len(kept))
-    unjudged = evaluation_warnings.without_reward(
-        judge.name, len(samples[REFERENCE]) - len(kept), len(samples[REFERENCE])
-    )
+    num_asked = len(samples[REFERENCE])
+    unjudged = evaluation_warnings.without_reward(judge.name, num_asked - len(kept), num_asked)
     samples = {name: [samples[name][number] for number in kept] for name in order}
     divergences = {name: value.of(kept) for name, value in divergences.items()}
-    rewards = {
-        name: [value for number in kept if (value := values[number]) is not None]
-        for name, values in judged.items()
-    }
     answers = {name: [sample.completions[0] for sample in samples[name]] for name in order}
     intervals = {"seed": seed, "resamples": resamples}
     stages = [
@@ -224,13 +218,24 @@ def compare(
     )
 
 
-def judged_by_all(rewards: Mapping[str, Sequence[float | None]]) -> list[int]:
-    """Numbers of the prompts to which every model's answer has a reward: prompts are compared in pairs."""
-    return [
+def rewards_of_all(
+    samples: Mapping[str, Sequence[Sample]], judge: Judge
+) -> tuple[list[int], dict[str, list[float]]]:
+    """Numbers of the prompts to which every model's answer has a reward, and each model's rewards there.
+
+    The others are left out: prompts are compared in pairs.
+    """
+    judged = {name: [values[0] for values in judge(own)] for name, own in samples.items()}
+    kept = [
         number
-        for number, values in enumerate(zip(*rewards.values(), strict=True))
+        for number, values in enumerate(zip(*judged.values(), strict=True))
         if all(value is not None for value in values)
     ]
+    rewards = {
+        name: [value for number in kept if (value := values[number]) is not None]
+        for name, values in judged.items()
+    }
+    return kept, rewards
 
 
 def ordered_names(names: Mapping[str, Any]) -> list[str]:

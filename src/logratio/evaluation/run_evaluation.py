@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from logratio.errors import BadConfig, ReferenceAliased
@@ -108,16 +108,18 @@ def answer(
 ) -> list[Sample]:
     """One answer to each prompt; its seed depends on `config.seed` and the prompt, not on the model."""
     with Progress(f"answers of {name}", len(prompts), unit="answers") as progress:
-        return sample(
+        samples = sample(
             loaded.model,
             loaded.tokenizer,
             prompts,
             num_samples=1,
             seed=config.seed,
             config=config.sampling,
-            columns=columns,
             progress=progress,
         )
+    if columns is None:
+        return samples
+    return [replace(own, columns=row) for own, row in zip(samples, columns, strict=True)]
 
 
 def measure_model(

@@ -110,17 +110,9 @@ def upper_bound(
         TooFewLabels: there are fewer than two prompts, or one is without answers.
         ValueError: a β is not above 0.
     """
-    if len(rewards) < 2 or not all(rewards):
-        raise TooFewLabels(
-            f"{sum(map(bool, rewards))} of {len(rewards)} prompts have answers: a bound needs some of"
-            " each, and its interval 2 prompts at least",
-            action="draw several hundred answers of the reference to each of a few prompts",
-        )
+    _ensure_answers(rewards)
     columns = [torch.tensor(prompt_rewards, dtype=torch.float64) for prompt_rewards in rewards]
-    starts = [
-        float(prompt_rewards.mean()) if reference_mean is None else reference_mean
-        for prompt_rewards in columns
-    ]
+    starts = [float(own.mean()) if reference_mean is None else reference_mean for own in columns]
     points = []
     for beta in sorted(beta_grid(rewards) if betas is None else betas, reverse=True):
         tilts = [tilt(prompt_rewards, beta=beta) for prompt_rewards in columns]
@@ -128,15 +120,19 @@ def upper_bound(
         if effective < least_samples:
             continue
         values = [start + tilted.gain for start, tilted in zip(starts, tilts, strict=True)]
-        points.append(
-            BoundPoint(
-                beta=beta,
-                kl=math.fsum(tilted.kl for tilted in tilts) / len(tilts),
-                reward=mean_interval(values, seed=seed, resamples=resamples),
-                effective_samples=effective,
-            )
-        )
+        kl = math.fsum(tilted.kl for tilted in tilts) / len(tilts)
+        reward = mean_interval(values, seed=seed, resamples=resamples)
+        points.append(BoundPoint(beta=beta, kl=kl, reward=reward, effective_samples=effective))
     return points
+
+
+def _ensure_answers(rewards: Sequence[Sequence[float]]) -> None:
+    if len(rewards) < 2 or not all(rewards):
+        raise TooFewLabels(
+            f"{sum(map(bool, rewards))} of {len(rewards)} prompts have answers: a bound needs some of"
+            " each, and its interval 2 prompts at least",
+            action="draw several hundred answers of the reference to each of a few prompts",
+        )
 
 
 def tilt(rewards: Tensor, *, beta: float) -> Tilted:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from logratio.errors import BadConfig, SpecialTokenTrouble
 from logratio.generation.config import SamplingConfig
@@ -27,6 +27,17 @@ class IndexedCompletion(NamedTuple):
     completion: Completion
 
 
+class AnswerStore(Protocol):
+    """Where answers are kept as they come, so that none is drawn twice."""
+
+    @property
+    def known(self) -> Mapping[tuple[int, int], Completion]:
+        """Answers that are there already, by (prompt, answer)."""
+
+    def add(self, placed: Sequence[IndexedCompletion]) -> None:
+        """Keep the answers of a batch."""
+
+
 def sample(
     policy_model: Any,
     tokenizer: Any,
@@ -35,10 +46,8 @@ def sample(
     num_samples: int,
     seed: int,
     config: SamplingConfig,
-    columns: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
-    known: Mapping[tuple[int, int], Completion] | None = None,
-    on_batch: Callable[[list[IndexedCompletion]], None] | None = None,
+    store: AnswerStore | None = None,
 ) -> list[Sample]:
     """Draw `num_samples` answers to each prompt.
 
@@ -52,10 +61,8 @@ def sample(
         num_samples: answers to each prompt.
         seed: any whole number.
         config: how answers are drawn.
-        columns: further columns of each prompt's row, kept in its sample.
         progress: advanced by the number of answers after each batch.
-        known: answers that are there already, by (prompt, answer); they are not drawn again.
-        on_batch: called with the answers of each batch as soon as they are there.
+        store: answers that are not drawn again, and what is told of each batch as soon as it is there.
 
     Raises:
         BadConfig: `num_samples` below 1, or what `sample_tokens` raises.
@@ -63,7 +70,7 @@ def sample(
     """
     if num_samples < 1:
         raise BadConfig(f"num samples is {num_samples}", where="--num-samples", action="give 1 or more")
-    completions = dict(known or {})
+    completions = {} if store is None else dict(store.known)
     meter = _ThroughputMeter(progress)
     stop_ids = stop_tokens(policy_model, tokenizer)
     missing = _missing_answers(completions, num_prompts=len(prompts), num_samples=num_samples)
@@ -73,15 +80,10 @@ def sample(
     ]
 
     def receive(batch: list[IndexedAnswer]) -> None:
-        placed = [
-            IndexedCompletion(
-                row, missing[row][index], to_completion(tokenizer, sampled, seed=seeds[row][index])
-            )
-            for row, index, sampled in batch
-        ]
+        placed = _records(tokenizer, batch, missing, seeds)
         completions.update({(row, answer): completion for row, answer, completion in placed})
-        if on_batch is not None:
-            on_batch(placed)
+        if store is not None:
+            store.add(placed)
         meter.count(batch)
 
     encoded = [tokenisation.encode_prompt(tokenizer, prompt) for prompt in prompts]
@@ -91,10 +93,9 @@ def sample(
     answers = [
         tuple(completions[row, answer] for answer in range(num_samples)) for row in range(len(prompts))
     ]
-    further = columns if columns is not None else [{}] * len(prompts)
     return [
-        Sample(prompt=prompt, completions=own, columns=row)
-        for prompt, own, row in zip(prompts, answers, further, strict=True)
+        Sample(prompt=prompt, completions=own, columns={})
+        for prompt, own in zip(prompts, answers, strict=True)
     ]
 
 
@@ -105,6 +106,19 @@ def _missing_answers(
     return [
         [answer for answer in range(num_samples) if (row, answer) not in completions]
         for row in range(num_prompts)
+    ]
+
+
+def _records(
+    tokenizer: Any,
+    batch: Sequence[IndexedAnswer],
+    missing: Sequence[Sequence[int]],
+    seeds: Sequence[Sequence[int]],
+) -> list[IndexedCompletion]:
+    """The answers of a batch by their numbers among all that are wanted, not among the missing ones."""
+    return [
+        IndexedCompletion(row, missing[row][index], to_completion(tokenizer, sampled, seed=seeds[row][index]))
+        for row, index, sampled in batch
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -249,8 +249,8 @@ def draw(
 ) -> tuple[list[Sample], float]:
     """Draw the answers that are not there yet; all answers, and the seconds it took."""
     started = time.monotonic()
-    known = {} if partial is None else partial.known
-    with Progress("sampling", len(rows) * settings.num_samples, unit="answers", done=len(known)) as progress:
+    total, done = len(rows) * settings.num_samples, 0 if partial is None else len(partial.known)
+    with Progress("sampling", total, unit="answers", done=done) as progress:
         samples = sampler.sample(
             loaded.model,
             loaded.tokenizer,
@@ -258,13 +258,12 @@ def draw(
             num_samples=settings.num_samples,
             seed=settings.seed,
             config=settings.sampling,
-            # A file of answers may be a file of prompts: its old answers do not shadow the new ones.
-            columns=[
-                {name: value for name, value in row.columns.items() if name not in WRITTEN_ANEW}
-                for row in rows
-            ],
             progress=progress,
-            known=known,
-            on_batch=None if partial is None else partial.add,
+            store=partial,
         )
-    return samples, time.monotonic() - started
+    seconds = time.monotonic() - started
+    # A file of answers may be a file of prompts: its old answers do not shadow the new ones.
+    columns = [
+        {name: value for name, value in row.columns.items() if name not in WRITTEN_ANEW} for row in rows
+    ]
+    return [replace(drawn, columns=of) for drawn, of in zip(samples, columns, strict=True)], seconds

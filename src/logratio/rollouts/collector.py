@@ -35,7 +35,7 @@ from logratio.rollouts.reward_shaping import (
     weighted_sum,
 )
 from logratio.rollouts.reward_values import answer_location
-from logratio.rollouts.trajectories import answer_trajectories, token_mask
+from logratio.rollouts.trajectories import answer_trajectories, token_mask, token_rewards
 from logratio.runtime.malloc import release_freed_memory
 from logratio.runtime.mapped_weights import release_pages
 from logratio.trajectories import ItemIds, Rollout
@@ -149,14 +149,16 @@ class LanguageCollector:
             partition(len(groups)) if partition else None,
         )
         now = {name: values[:, :-1] for name, values in statistics.items()}
+        shaped = self._subtract_group_mean(scores)
+        rewards = token_rewards(
+            mask, now["logprobs"], now["reference_logprobs"], shaped, kl_coefficient=self.kl_coefficient
+        )
         trajectories = answer_trajectories(
             mask=mask,
             logprobs=now["logprobs"],
-            reference_logprobs=now["reference_logprobs"],
+            rewards=rewards,
             values=statistics["values"],
-            scores=self._subtract_group_mean(scores),
             bootstraps=bootstraps,
-            kl_coefficient=self.kl_coefficient,
             discount=self.config.discount,
             lam=self.config.lam,
         )
@@ -215,10 +217,10 @@ class LanguageCollector:
                     decode_batch_size=self.config.decode_batch_size,
                     precision=self.actor.policy.precision,
                 ),
-                columns=[self.columns[example] for example in examples],
             )
         return [
-            replace(own, source=self.sources[example]) for own, example in zip(samples, examples, strict=True)
+            replace(own, source=self.sources[example], columns=self.columns[example])
+            for own, example in zip(samples, examples, strict=True)
         ]
 
     def _reward_samples(

@@ -12,11 +12,6 @@ from logratio.generation.config import DecodingConfig
 HORIZON_SHARE = 20
 """β may change by e^4 over a run whose KL is always a fifth or more off its target: to a fiftieth, or fifty
 times as much."""
-REJECTED_ESTIMATORS = {
-    "k2": "k2 in the reward is biased: its gradient is not that of the KL divergence",
-    "k3": "k3 in the reward adds the gradients of KL[π, ref] and of −KL[ref, π], which cancel to first "
-    "order, so that hardly anything holds the policy back (`logratio verify`, E7)",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +25,8 @@ class CollectorConfig(DecodingConfig):
     lam: float = 0.95
     """λ of the generalised advantages."""
     kl_coefficient: float = 0.05
-    """β: what a nat of KL divergence to the reference costs, in units of the reward; 0 charges nothing."""
-    kl_estimator: str = "k1"
-    """What a token is charged: k1, log π − log π_ref, whose gradient with reward-to-go is that of the
-    sequence's KL, exactly. Others are refused here, with the reason; for a loss a token see --local-kl."""
+    """β: what a nat of KL divergence to the reference costs, in units of the reward; 0 charges nothing. A
+    token is charged β times log π − log π_ref."""
     target_kl: float | None = None
     """KL divergence to the reference wanted, in nats an answer: β is steered to it. Without it β stays."""
     kl_horizon: float | None = None
@@ -66,12 +59,6 @@ class CollectorConfig(DecodingConfig):
         self._check_kl_penalty()
 
     def _check_kl_penalty(self) -> None:
-        if self.kl_estimator != "k1":
-            reason = REJECTED_ESTIMATORS.get(
-                self.kl_estimator, f"there is no estimator {self.kl_estimator!r}"
-            )
-            action = "leave it at k1, or take a loss a token by its own name: --local-kl"
-            raise BadConfig(reason, where="--kl-estimator", action=action)
         if self.target_kl is None:
             return
         only = "above 0: only the reference itself is at 0; leave it out for a coefficient that stays"

@@ -122,17 +122,13 @@ def label_pairs(
     expected = 0.0
     unfinished = without_pair = without_reward = 0
     for sample, values in zip(samples, rewards, strict=True):
-        both = zip(values, sample.completions, strict=True)
-        answers = sorted([(value, answer) for value, answer in both if value is not None], key=_rank)
-        without_reward += len(values) - len(answers)
-        if finished_only:
-            ended = [answer for answer in answers if answer[1].finish_reason == "stop"]
-            unfinished += len(answers) - len(ended)
-            answers = ended
+        rewarded = _rewarded_answers(sample, values)
+        answers = [answer for answer in rewarded if not finished_only or answer[1].finish_reason == "stop"]
+        without_reward += len(values) - len(rewarded)
+        unfinished += len(rewarded) - len(answers)
         without_pair += len(answers) < 2
         for first, second in choose_pairs(sample.prompt, answers, pairing, seed, pairs_per_prompt):
-            outcome = _outcome(first, second, temperature)
-            outcomes.append(outcome)
+            outcomes.append(outcome := _outcome(first, second, temperature))
             if outcome == "labelled":
                 pairs.append(_draw(sample.prompt, first, second, temperature, seed))
                 expected += _probability_against(first[0], second[0], temperature)
@@ -143,10 +139,7 @@ def label_pairs(
         unfinished=unfinished,
         prompts_without_pair=without_pair,
         pairs_considered=len(outcomes),
-        labelled=len(pairs),
-        identical=outcomes.count("identical"),
-        ties=outcomes.count("ties"),
-        empty=outcomes.count("empty"),
+        **{outcome: outcomes.count(outcome) for outcome in get_args(Outcome)},
         against_reward=sum(pair.chosen_reward < pair.rejected_reward for pair in pairs),
         expected_against_reward=expected,
     )
@@ -184,6 +177,12 @@ def choose_pairs(
         return every
     drawn = sorted(every, key=lambda pair: _uniform("pair", seed, prompt, *_texts(*pair)))
     return drawn[:pairs_per_prompt]
+
+
+def _rewarded_answers(sample: Sample, rewards: Sequence[float | None]) -> list[Answer]:
+    """The answers that have a reward, by it."""
+    both = zip(rewards, sample.completions, strict=True)
+    return sorted([(value, answer) for value, answer in both if value is not None], key=_rank)
 
 
 def _rank(answer: Answer) -> tuple[float, str]:

@@ -131,7 +131,6 @@ def test_a_critic_and_greedy_answers_are_there_where_they_are_asked_for(tmp_path
         (["--reward", "much*own_rewards:vowels"], "not a weight"),
         (["--reward", "own_rewards:vowels", "--target-kl", "-1"], "--target-kl"),
         (["--reward", "own_rewards:vowels", "--target-kl", "0"], "only the reference itself is at 0"),
-        (["--reward", "own_rewards:vowels", "--kl-estimator", "k3"], "cancel to first order"),
         (["--reward", "own_rewards:vowels", "--critic", "nowhere"], "no critic 'nowhere'"),
         (["--reward", "own_rewards:vowels", "--monitor", "own_rewards:nothing"], "no function"),
         (["--reward", "own_rewards:vowels", "--max-length-change", "0.5"], "--max-length-change"),

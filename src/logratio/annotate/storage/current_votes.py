@@ -8,9 +8,24 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from logratio.annotate.domain.pairs import Choice
 from logratio.annotate.domain.votes import COUNTED, Kind, LoggedVerdict
+
+
+class _LogRow(NamedTuple):
+    """A row of `votes`, as it is read."""
+
+    id: int
+    pair_id: str
+    annotator: str
+    verdict: LoggedVerdict
+    kind: Kind
+    swapped: int
+    at_random: int
+    shown_at: float
+    supersedes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +102,7 @@ class VoteState:
             " FROM votes WHERE id > ? ORDER BY id",
             (self._last_vote,),
         ):
-            self._follow(*row)
+            self._follow(_LogRow(*row))
             self._last_vote = row[0]
 
     def record(self, annotator: str) -> Record:
@@ -102,38 +117,27 @@ class VoteState:
         """How many places of the pair are filled by verdicts."""
         return self.counts.get(pair_id, 0)
 
-    def _follow(
-        self,
-        vote_id: int,
-        pair_id: str,
-        annotator: str,
-        verdict: LoggedVerdict,
-        kind: Kind,
-        swapped: int,
-        at_random: int,
-        shown_at: float,
-        supersedes: int | None,
-    ) -> None:
-        record = self.record(annotator)
-        if supersedes is not None:
-            self._take_back(supersedes)
-        if verdict == "undo":
-            record.undone[pair_id, kind] = vote_id
+    def _follow(self, row: _LogRow) -> None:
+        record = self.record(row.annotator)
+        if row.supersedes is not None:
+            self._take_back(row.supersedes)
+        if row.verdict == "undo":
+            record.undone[row.pair_id, row.kind] = row.id
             return
-        record.undone.pop((pair_id, kind), None)
+        record.undone.pop((row.pair_id, row.kind), None)
         vote = CurrentVote(
-            id=vote_id,
-            pair_id=pair_id,
-            annotator=annotator,
-            verdict=verdict,
-            kind=kind,
-            swapped=bool(swapped),
-            at_random=bool(at_random),
-            shown_at=shown_at,
+            id=row.id,
+            pair_id=row.pair_id,
+            annotator=row.annotator,
+            verdict=row.verdict,
+            kind=row.kind,
+            swapped=bool(row.swapped),
+            at_random=bool(row.at_random),
+            shown_at=row.shown_at,
             turn=record.turns,
         )
         record.turns += 1
-        self._standing[vote_id] = record.standing[vote_id] = record.by_kind[kind][pair_id] = vote
+        self._standing[row.id] = record.standing[row.id] = record.by_kind[row.kind][row.pair_id] = vote
         self._tally(vote, 1)
 
     def _take_back(self, vote_id: int) -> None:

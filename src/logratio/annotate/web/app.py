@@ -63,6 +63,20 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSettings:
+    """Whose requests are answered, and for how long they are waited for."""
+
+    hosts: Sequence[str]
+    """The values of Host that name this server."""
+    cookie: str
+    """The name of the cookie; it should hold the port."""
+    owner_token: str | None = None
+    """The token for the agreement page; nobody sees that page without one."""
+    read_seconds: float = READ_SECONDS
+    """How long a request's body may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageSettings:
     """What the person who runs the server asks of those who compare."""
 
@@ -95,28 +109,22 @@ def create_app(
     store: Store,
     queue: Queue,
     *,
-    hosts: Sequence[str],
-    cookie: str,
+    access: AccessSettings,
     pages: Pages,
     settings: PageSettings = PageSettings(),
-    owner_token: str | None = None,
     on_vote: Callable[[], None] = lambda: None,
-    read_seconds: float = READ_SECONDS,
 ) -> ASGIApp:
     """The application, with its gate before it.
 
     Args:
         store: the labels.
         queue: who gets which pair.
-        hosts: the values of Host that name this server.
-        cookie: the name of the cookie; it should hold the port.
+        access: who is let in.
         pages: what a browser loads.
         settings: what is asked beside the verdict.
-        owner_token: the token for the agreement page; nobody sees that page without one.
         on_vote: called after a verdict or an undo is on the disk.
-        read_seconds: how long a request's body may take.
     """
-    keys = TokenAuthenticator(cookie, store.annotator_of, owner_token)
+    keys = TokenAuthenticator(access.cookie, store.annotator_of, access.owner_token)
     service = AnnotationService(queue, settings, on_vote)
     threads = Threads()
     route_policies, routes = {}, []
@@ -139,7 +147,11 @@ def create_app(
     # A router alone, since the gate answers faults, and an application's own answer would come before it.
     router = Router(routes, redirect_slashes=False)
     return SecurityMiddleware(
-        router, hosts=hosts, keys=keys, route_policies=route_policies, read_seconds=read_seconds
+        router,
+        hosts=access.hosts,
+        keys=keys,
+        route_policies=route_policies,
+        read_seconds=access.read_seconds,
     )
 
 

@@ -127,7 +127,7 @@ def run(arguments: Arguments) -> int:
 
 def check_extra() -> None:
     """Say which packages are missing before anything is made."""
-    missing = [name for name in ("starlette", "uvicorn", "jinja2") if find_spec(name) is None]
+    missing = [name for name in ("starlette", "uvicorn", "jinja2", "markdown_it") if find_spec(name) is None]
     if missing:
         raise MissingExtra(
             f"the labelling page needs {', '.join(missing)}", action="pip install 'logratio[annotate]'"
@@ -248,7 +248,7 @@ def listen(
     store: Store, queue: Queue, arguments: Arguments, names: Sequence[str], sockets: Sequence[socket.socket]
 ) -> int:
     """Give out links, answer, follow a growing file, and end in order."""
-    from logratio.annotate.web.app import PageSettings, create_app, load_pages
+    from logratio.annotate.web.app import AccessSettings, PageSettings, create_app, load_pages
     from logratio.annotate.web.http_server import log_to, make_server, serve
 
     port = sockets[0].getsockname()[1]
@@ -259,8 +259,11 @@ def listen(
     app = create_app(
         store,
         queue,
-        hosts=authorities(port, host=None if loopback else arguments.host),
-        cookie=f"logratio-{port}",
+        access=AccessSettings(
+            hosts=authorities(port, host=None if loopback else arguments.host),
+            cookie=f"logratio-{port}",
+            owner_token=owner_token,
+        ),
         pages=load_pages(),
         settings=PageSettings(
             strength=arguments.strength,
@@ -268,7 +271,6 @@ def listen(
             guidelines=read_guidelines(arguments.guidelines),
             is_growing=arguments.live is not None,
         ),
-        owner_token=owner_token,
         on_vote=monitor.note,
     )
     address = f"http://{_authority('127.0.0.1' if loopback else arguments.host)}:{port}"

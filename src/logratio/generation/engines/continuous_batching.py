@@ -81,6 +81,58 @@ class StopMatcher:
         return ended
 
 
+class ActiveRows:
+    """The answers under way, one a row, in the order of the engine's rows.
+
+    Args:
+        stops: what ends an answer.
+        max_new_tokens: tokens after which an answer is cut off.
+    """
+
+    def __init__(self, stops: StopMatcher, max_new_tokens: int) -> None:
+        self._stops, self._max_new_tokens = stops, max_new_tokens
+        self.requests: list[Request] = []
+        """What each row answers."""
+        self.ended = torch.empty(0, dtype=torch.bool)
+        """`[rows]` true where the answer has ended and its row is still computed."""
+        self._uniform = torch.empty(0, max_new_tokens, dtype=torch.float64)
+        self._position = torch.empty(0, dtype=torch.long)
+        self._recent = stops.initial(0)
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """New rows behind those that are there."""
+        num = len(requests)
+        self.requests += requests
+        numbers = uniform_numbers([request.seed for request in requests], self._max_new_tokens)
+        self._uniform = torch.cat((self._uniform, numbers))
+        self._position = torch.cat((self._position, self._position.new_zeros(num)))
+        self.ended = torch.cat((self.ended, self.ended.new_zeros(num)))
+        self._recent = torch.cat((self._recent, self._stops.initial(num)))
+
+    def uniform_numbers(self) -> Tensor:
+        """`[rows]` in [0, 1), what each row's next token is drawn with."""
+        return self._uniform.gather(1, self._position[:, None])[:, 0]
+
+    def record(self, sampled: SampledTokens) -> TokenStep:
+        """Note which answers end with the tokens drawn; gives those of answers that had not ended before."""
+        self._recent = torch.cat((self._recent, sampled.tokens[:, None]), dim=1)[:, 1:]
+        stopped = self._stops.matches(self._recent)
+        live = (~self.ended).nonzero()[:, 0]
+        self.ended |= stopped | (self._position + 1 == self._max_new_tokens)
+        return TokenStep(
+            [self.requests[row] for row in live.tolist()],
+            SampledTokens(*(part[live] for part in sampled)),
+            stopped[live],
+        )
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers, and go on to their next tokens."""
+        self.requests = [self.requests[row] for row in rows.tolist()]
+        self._uniform, self.ended = self._uniform[rows], self.ended[rows]
+        self._recent = self._recent[rows]
+        self._position = (self._position[rows] + 1).clamp(max=self._max_new_tokens - 1)
+
+
 class Engine(Protocol):
     """What computes logits."""
 
@@ -131,48 +183,26 @@ def generate_steps(
     engine = _engine(
         model, [(prompts[requests[0].prompt], len(requests)) for requests in waiting], pad_id, config
     )
-    stops = StopMatcher(stop_ids)
-    rows: list[Request] = []
-    uniform = torch.empty(0, config.max_new_tokens, dtype=torch.float64)
-    position = torch.empty(0, dtype=torch.long)
-    ended = torch.empty(0, dtype=torch.bool)
-    recent = stops.initial(0)
-    while waiting or rows:
+    rows = ActiveRows(StopMatcher(stop_ids), config.max_new_tokens)
+    while waiting or rows.requests:
         if room := min(engine.room(), len(waiting)):
             entering = [waiting.popleft() for _ in range(room)]
             engine.admit(
                 [prompts[requests[0].prompt] for requests in entering],
                 [len(requests) for requests in entering],
             )
-            new = [request for requests in entering for request in requests]
-            rows += new
-            uniform = torch.cat(
-                (uniform, uniform_numbers([request.seed for request in new], config.max_new_tokens))
-            )
-            position = torch.cat((position, position.new_zeros(len(new))))
-            ended = torch.cat((ended, ended.new_zeros(len(new))))
-            recent = torch.cat((recent, stops.initial(len(new))))
+            rows.add([request for requests in entering for request in requests])
         sampled = sample_from_logits(
             engine.logits,
-            uniform.gather(1, position[:, None])[:, 0],
+            rows.uniform_numbers(),
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
         )
-        recent = torch.cat((recent, sampled.tokens[:, None]), dim=1)[:, 1:]
-        stopped = stops.matches(recent)
-        live = (~ended).nonzero()[:, 0]
-        yield TokenStep(
-            [rows[row] for row in live.tolist()],
-            SampledTokens(*(part[live] for part in sampled)),
-            stopped[live],
-        )
-        ended |= stopped | (position + 1 == config.max_new_tokens)
-        kept_rows = engine.drop_finished(~ended, last=not waiting)
-        rows = [rows[row] for row in kept_rows.tolist()]
-        uniform, ended, recent = uniform[kept_rows], ended[kept_rows], recent[kept_rows]
-        position = (position[kept_rows] + 1).clamp(max=config.max_new_tokens - 1)
-        if rows:
+        yield rows.record(sampled)
+        kept_rows = engine.drop_finished(~rows.ended, last=not waiting)
+        rows.select(kept_rows)
+        if rows.requests:
             engine.step(sampled.tokens[kept_rows])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from logratio.algorithms.dpo import group_pairs, train_dpo
@@ -190,11 +191,10 @@ def draw(
                     temperature=temperature,
                     decode_batch_size=decode_batch_size,
                 ),
-                columns=[judge_columns(row) for row in rows],
                 progress=progress,
-                known=partial.known,
-                on_batch=partial.add,
+                store=partial,
             )
+        samples = [replace(own, columns=judge_columns(row)) for own, row in zip(samples, rows, strict=True)]
         write_json_lines(settings.out / name, [drawn.to_json() for drawn in samples])
         partial.discard()
     return samples

@@ -9,6 +9,7 @@ import torch
 from logratio.verify.checks.rows import Check, Row, below, control, equal
 from logratio.verify.worlds.mdp import (
     DecisionProcess,
+    TabularConfig,
     advantages_and_targets,
     chain,
     endless,
@@ -87,15 +88,14 @@ def _training() -> list[Row]:
         ("FrozenLake 4×4", frozen_lake(), 100, 300),
     ):
         for method, clip_range, epochs, share in (("policy gradient", None, 1, 1.0), ("PPO", 0.2, 4, 0.4)):
-            policies = train_control(
-                process,
+            config = TabularConfig(
                 gamma=GAMMA,
                 limit=limit,
-                seeds=SEEDS,
                 clip_range=clip_range,
                 epochs=epochs,
                 updates=round(updates * share),
             )
+            policies = train_control(process, config, seeds=SEEDS)
             gap = worst_gap(process, policies)
             rows.append(
                 below(f"{name}, {method}: share of V* missed, worst of 5 seeds", gap, 0.02, exact=0.0)

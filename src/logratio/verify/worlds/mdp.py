@@ -208,19 +208,29 @@ def advantages_and_targets(
     return advantages, advantages + here
 
 
-def train_control(
-    process: DecisionProcess,
-    *,
-    gamma: float,
-    limit: int,
-    seeds: Sequence[int],
-    clip_range: float | None,
-    epochs: int,
-    updates: int,
-    count: int = 128,
-    trace: float = 0.5,
-    learning_rate: float = 0.1,
-) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TabularConfig:
+    """How a table of logits is trained."""
+
+    gamma: float
+    """γ."""
+    limit: int
+    """Steps after which an episode is cut off."""
+    clip_range: float | None
+    """ε of the clip; None for the policy gradient, which is on-policy with one epoch only."""
+    epochs: int
+    """Steps of Adam on the episodes of an update, at a rate that falls to 0."""
+    updates: int
+    """How often episodes are drawn."""
+    count: int = 128
+    """Episodes an update and run."""
+    trace: float = 0.5
+    """λ."""
+    learning_rate: float = 0.1
+    """Of the policy at the start; the critic's is a fifth of it."""
+
+
+def train_control(process: DecisionProcess, config: TabularConfig, *, seeds: Sequence[int]) -> Tensor:
     """Train a table of logits with a critic: PPO with a clip range, the plain policy gradient without.
 
     The critic begins at 1, the most that can be earned, and learns more slowly than the policy: what is
@@ -229,15 +239,8 @@ def train_control(
 
     Args:
         process: what is learnt.
-        gamma: γ.
-        limit: steps after which an episode is cut off.
+        config: how.
         seeds: one a run; runs do not depend on each other.
-        clip_range: ε of the clip; None for the policy gradient, which is on-policy with one epoch only.
-        epochs: steps of Adam on the episodes of an update, at a rate that falls to 0.
-        updates: how often episodes are drawn.
-        count: episodes an update and run.
-        trace: λ.
-        learning_rate: of the policy at the start; the critic's is a fifth of it.
 
     Returns:
         `[runs, states, actions]` the policies at the end.
@@ -247,24 +250,26 @@ def train_control(
     logits = torch.zeros(len(seeds), num_states, num_actions, dtype=torch.float64, requires_grad=True)
     values = torch.ones(len(seeds), num_states, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.Adam([{"params": [logits]}, {"params": [values]}])
-    for update in range(updates):
-        rate = learning_rate * (1 - update / updates)
+    for update in range(config.updates):
+        rate = config.learning_rate * (1 - update / config.updates)
         optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = rate, rate / 5
         policy = logits.detach().softmax(dim=-1)
-        episodes = play(process, policy, count=count, limit=limit, generators=generators)
+        episodes = play(process, policy, count=config.count, limit=config.limit, generators=generators)
         taken = episodes.states * num_actions + episodes.actions
         behaviour = _look_up(policy.log().flatten(1), taken)
-        advantages, targets = advantages_and_targets(episodes, values.detach(), gamma=gamma, trace=trace)
-        for _ in range(epochs):
+        advantages, targets = advantages_and_targets(
+            episodes, values.detach(), gamma=config.gamma, trace=config.trace
+        )
+        for _ in range(config.epochs):
             logprobs = _look_up(logits.log_softmax(dim=-1).flatten(1), taken)
             losses = (
                 reinforce_loss(logprobs, advantages)
-                if clip_range is None
-                else clip_loss(logprobs - behaviour, advantages, clip_range=clip_range)
+                if config.clip_range is None
+                else clip_loss(logprobs - behaviour, advantages, clip_range=config.clip_range)
             )
             critic = value_loss(_look_up(values, episodes.states), targets)
             optimiser.zero_grad()
-            (masked_sum(losses + critic, episodes.mask) / count).backward()
+            (masked_sum(losses + critic, episodes.mask) / config.count).backward()
             optimiser.step()
     return logits.detach().softmax(dim=-1)
 
