@@ -15,7 +15,7 @@ from logratio.report.warnings.distance import KL_WARNING
 from logratio.report.warnings.metric_series import MONITORED, STAGES, monitored_names, setting
 from logratio.report.warnings.overoptimisation import monitored_rewards
 from logratio.report.warnings.policy_gradient import find_stage_warnings
-from logratio.report.warnings.warning import curve, tail_mean
+from logratio.report.warnings.warning import curve, mean_at_end
 
 LEDE = (
     "Each update the model answers, is rewarded, and makes better answers more probable. Healthy training "
@@ -96,7 +96,7 @@ def _rows(report: Mapping[str, Any], stage: str) -> list[list[object]]:
         values = curve(report, stage, metric)
         if not values or not means_something(report, stage, metric):
             continue
-        last = tail_mean(values)
+        last = mean_at_end(report, stage, metric)
         expected = _target(report, stage, metric) or healthy
         warning = element("a", "see the warning", href="#warnings") if raised.get(check) else None
         end = join([write(values[-1] if last is None else last), " ", warning])

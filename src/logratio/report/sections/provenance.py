@@ -50,7 +50,7 @@ def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cost(seconds: Mapping[str, float], training: Mapping[str, Mapping[str, Any]]) -> Html | None:
-    """Wall time of every stage, with updates and memory of those that train."""
+    """Time of every stage, with the updates of those that train and the process's peak memory by then."""
     rows = []
     for name in dict.fromkeys([*seconds, *training]):
         own = training.get(name, {})
@@ -63,7 +63,7 @@ def _cost(seconds: Mapping[str, float], training: Mapping[str, Mapping[str, Any]
                 size(own.get("peak_memory_bytes")),
             ]
         )
-    headings = ["Stage", "Wall time", "Updates", "Examples", "Peak memory"]
+    headings = ["Stage", "Time", "Updates", "Examples", "Peak memory of the process"]
     return table(headings, rows, caption="What each stage cost") if rows else None
 
 

@@ -18,7 +18,7 @@ from logratio.report.warnings.metric_series import (
     setting_text,
     squared_error,
 )
-from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, Severity, curve, tail_mean
+from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, Severity, curve, mean_at_end
 from logratio.training.divergence_guard import PATIENCE
 
 NO_SPREAD = 1e-9
@@ -108,8 +108,8 @@ def reward_constant(report: Mapping[str, Any], stage: str) -> ReportWarning | No
 
 def groups_constant(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Most prompts have answers that all earn the same."""
-    share = tail_mean(curve(report, stage, "constant_groups"))
-    spread = tail_mean(curve(report, stage, "reward_std"))
+    share = mean_at_end(report, stage, "constant_groups")
+    spread = mean_at_end(report, stage, "reward_std")
     if share is None:
         return None
     # Where the whole batch earns the same, RewardConstant says so.

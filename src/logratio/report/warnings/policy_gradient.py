@@ -19,9 +19,9 @@ from logratio.report.warnings.learning import (
     reward_constant,
     reward_fell,
 )
-from logratio.report.warnings.metric_series import STAGES, a_unit, head_mean, setting, stretches, unit
+from logratio.report.warnings.metric_series import STAGES, a_unit, setting, stretches, unit
 from logratio.report.warnings.overoptimisation import reward_overoptimised
-from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, curve, tail_mean
+from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, curve, mean_at_end, mean_at_start
 
 UPDATE_KL_FACTOR = 1.5
 """Spinning Up ends an update at 1.5 times its target."""
@@ -179,8 +179,7 @@ def critic_explains_nothing(report: Mapping[str, Any], stage: str) -> ReportWarn
 
 def ended_rarely(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Many answers are cut off."""
-    shares = curve(report, stage, "ended")
-    ended, before = tail_mean(shares), head_mean(shares)
+    ended, before = _both_ends(report, stage, "ended")
     if ended is None or before is None:
         return None
     alike = before - ended < ENDED_ALIKE
@@ -201,8 +200,7 @@ def ended_rarely(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
 
 def length_changed(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Answers became much longer or shorter."""
-    lengths = curve(report, stage, "answer_tokens")
-    last, first = tail_mean(lengths), head_mean(lengths)
+    last, first = _both_ends(report, stage, "answer_tokens")
     if last is None or not first:
         return None
     ratio = last / first
@@ -220,8 +218,7 @@ def length_changed(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
 
 def entropy_halved(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Entropy has collapsed."""
-    entropies = curve(report, stage, "entropy")
-    last, first = tail_mean(entropies), head_mean(entropies)
+    last, first = _both_ends(report, stage, "entropy")
     if last is None or not first:
         return None
     return ReportWarning(
@@ -239,8 +236,7 @@ def entropy_halved(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
 
 def repetition_rose(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Answers repeat themselves."""
-    shares = curve(report, stage, "repetition")
-    last, first = tail_mean(shares), head_mean(shares)
+    last, first = _both_ends(report, stage, "repetition")
     if last is None or first is None:
         return None
     return ReportWarning(
@@ -256,6 +252,12 @@ def repetition_rose(report: Mapping[str, Any], stage: str) -> ReportWarning | No
         meaning="The policy says things over and over, and the reward pays for it.",
         action="Read the answers; raise --kl-coefficient, or add a reward that repetition lowers.",
     )
+
+
+def _both_ends(report: Mapping[str, Any], stage: str, metric: str) -> tuple[float | None, float | None]:
+    """A metric's mean over the last tenth of the updates, and over the first 5."""
+    start = mean_at_start(report, stage, metric, num=MIN_TAIL)
+    return mean_at_end(report, stage, metric), start
 
 
 CHECKS: tuple[Check, ...] = (
