@@ -1,6 +1,7 @@
 """What a row of comparisons says beside who won: a tie, by how much, and what the judge gave.
 
-`prompt`, `chosen` and `rejected` are read by `formats`; these further columns matter to reward models alone.
+`preference_formats` reads `prompt`, `chosen` and `rejected`; these further columns matter to reward models
+alone.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def check_comparisons(
         max_length: tokens of prompt and answer together; a longer answer is cut and counted.
         max_prompt_length: a longer prompt makes its row unusable; without it, one that leaves no room does.
         max_unusable_share: training is refused if a larger share of the rows is unusable; without it as
-            `unusable.too_many` says.
+            `unusable_rows.too_many` says.
         min_usable: training is refused if fewer rows are usable.
         limits: the tokens and positions of the model to be trained.
         used: columns that something reads; the others are named.

@@ -331,7 +331,7 @@ def compete(
 def find_warnings(
     stages: Sequence[StageResult], main: HeadToHead, verdict: Verdict, *, trained_on_judge: bool
 ) -> list[EvaluationWarning]:
-    """Everything in `caveats` that the comparison can tell."""
+    """Every warning of `evaluation_warnings` that the comparison can tell."""
     reference, policy = stages[0], stages[-1]
     divergences = {stage.name: stage.divergence for stage in stages if stage.divergence is not None}
     rewards = [reward for stage in stages for reward in stage.rewards]

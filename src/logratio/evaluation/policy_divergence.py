@@ -36,7 +36,7 @@ ROW_TOKENS = 1024
 CHUNK_TOKENS = 64
 """Answer tokens whose `[tokens, vocabulary]` stands at a time."""
 BLOCK_TOKENS = 8
-"""Tokens of a tile compared at a time: few enough to stay in a processor's cache, which halves the time."""
+"""Tokens of a chunk compared at a time: few enough to stay in a processor's cache, which halves the time."""
 HEAD_TOLERANCE = 1e-3
 """Logits from hidden states and from the model's own forward differ by less, if its head is only a matrix."""
 
@@ -84,13 +84,13 @@ class Divergence:
 
 @dataclass(frozen=True)
 class _AnswerLogits:
-    """What a model says at the answers' positions, with the logits formed a tile at a time."""
+    """What a model says at the answers' positions, with the logits formed a chunk at a time."""
 
     states: Tensor
     """`[N, hidden]`, or `[N, vocabulary]` where `head` is the identity."""
     head: Callable[[Tensor], Tensor]
 
-    def tile(self, start: int) -> Tensor:
+    def chunk(self, start: int) -> Tensor:
         """`[at most CHUNK_TOKENS, vocabulary]`."""
         return self.head(self.states[start : start + CHUNK_TOKENS])
 
@@ -141,7 +141,9 @@ def measure_divergence(
             policy, reference = read_policy(answers), read_reference(answers)
             for start in range(0, len(targets), CHUNK_TOKENS):
                 stop = start + CHUNK_TOKENS
-                kl, log_ratio = _token_values(policy.tile(start), reference.tile(start), targets[start:stop])
+                kl, log_ratio = _token_values(
+                    policy.chunk(start), reference.chunk(start), targets[start:stop]
+                )
                 exact.index_add_(0, owners[start:stop], kl)
                 log_ratios.index_add_(0, owners[start:stop], log_ratio)
             if on_batch is not None:
@@ -220,10 +222,10 @@ def _head_is_plain(model: Any, answer: Encoded) -> bool:
     Some architectures scale or cap their logits. They are told apart by their numbers, not by their names.
     """
     try:
-        actual = _read_states(model, [answer]).tile(0)
+        actual = _read_states(model, [answer]).chunk(0)
     except AttributeError:
         return False
-    expected = _read_logits(model, [answer]).tile(0)
+    expected = _read_logits(model, [answer]).chunk(0)
     return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-4, atol=HEAD_TOLERANCE)
 
 

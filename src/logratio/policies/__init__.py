@@ -1,1 +1,1 @@
-"""Policies: `decoding` draws answers, `language` says how probable an answer is."""
+"""Policies: how probable an answer is (`language`), what it is worth (`actor_critic`, `reward_scorer`)."""

@@ -1,4 +1,4 @@
-"""A language model as a policy: how probable an answer is, differentiably. `decoding` draws answers."""
+"""A language model as a policy: how probable an answer is, differentiably. `generation` draws answers."""
 
 from __future__ import annotations
 
