@@ -31,7 +31,7 @@ import tyro
 
 from logratio import __version__
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
-from logratio.cli.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
+from logratio.cli.prompts import answerable, columns_of_judges, limits_of_all
 from logratio.cli.rows import RowFlags, settle_rows
 from logratio.data.jsonl import PromptRow, read_prompts
 from logratio.data.normalised_names import lookalikes
@@ -161,7 +161,7 @@ def run(arguments: Arguments) -> int:
         [row.prompt for row in chosen.rows],
         judge,
         config,
-        columns=[judge_columns(row) for row in chosen.rows],
+        columns=[row.judge_columns for row in chosen.rows],
         trained_on_judge=judge.name in record.rewards,
         warnings=judge_saw_prompts(judge.name, count_seen(arguments.reward, chosen.rows), len(chosen.rows)),
     )

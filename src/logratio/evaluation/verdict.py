@@ -7,7 +7,7 @@ from typing import Literal
 
 from logratio.evaluation.win_rate import WinRate
 from logratio.stats.bootstrap import Estimate
-from logratio.stats.wilson import percent_decimals
+from logratio.stats.wilson import percent
 
 VerdictOutcome = Literal["better", "worse", "not shown"]
 
@@ -104,7 +104,4 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
 
 def as_percent(share: float) -> str:
     """`61.3 %`; never rounded onto or across one half, nor onto 0 or 1."""
-    digits = percent_decimals(share)
-    while round(share * 100, digits) == 50 and share != 0.5 and digits < 12:
-        digits += 1
-    return f"{share * 100:.{digits}f} %"
+    return percent(share, exact=(0.0, 0.5, 1.0), space=" ")

@@ -13,7 +13,6 @@ import transformers
 
 from logratio.cli.evaluate import OpenedOnDemand, ensure_held_out
 from logratio.cli.evaluate import write_report as write_evaluation
-from logratio.cli.prompts import judge_columns
 from logratio.cli.quickstart.context import (
     COUNTS,
     DPO,
@@ -56,7 +55,7 @@ def evaluate(context: QuickstartContext, key: str) -> str:
         [row.prompt for row in rows],
         context.reward,
         config,
-        columns=[judge_columns(row) for row in rows],
+        columns=[row.judge_columns for row in rows],
         trained_on_judge=True,
     )
     provenance = {

@@ -10,7 +10,7 @@ from logratio import __version__
 from logratio.algorithms.dpo import group_pairs, train_dpo
 from logratio.algorithms.sft import train_sft
 from logratio.cli.label import ensure_labels
-from logratio.cli.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
+from logratio.cli.prompts import answerable, columns_of_judges, limits_of_all
 from logratio.cli.quickstart.context import (
     COMPARISONS,
     COMPLETIONS,
@@ -121,13 +121,13 @@ def read_all_prompts(context: QuickstartContext) -> ReadRows[PromptRow]:
 
 def prompt_json(row: PromptRow) -> dict[str, Any]:
     """A prompt's row: the prompt and its columns, without old answers."""
-    return row.prompt.columns() | dict(judge_columns(row))
+    return row.prompt.columns() | row.judge_columns
 
 
 def try_reward(context: QuickstartContext, row: PromptRow) -> None:
     """Judge a made-up answer, so that a reward that cannot work is found before minutes of sampling."""
     answer = Completion(text="That is a good answer.", token_ids=(0,))
-    context.reward.require_all([Sample(prompt=row.prompt, completions=(answer,), columns=judge_columns(row))])
+    context.reward.require_all([Sample(prompt=row.prompt, completions=(answer,), columns=row.judge_columns)])
 
 
 # --- answers and labels -----------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def draw(
                     temperature=temperature,
                     batch_size=batch_size,
                 ),
-                columns=[judge_columns(row) for row in rows],
+                columns=[row.judge_columns for row in rows],
                 progress=progress,
                 known=partial.known,
                 on_batch=partial.add,

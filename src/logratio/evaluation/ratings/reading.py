@@ -20,7 +20,7 @@ from typing import Any
 from logratio.data.jsonl import SourceRow, collect, scan_rows
 from logratio.data.normalised_names import NameForms, tidy
 from logratio.data.record_parsing import kind_of, require_column
-from logratio.data.text_lines import MAX_LINE_BYTES, decode_line, without_mark
+from logratio.data.text_lines import decode_line, physical_lines
 from logratio.data.unusable_rows import ReadRows, UnusableRow, line_of
 from logratio.errors import BadEncoding, DataFault, FileNotReadable, MissingColumn, WrongType
 from logratio.evaluation.ratings.pairwise_counts import PairOutcome, Result, short
@@ -281,26 +281,11 @@ def _lines(path: Path, unclean: dict[int, DataFault]) -> Iterator[str]:
     if path.is_dir():
         raise FileNotReadable("this is a directory", where=str(path), action="give a file in it")
     line = 0
-    try:
-        with open(path, "rb") as stream:
-            while content := stream.readline(MAX_LINE_BYTES + 1):
-                line += 1
-                if len(content) > MAX_LINE_BYTES:
-                    raise FileNotReadable(
-                        f"the line is longer than {MAX_LINE_BYTES} bytes",
-                        where=f"{path}:{line}",
-                        action="write a row on each line",
-                    )
-                if line == 1:
-                    content = without_mark(content, where=str(path))
-                try:
-                    yield decode_line(content, source=f"{path}:{line}")
-                except BadEncoding as fault:
-                    unclean[line] = fault
-                    yield content.decode("utf-8", errors="replace").replace("\0", "\ufffd")
-    except OSError as error:
-        raise FileNotReadable(
-            error.strerror or str(error), where=str(path), action="check the path and its permissions"
-        ) from error
+    for line, content in physical_lines(path):
+        try:
+            yield decode_line(content, source=f"{path}:{line}")
+        except BadEncoding as fault:
+            unclean[line] = fault
+            yield content.decode("utf-8", errors="replace").replace("\0", "\ufffd")
     if line == 0:
         raise FileNotReadable("the file is empty", where=str(path), action="write it again")
