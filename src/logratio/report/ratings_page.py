@@ -12,8 +12,8 @@ from logratio.progress import format_seconds
 from logratio.report.charts.bars import cell_interval
 from logratio.report.charts.ratings import MAX_ROWS, STYLE, strengths_chart
 from logratio.report.formatting import fixed, interval, percent
+from logratio.report.frame import document, footer, header
 from logratio.report.html import Html, element, join, prose
-from logratio.report.page import POLICY, style_sheet
 from logratio.report.sections.cells import cell
 from logratio.report.sections.section import Section, definitions, figure, table
 
@@ -76,39 +76,13 @@ def page(report: Mapping[str, Any]) -> Html:
         _matrix_section(report),
         _provenance_section(report),
     ]
-    links = [element("li", element("a", one.title, href=f"#{one.anchor}")) for one in sections]
-    body = element(
-        "body",
-        element("a", "Skip to the result", href="#verdict", class_="skip"),
-        element(
-            "header",
-            element("p", "logratio rate", class_="brand"),
-            element("h1", report["provenance"]["file"]),
-            element("p", report["provenance"]["finished"], class_="lede"),
-        ),
-        element(
-            "div",
-            element("nav", element("ul", *links), aria_label="Contents"),
-            element("main", *(section.to_html() for section in sections)),
-            class_="columns",
-        ),
-        element(
-            "footer", element("p", "Every number of this page is in ", element("code", "ratings.json"), ".")
-        ),
-    )
-    return join([Html("<!doctype html>\n"), element("html", _head(report), body, lang="en"), "\n"])
-
-
-def _head(report: Mapping[str, Any]) -> Html:
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=Html(POLICY)),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", f"{report['provenance']['file']} – logratio ratings"),
-        element("style", join([style_sheet(), STYLE, PAGE_STYLE])),
+    provenance = report["provenance"]
+    return document(
+        header("logratio rate", provenance["file"], provenance["finished"]),
+        sections,
+        footer("ratings.json"),
+        title=f"{provenance['file']} – logratio ratings",
+        styles=[STYLE, PAGE_STYLE],
     )
 
 
