@@ -11,12 +11,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from logratio.data.character_shapes import code_point, has_no_shape, written_out
 from logratio.report.formatting import NO_BREAK
 
 VOID_ELEMENTS = frozenset({"meta", "br", "hr", "col"})
-BLANK_CHARACTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-"""Characters that Unicode counts as letters, marks or symbols, and that show nothing."""
-INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 class Html(str):
@@ -27,14 +25,7 @@ class Html(str):
 
 def is_invisible(character: str) -> bool:
     """Whether a character has no shape of its own: control, direction, zero width, surrogate, unassigned."""
-    if character in "\n\t":
-        return False
-    return character in BLANK_CHARACTERS or unicodedata.category(character) in INVISIBLE_CATEGORIES
-
-
-def code_point(character: str) -> str:
-    """`U+202E`."""
-    return f"U+{ord(character):04X}"
+    return character not in "\n\t" and has_no_shape(character)
 
 
 def visible(text: str) -> str:
@@ -42,7 +33,7 @@ def visible(text: str) -> str:
     text = re.sub(r"\r\n?", "\n", text)
     if text.isascii() and text.isprintable():
         return text
-    return "".join(f"⟨{code_point(one)}⟩" if is_invisible(one) else one for one in text)
+    return "".join(written_out(one) if is_invisible(one) else one for one in text)
 
 
 def escape(text: object) -> Html:
