@@ -17,7 +17,6 @@ of it. The same command gives the same numbers.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -30,18 +29,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from logratio import __version__
+from logratio.cli.out_directory import prepare_out_directory
 from logratio.cli.prompt_format import PromptFormatFlags, announce_rendering
 from logratio.cli.prompts import answerable, columns_of_judges, limits_of_all
 from logratio.cli.rows import RowFlags, settle_rows
 from logratio.data.jsonl import PromptRow, read_prompts
 from logratio.data.normalised_names import lookalikes
 from logratio.data.unusable_rows import ReadRows
-from logratio.errors import BadConfig, NotWritable, RunExists, SplitLeak
+from logratio.errors import BadConfig, RunExists, SplitLeak
 from logratio.run_directory import (
     REPORT,
     SAMPLES,
     describe_machine,
-    disk_faults,
     hash_file,
     write_json,
     write_json_lines,
@@ -236,19 +235,14 @@ def prepare_out(arguments: Arguments) -> None:
         RunExists: a report stands there.
         NotWritable: no files can be made there.
     """
-    out = arguments.out
-    if out.exists() and not out.is_dir():
-        raise BadConfig("--out is a file", where=str(out), action="give a directory")
-    if (out / REPORT).exists() and not arguments.overwrite:
+    report = arguments.out / REPORT
+    if report.exists() and not arguments.overwrite:
         raise RunExists(
             "a report stands there already",
-            where=str(out / REPORT),
+            where=str(report),
             action="give another --out, or --overwrite to replace it",
         )
-    with disk_faults(out):
-        out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise NotWritable("no file can be made there", where=str(out), action="choose another --out")
+    prepare_out_directory(arguments.out)
 
 
 def choose_prompts(rows: Sequence[PromptRow], *, num_prompts: int, seed: int) -> ChosenPrompts:

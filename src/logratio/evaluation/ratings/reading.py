@@ -24,7 +24,7 @@ from logratio.data.text_lines import decode_line, physical_lines
 from logratio.data.unusable_rows import ReadRows, UnusableRow, line_of
 from logratio.errors import BadEncoding, DataFault, FileNotReadable, MissingColumn, WrongType
 from logratio.evaluation.ratings.pairwise_counts import PairOutcome, Result, short
-from logratio.evaluation.ratings.winner_column import Meaning, Verdict, reader, settle_meaning
+from logratio.evaluation.ratings.winner_column import Meaning, WinnerRow, reader, settle_meaning
 
 ENDINGS = (".csv", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".parquet")
 MAX_NAME = 200
@@ -46,7 +46,7 @@ def read_outcomes(path: Path | str, *, winner_column: Meaning = "auto") -> list[
         rows.append(parse_row(row.value, where=row.source, forms=forms))
     meaning, _ = settle_meaning(_undecided(rows), winner_column)
     read = reader(meaning)
-    return [read(row) if isinstance(row, Verdict) else row for row in rows]
+    return [read(row) if isinstance(row, WinnerRow) else row for row in rows]
 
 
 def collect_outcomes(
@@ -78,7 +78,7 @@ def collect_outcomes(
     unusable = list(read.unusable)
     for row in read.usable:
         try:
-            usable.append(one_way(row) if isinstance(row, Verdict) else row)
+            usable.append(one_way(row) if isinstance(row, WinnerRow) else row)
         except DataFault as fault:
             unusable.append(UnusableRow.of(fault, source=row.source))
     unusable.sort(key=line_of)
@@ -86,8 +86,8 @@ def collect_outcomes(
     return settled, (*([sentence] if sentence else []), *forms.remarks())
 
 
-def _undecided(rows: Iterable[Verdict | PairOutcome]) -> list[Verdict]:
-    return [row for row in rows if isinstance(row, Verdict)]
+def _undecided(rows: Iterable[WinnerRow | PairOutcome]) -> list[WinnerRow]:
+    return [row for row in rows if isinstance(row, WinnerRow)]
 
 
 def scan_outcomes(path: Path | str) -> Iterator[SourceRow | DataFault]:
@@ -128,7 +128,7 @@ def parse_outcome(row: Mapping[str, Any], *, where: str) -> PairOutcome:
     return parsed if isinstance(parsed, PairOutcome) else reader(settle_meaning([parsed])[0])(parsed)
 
 
-def parse_row(row: Mapping[str, Any], *, where: str, forms: NameForms) -> Verdict | PairOutcome:
+def parse_row(row: Mapping[str, Any], *, where: str, forms: NameForms) -> WinnerRow | PairOutcome:
     """The comparison that a row holds; who won is still open where that depends on the other rows.
 
     Raises:
@@ -155,7 +155,7 @@ def parse_row(row: Mapping[str, Any], *, where: str, forms: NameForms) -> Verdic
         clean_name(_value(row, name, where=where), column=name, where=where, forms=forms) for name in names
     )
     if column:
-        return Verdict(first=first, second=second, winner=winner, column=column, count=count, source=where)
+        return WinnerRow(first=first, second=second, winner=winner, column=column, count=count, source=where)
     return PairOutcome(first=first, second=second, result=result, count=count, source=where)
 
 
