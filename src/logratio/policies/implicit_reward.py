@@ -16,7 +16,7 @@ from logratio.errors import BadConfig, DataFault
 from logratio.models import tokenisation
 from logratio.models.config_limits import limits_of_model
 from logratio.models.input_limits import ModelLimits
-from logratio.packed_rows import AnswerGroup, TokenIds
+from logratio.packed_rows import TokenIds
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.reward_scorer import encode_as_text, group_answers
 from logratio.records import Completion, Prompt
@@ -81,7 +81,10 @@ class ImplicitReward:
     ) -> list[float]:
         """The reward of every answer behind its prompt, both as tokens, in nats."""
         groups, positions = group_answers(sequences)
-        now, before = (_logprobs(model, groups, max_tokens) for model in (self.policy, self.reference))
+        now, before = (
+            model.values_by_group(groups, model.sequence_logprobs, max_tokens=max_tokens)
+            for model in (self.policy, self.reference)
+        )
         return [now[group][answer] - before[group][answer] for group, answer in positions]
 
     def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
@@ -102,13 +105,3 @@ class ImplicitReward:
             fault.where = fault.where or f"{where} (“{str(prompt).strip()[:60]}”)"
             raise
         return prompt_ids, answer_ids
-
-
-def _logprobs(policy: LanguagePolicy, groups: Sequence[AnswerGroup], max_tokens: int) -> list[list[float]]:
-    """Log-probability of the answers of every group, in their order."""
-    logprobs: list[list[float]] = [[] for _ in groups]
-    for group_indices, rows in policy.micro_batches(groups, max_tokens=max_tokens):
-        values = iter(policy.sequence_logprobs(rows).tolist())
-        for index in group_indices:
-            logprobs[index] = [next(values) for _ in groups[index].answers]
-    return logprobs

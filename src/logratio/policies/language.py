@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from logratio.kernels.chunked_lm_head import token_logprobs
-from logratio.kernels.packing import Layout, pack, pack_single
+from logratio.kernels.packing import Layout
 from logratio.kernels.precision import ComputeWeights
 from logratio.kernels.rounding_error import LogprobDifference
 from logratio.models.lora import use_adapter
@@ -47,32 +47,13 @@ class LanguagePolicy(PackedModel):
         with self.use_adapter(), self.autocast():
             yield
 
-    def micro_batches(
-        self, groups: Sequence[AnswerGroup], *, max_tokens: int
-    ) -> list[tuple[list[int], list[PackedRow]]]:
-        """Divide `groups` into micro-batches.
-
-        Returns:
-            Pairs of the indices of the groups in a micro-batch and the rows that hold exactly their answers,
-            in order: one packed row in the packed layout, a row for each answer in the other.
-        """
-        micro_batches = self.assign_rows(
-            groups, [group.num_tokens for group in groups], max_tokens=max_tokens
-        )
-        return [
-            (group_indices, self.pack([groups[index] for index in group_indices]))
-            for group_indices in micro_batches
-        ]
+    def num_tokens_read(self, group: AnswerGroup) -> int:
+        """Tokens that the model reads of a group for log-probabilities: none for an answer's last."""
+        return group.num_tokens
 
     def pack(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
         """The rows of `groups` in this policy's layout."""
-        if self.layout == "packed":
-            return [pack(groups, device=self.device)]
-        return [
-            pack_single(group.prompt, answer, device=self.device)
-            for group in groups
-            for answer in group.answers
-        ]
+        return self.rows_of(groups)
 
     def evaluate(self, row: PackedRow) -> Tensor:
         """Log-probability of every answer token at temperature 1: `[N]` nats, differentiable."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from logratio.errors import DataFault, EmptyAnswer
-from logratio.kernels.packing import Layout, include_last_token, last_token_positions, pack, pack_single
+from logratio.kernels.packing import Layout, include_last_token, last_token_positions
 from logratio.kernels.precision import ComputeWeights
 from logratio.models import tokenisation
 from logratio.models.config_limits import limits_of_model
@@ -44,33 +44,13 @@ class RewardModel(PackedModel):
         super().__init__(model, tokenizer, layout=layout)
         self._checked_length = 0
 
-    def micro_batches(
-        self, groups: Sequence[AnswerGroup], *, max_tokens: int
-    ) -> list[tuple[list[int], list[PackedRow]]]:
-        """Divide `groups` into micro-batches.
-
-        Returns:
-            Pairs of the indices of the groups in a micro-batch and the rows that hold exactly their answers,
-            in order: one packed row in the packed layout, a row for each answer in the other.
-        """
-        micro_batches = self.assign_rows(
-            groups, [num_tokens_read(group) for group in groups], max_tokens=max_tokens
-        )
-        return [
-            (group_indices, self.pack([groups[index] for index in group_indices]))
-            for group_indices in micro_batches
-        ]
+    def num_tokens_read(self, group: AnswerGroup) -> int:
+        """Tokens that the model reads of a group for its scores."""
+        return num_tokens_read(group)
 
     def pack(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
         """The rows of `groups` in this scorer's layout."""
-        read = include_last_token(groups)
-        if self.layout == "packed":
-            return [pack(read, device=self.device)]
-        return [
-            pack_single(group.prompt, answer, device=self.device)
-            for group in read
-            for answer in group.answers
-        ]
+        return self.rows_of(include_last_token(groups))
 
     def evaluate(self, row: PackedRow) -> Tensor:
         """Score of every answer of a row: `[answers]`, in float32 at least, differentiable."""
@@ -91,15 +71,9 @@ class RewardModel(PackedModel):
         """Score of every answer of several rows: `[answers]`, differentiable."""
         return torch.cat([self.evaluate(row) for row in rows])
 
-    @torch.no_grad()
     def score_groups(self, groups: Sequence[AnswerGroup], *, max_tokens: int) -> list[list[float]]:
         """Scores of the answers of every group, in their order."""
-        scores: list[list[float]] = [[] for _ in groups]
-        for group_indices, rows in self.micro_batches(groups, max_tokens=max_tokens):
-            values = iter(self.scores(rows).tolist())
-            for index in group_indices:
-                scores[index] = [next(values) for _ in groups[index].answers]
-        return scores
+        return self.values_by_group(groups, self.scores, max_tokens=max_tokens)
 
     def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
         """Score of every answer behind its prompt; equal answers to one prompt are computed once.

@@ -132,22 +132,18 @@ def _by_name(row: WinnerRow) -> PairOutcome:
 
 
 def _by_side(row: WinnerRow) -> PairOutcome:
-    if row.as_side is None:
-        raise WrongType(
-            f"{row.column} is {short(row.winner)}",
-            where=row.source,
-            action="give model_a, model_b, tie or tie (bothbad); or --winner-column names",
-        )
-    return row.outcome(row.as_side)
+    return _sided(row, action="give model_a, model_b, tie or tie (bothbad); or --winner-column names")
 
 
 def _either(row: WinnerRow) -> PairOutcome:
+    return _sided(
+        row, action="give model_a, model_b, tie or tie (bothbad), or the name of one of the row's models"
+    )
+
+
+def _sided(row: WinnerRow, *, action: str) -> PairOutcome:
     if row.as_side is None:
-        raise WrongType(
-            f"{row.column} is {short(row.winner)}",
-            where=row.source,
-            action="give model_a, model_b, tie or tie (bothbad), or the name of one of the row's models",
-        )
+        raise WrongType(f"{row.column} is {short(row.winner)}", where=row.source, action=action)
     return row.outcome(row.as_side)
 
 

@@ -35,6 +35,12 @@ COMMON = (
     Panel(title="Gradient norm", metrics=(("gradient_norm", "norm", "c"),), note="Before clipping."),
     Panel(title="Learning rate", metrics=(("learning_rate", "rate", "c"),), smooth=False),
 )
+ACCURACY = Panel(
+    title="Accuracy",
+    metrics=(("accuracy", "accuracy", "a"),),
+    note="Share of each batch's pairs that are ranked as labelled.",
+    levels=(CHANCE,),
+)
 POLICY_GRADIENT = (
     Panel(
         title="Policy loss",
@@ -74,12 +80,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             note="Implicit reward of chosen minus rejected.",
             levels=(Level(value=0.0, label="no margin"),),
         ),
-        Panel(
-            title="Accuracy",
-            metrics=(("accuracy", "accuracy", "a"),),
-            note="Share of each batch's pairs that are ranked as labelled.",
-            levels=(CHANCE,),
-        ),
+        ACCURACY,
         Panel(
             title="Gradient weight",
             metrics=(("gradient_weight", "σ(−βh)", "b"),),
@@ -95,12 +96,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             note="Negative log-likelihood of the labels; ln 2 is a guess.",
             levels=(Level(value=math.log(2.0), label="ln 2"),),
         ),
-        Panel(
-            title="Accuracy",
-            metrics=(("accuracy", "accuracy", "a"),),
-            note="Share of each batch's pairs that are ranked as labelled.",
-            levels=(CHANCE,),
-        ),
+        ACCURACY,
         Panel(
             title="Scores",
             metrics=(("chosen_reward", "chosen", "good"), ("rejected_reward", "rejected", "bad")),
