@@ -8,8 +8,9 @@ from typing import Any
 from logratio.report.charts.lines import Level
 from logratio.report.formatting import is_number, number
 from logratio.report.sections.curves import Panel
+from logratio.report.warnings.answers import ENDED_WARNING
 from logratio.report.warnings.metric_series import MONITORED, monitored_names, setting
-from logratio.report.warnings.policy_gradient import CLIP_WARNING, ENDED_WARNING, REPETITION_WARNING
+from logratio.report.warnings.policy_gradient import CLIP_WARNING, REPETITION_WARNING
 from logratio.report.warnings.warning import curve
 
 NAMED = "reward/"

@@ -7,10 +7,15 @@ the reference, has checks of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import fmean
 from typing import Any
 
 from logratio.report.formatting import number, percent
+from logratio.report.warnings.answers import (
+    ENDED_ALIKE,
+    ENDED_SERIOUS,
+    ENDED_WARNING,
+    severity_of_cut_answers,
+)
 from logratio.report.warnings.distance import kl_coefficient_drifted, kl_estimates_disagree, reference_kl_high
 from logratio.report.warnings.learning import (
     gradient_noisy,
@@ -31,7 +36,6 @@ EFFECTIVE_WARNING, EFFECTIVE_SERIOUS = 0.5, 0.1
 WARMED_UP = 10
 """Updates in which a critic that begins at 0 may learn something."""
 EXPLAINED_SERIOUS = -0.5
-ENDED_WARNING, ENDED_SERIOUS, ENDED_ALIKE = 0.8, 0.5, 0.1
 ENTROPY_LEFT, ENTROPY_SERIOUS = 0.5, 0.1
 LENGTH_CHANGE = 0.5
 REPETITION_WARNING, REPETITION_SERIOUS, REPETITION_RISE = 0.2, 0.5, 2.0
@@ -158,11 +162,11 @@ def effective_share_low(report: Mapping[str, Any], stage: str) -> ReportWarning 
 
 def critic_explains_nothing(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """The critic predicts returns no better than their mean does."""
-    explained = curve(report, stage, "explained_variance")
+    last = mean_at_end(report, stage, "explained_variance")
+    updates = len(curve(report, stage, "explained_variance"))
     # Without a critic all values are 0, which explains nothing and is no fault.
-    if len(explained) < WARMED_UP or not curve(report, stage, "value_loss"):
+    if last is None or updates < WARMED_UP or not curve(report, stage, "value_loss"):
         return None
-    last = fmean(explained[-max(MIN_TAIL, len(explained) // 10) :])
     return ReportWarning(
         name="CriticExplainsNothing",
         severity="serious" if last < EXPLAINED_SERIOUS else "warning",
@@ -185,7 +189,7 @@ def ended_rarely(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     alike = before - ended < ENDED_ALIKE
     return ReportWarning(
         name="AnswersCutOff",
-        severity="serious" if ended < ENDED_SERIOUS and not alike else "warning",
+        severity=severity_of_cut_answers(ended, alike=alike),
         raised=ended < ENDED_WARNING,
         value=ended,
         threshold=f"fewer than {percent(ENDED_WARNING, 0)} of the answers end by themselves (serious below "
