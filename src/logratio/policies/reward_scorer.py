@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +32,50 @@ SCORE_TOLERANCE = 1e-3
 """Different orders of the same float32 sums differ by less; a wrong mask, position or place by far more."""
 
 
-class RewardModel(PackedModel):
+class AnswerScorer(ABC):
+    """Gives an answer behind its prompt a number."""
+
+    @abstractmethod
+    def encode(self, prompt: Prompt, completion: Completion, *, where: str) -> tuple[TokenIds, TokenIds]:
+        """Tokens of a prompt and of an answer.
+
+        Raises:
+            DataFault: they cannot be read; at `where`.
+        """
+
+    @abstractmethod
+    def score_token_ids(
+        self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
+    ) -> list[float]:
+        """Score of every answer behind its prompt, both as tokens."""
+
+    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
+        """Score of every answer behind its prompt; equal answers to one prompt are computed once.
+
+        Args:
+            texts: prompts with an answer each.
+            max_tokens: tokens computed at a time.
+
+        Raises:
+            DataFault: a prompt or an answer that the tokenizer or its chat template refuses.
+        """
+        return self.score_token_ids(
+            [self.encode(*text, where=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
+            max_tokens=max_tokens,
+        )
+
+
+@contextmanager
+def locate_faults(prompt: Prompt, *, where: str) -> Iterator[None]:
+    """Say of a `DataFault` that names no place that it is at `where`, in the text of this prompt."""
+    try:
+        yield
+    except DataFault as fault:
+        fault.where = fault.where or f"{where} (“{str(prompt).strip()[:60]}”)"
+        raise
+
+
+class RewardModel(PackedModel, AnswerScorer):
     """A model with a scalar head and the layout in which it computes scores.
 
     Args:
@@ -75,21 +120,6 @@ class RewardModel(PackedModel):
         """Scores of the answers of every group, in their order."""
         return self.values_by_group(groups, self.scores, max_tokens=max_tokens)
 
-    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
-        """Score of every answer behind its prompt; equal answers to one prompt are computed once.
-
-        Args:
-            texts: prompts with an answer each.
-            max_tokens: tokens computed at a time.
-
-        Raises:
-            DataFault: a prompt or an answer that this tokenizer or its chat template refuses.
-        """
-        return self.score_token_ids(
-            [self.encode(*text, where=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
-            max_tokens=max_tokens,
-        )
-
     def score_token_ids(
         self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
     ) -> list[float]:
@@ -112,17 +142,14 @@ class RewardModel(PackedModel):
         Raises:
             DataFault: this tokenizer or its chat template refuses them, or they are too long; at `where`.
         """
-        try:
+        with locate_faults(prompt, where=where):
             prompt_ids, answer_ids = encode_as_text(self.tokenizer, prompt, completion)
             if not answer_ids:
                 raise EmptyAnswer("an answer that was cut off has no token", action="take the row out")
             limits = limits_of_model(self.model)
             limits.ensure_embedded(self.tokenizer, (*prompt_ids, *answer_ids))
             limits.ensure_room(len(prompt_ids) + len(answer_ids))
-        except DataFault as fault:
-            fault.where = fault.where or f"{where} (“{str(prompt).strip()[:60]}”)"
-            raise
-        return prompt_ids, answer_ids
+            return prompt_ids, answer_ids
 
     def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
         """Raise a `DataFault` where the prompt cannot be read, or leaves no room for an answer that long."""
