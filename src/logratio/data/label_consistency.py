@@ -94,7 +94,7 @@ def find_cycles(pairs: Mapping[Pair, Votes]) -> list[list[int]]:
             winner, loser = (first, second) if len(votes.first) > len(votes.second) else (second, first)
             better[winner].add(loser)
     tangles = [tangle for tangle in strongly_connected(better) if len(tangle) > 1]
-    tangle_of = {answer: number for number, tangle in enumerate(tangles) for answer in tangle}
+    tangle_of = {answer: index for index, tangle in enumerate(tangles) for answer in tangle}
     rows: list[list[int]] = [[] for _ in tangles]
     for (first, second), votes in pairs.items():
         if first in tangle_of and tangle_of[first] == tangle_of.get(second) and votes.settled:

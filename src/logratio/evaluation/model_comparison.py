@@ -192,10 +192,10 @@ def compare(
     unjudged = evaluation_warnings.without_reward(
         judge.name, len(samples[REFERENCE]) - len(kept), len(samples[REFERENCE])
     )
-    samples = {name: [samples[name][number] for number in kept] for name in order}
+    samples = {name: [samples[name][index] for index in kept] for name in order}
     divergences = {name: value.of(kept) for name, value in divergences.items()}
     rewards = {
-        name: [value for number in kept if (value := values[number]) is not None]
+        name: [value for index in kept if (value := values[index]) is not None]
         for name, values in judged.items()
     }
     answers = {name: [sample.completions[0] for sample in samples[name]] for name in order}
@@ -227,8 +227,8 @@ def compare(
 def judged_by_all(rewards: Mapping[str, Sequence[float | None]]) -> list[int]:
     """Numbers of the prompts to which every model's answer has a reward: prompts are compared in pairs."""
     return [
-        number
-        for number, values in enumerate(zip(*rewards.values(), strict=True))
+        index
+        for index, values in enumerate(zip(*rewards.values(), strict=True))
         if all(value is not None for value in values)
     ]
 
@@ -254,13 +254,13 @@ def ensure_comparable(samples: Mapping[str, Sequence[Sample]]) -> None:
     """
     ensure_enough(len(samples[REFERENCE]))
     keys = [sample.prompt.key for sample in samples[REFERENCE]]
-    for name, own in samples.items():
-        if [sample.prompt.key for sample in own] != keys:
+    for name, answered in samples.items():
+        if [sample.prompt.key for sample in answered] != keys:
             raise BadConfig(
                 f"{name} and reference answered different prompts",
                 action="let every model answer the same prompts in the same order",
             )
-        if any(len(sample.completions) != 1 for sample in own):
+        if any(len(sample.completions) != 1 for sample in answered):
             raise BadConfig(
                 f"{name} does not have one answer to each prompt",
                 action="sample one answer a prompt: prompts are what is compared and resampled",

@@ -235,20 +235,20 @@ def _read_states(model: Any, answers: Sequence[Encoded]) -> _AnswerLogits:
         groups = [AnswerGroup(tuple(prompt), (tuple(answer),)) for prompt, answer in answers]
         row = pack(groups, device=next(model.parameters()).device)
         return _AnswerLogits(decoder.hidden_states(row, row.source_positions), model.get_output_embeddings())
-    input_ids, attention_mask, rows, places = _right_padded(model, answers)
+    input_ids, attention_mask, rows, positions = _right_padded(model, answers)
     hidden = model.base_model(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
-    return _AnswerLogits(hidden[rows, places], model.get_output_embeddings())
+    return _AnswerLogits(hidden[rows, positions], model.get_output_embeddings())
 
 
 def _read_logits(model: Any, answers: Sequence[Encoded]) -> _AnswerLogits:
     """Through the model's own forward pass, an answer at a time: its logits are all formed at once there."""
     states = []
     for answer in answers:
-        input_ids, attention_mask, rows, places = _right_padded(model, [answer])
+        input_ids, attention_mask, rows, positions = _right_padded(model, [answer])
         output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        states.append(output.logits[rows, places])
+        states.append(output.logits[rows, positions])
     return _AnswerLogits(torch.cat(states), lambda logits: logits)
 
 
@@ -264,13 +264,15 @@ def _right_padded(model: Any, answers: Sequence[Encoded]) -> tuple[Tensor, Tenso
     padded = [sequence + [0] * (width - len(sequence)) for sequence in sequences]
     mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences]
     rows = [row for row, (_, answer) in enumerate(answers) for _ in answer]
-    places = [
-        place for prompt, answer in answers for place in range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    positions = [
+        position
+        for prompt, answer in answers
+        for position in range(len(prompt) - 1, len(prompt) + len(answer) - 1)
     ]
     device = next(model.parameters()).device
     return (
         torch.tensor(padded, device=device),
         torch.tensor(mask, device=device),
         torch.tensor(rows, device=device),
-        torch.tensor(places, device=device),
+        torch.tensor(positions, device=device),
     )

@@ -85,7 +85,7 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
     """A sentence where equal length leads to another conclusion or number; else empty."""
     if controlled is None:
         return ""
-    numbers = (
+    controlled_rate = (
         f"At equal length the win rate is {as_percent(controlled.value)}"
         f" ({as_percent(controlled.low)} to {as_percent(controlled.high)})"
     )
@@ -96,9 +96,9 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
             "worse": "which would be a loss: length works for it",
             "not shown": f"which does not show it: length may be part of why it is {plain}",
         }[equal]
-        return f"{numbers}, {meaning}."
+        return f"{controlled_rate}, {meaning}."
     if not rate.low <= controlled.value <= rate.high:
-        return f"{numbers}, outside the plain interval: length plays a part."
+        return f"{controlled_rate}, outside the plain interval: length plays a part."
     return ""
 
 

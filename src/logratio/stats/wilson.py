@@ -45,7 +45,8 @@ SMALLEST_SHARE = 1e-12
 def percent_decimals(share: float, decimals: int = 1, *, exact: Collection[float] = ENDS) -> int:
     """Enough decimals that a share is shown as one of `exact` only where it is that; `decimals` at least."""
     while any(
-        round(100 * share, decimals) == 100 * one and abs(share - one) > SMALLEST_SHARE for one in exact
+        round(100 * share, decimals) == 100 * landmark and abs(share - landmark) > SMALLEST_SHARE
+        for landmark in exact
     ):
         decimals += 1
     return decimals

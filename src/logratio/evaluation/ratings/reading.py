@@ -234,10 +234,10 @@ def _csv_rows(path: Path) -> Iterator[SourceRow | DataFault]:
             ) from error
         if fields is None:
             break
-        fault = next((unclean[one] for one in range(line, reader.line_num + 1) if one in unclean), None)
+        fault = next((unclean[at] for at in range(line, reader.line_num + 1) if at in unclean), None)
         if header is None and fault is not None:
             raise fault
-        if not any(one.strip() for one in fields):
+        if not any(field.strip() for field in fields):
             continue
         if header is None:
             header = _header(fields, source=source)
@@ -260,7 +260,7 @@ def _named_fields(header: list[str], fields: list[str], *, line: int, source: st
 
 
 def _header(fields: list[str], *, source: str) -> list[str]:
-    names = [one.strip() for one in fields]
+    names = [field.strip() for field in fields]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise WrongType(f"two columns are called {short(doubled)}", where=source, action="rename one")
