@@ -33,7 +33,7 @@ def visible(text: str) -> str:
     text = re.sub(r"\r\n?", "\n", text)
     if text.isascii() and text.isprintable():
         return text
-    return "".join(written_out(one) if is_invisible(one) else one for one in text)
+    return "".join(written_out(character) if is_invisible(character) else character for character in text)
 
 
 def escape(text: object) -> Html:
@@ -67,7 +67,7 @@ def join(parts: Iterable[object], separator: str = "") -> Html:
 def prose(text: str) -> Html:
     """A sentence of ours: `code` between back-ticks, and no line ends between a number and its per cent."""
     pieces = re.sub(r"(\d) %", f"\\1{NO_BREAK}%", text).split("`")
-    return join(element("code", piece) if place % 2 else piece for place, piece in enumerate(pieces))
+    return join(element("code", piece) if index % 2 else piece for index, piece in enumerate(pieces))
 
 
 def foreign_text(text: str, *, limit: int = 4000) -> Html:
@@ -86,9 +86,9 @@ def foreign_text(text: str, *, limit: int = 4000) -> Html:
 
 
 def _badges(piece: str) -> list[object]:
-    if all(not is_invisible(one) for one in piece):
+    if all(not is_invisible(character) for character in piece):
         return [piece]
-    return [_badge(one) if is_invisible(one) else one for one in piece]
+    return [_badge(character) if is_invisible(character) else character for character in piece]
 
 
 def _badge(character: str) -> Html:

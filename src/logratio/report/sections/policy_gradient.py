@@ -106,7 +106,9 @@ def _rows(report: Mapping[str, Any], stage: str) -> list[list[object]]:
 
 def _monitored(report: Mapping[str, Any], stage: str) -> list[MetricRow]:
     """A row for each reward that is only monitored, right behind the one that is learned from."""
-    behind = {one.name for one in monitored_rewards(report, stage) if one.severity is not None}
+    behind = {
+        monitored.name for monitored in monitored_rewards(report, stage) if monitored.severity is not None
+    }
     labels = {name: name.removeprefix(MONITORED) for name in monitored_names(report, stage)}
     return [
         (name, f"Monitored: {label}", number, "rising too", "RewardOveroptimised" if label in behind else "")

@@ -79,12 +79,12 @@ def kl_estimates_disagree(report: Mapping[str, Any], stage: str) -> ReportWarnin
     scatter = _scatter(exact, drawn, variances)
     lengths = [*[stretch_length(len(exact))] * len(stretches(exact)), len(exact)]
     columns = [[*stretches(values), fmean(values)] for values in (exact, drawn, variances)]
-    places = [
+    comparisons = [
         (abs(k1 - kl) / error, k1, kl, error)
         for length, kl, k1, variance in zip(lengths, *columns, strict=True)
         if (error := scatter * (variance / length) ** 0.5) > 0
     ]
-    errors, k1, kl, error = max(places, default=(0.0, 0.0, 0.0, 1.0))
+    errors, k1, kl, error = max(comparisons, default=(0.0, 0.0, 0.0, 1.0))
     return ReportWarning(
         name="KLEstimatesDisagree",
         severity="serious" if k1 < -NEGATIVE_ERRORS * error else "warning",

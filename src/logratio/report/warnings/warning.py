@@ -52,10 +52,8 @@ def measured(report: Mapping[str, Any], *keys: str) -> float | None:
 
 def curve(report: Mapping[str, Any], stage: str, name: str) -> list[float]:
     """The numbers of a training curve, in order."""
-    value: Any = report
-    for key in ("training", stage, "curves", name):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return [one for one in value if is_number(one)] if isinstance(value, list) else []
+    values = _curves(report, stage).get(name)
+    return [value for value in values if is_number(value)] if isinstance(values, list) else []
 
 
 def mean_at_end(report: Mapping[str, Any], stage: str, name: str) -> float | None:
