@@ -264,8 +264,8 @@ def _kappa_tables(kinds: Mapping[tuple[str, str], int]) -> _Tables:
     """A kind of pair is the two verdicts on it."""
     categories = sorted({category for kind in kinds for category in kind})
     left, right = (
-        np.array([[float(kind[place] == category) for category in categories] for kind in kinds])
-        for place in (0, 1)
+        np.array([[float(kind[side] == category) for category in categories] for kind in kinds])
+        for side in (0, 1)
     )
     return _Tables(
         counts=np.array(list(kinds.values())),

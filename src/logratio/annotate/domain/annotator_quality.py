@@ -101,7 +101,7 @@ def assess(snapshot: Snapshot, *, resamples: int = RESAMPLES, seed: int = 0) -> 
     except TooFewLabels as fault:
         refused, action = fault.what, fault.action
     names = sorted({vote.annotator for vote in votes})
-    num_used = sum(len(given) for given in ratings.values())
+    num_used = sum(len(votes_on_pair) for votes_on_pair in ratings.values())
     return QualityReport(
         num_pairs=len(snapshot.pairs),
         num_judged=len(ratings),

@@ -118,10 +118,15 @@ def _mark(piece: str) -> dict[str, Any]:
         code = code_point(piece[0])
     else:
         more = f" and {len(piece) - MAX_NAMED:,} more" if len(piece) > MAX_NAMED else ""
-        name = ", ".join(name_of(one) for one in piece[:MAX_NAMED]) + more
-        code = " ".join(code_point(one) for one in piece[:MAX_NAMED]) + more
-    return {"kind": "mark", "code": code, "name": name, "expected": all(one in EXPECTED for one in piece)}
+        name = ", ".join(name_of(character) for character in piece[:MAX_NAMED]) + more
+        code = " ".join(code_point(character) for character in piece[:MAX_NAMED]) + more
+    return {
+        "kind": "mark",
+        "code": code,
+        "name": name,
+        "expected": all(character in EXPECTED for character in piece),
+    }
 
 
 def _written_out(text: str) -> str:
-    return "".join(written_out(one) if is_invisible(one) else one for one in text)
+    return "".join(written_out(character) if is_invisible(character) else character for character in text)
