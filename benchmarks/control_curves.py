@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from logratio.report.charts.lines import LARGE, Band, Level, Series, line_chart
+from logratio.report.frame import style_sheet
 from logratio.report.html import Html, element
-from logratio.report.page import style_sheet
 from logratio.report.sections.section import figure
 
 RESULTS = Path(__file__).parent / "control_returns.json"

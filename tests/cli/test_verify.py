@@ -15,9 +15,9 @@ import torch
 
 import logratio.verify
 from cli.made_checks import EMPTY, FAILS, HOLDS, LACKS, RAISES, gathered, made_pictures
-from logratio.cli import verify
 from logratio.cli.main import main
 from logratio.errors import BadConfig, Interrupted
+from logratio.recipes.out_directory import prepare_out_directory
 from logratio.verify.checks import table
 from logratio.verify.checks.rows import Check, control, equal
 from logratio.verify.report import plot_data
@@ -164,7 +164,7 @@ def test_an_out_that_is_a_file_is_refused_before_anything_runs(call, tmp_path):
     (tmp_path / "out").write_text("mine")
     monitored = Check(name="A1", title="t", run=lambda quick: pytest.fail("too early"))
     with pytest.raises(BadConfig):
-        verify.prepare_out(tmp_path / "out")
+        prepare_out_directory(tmp_path / "out")
     assert main(["verify", "--out", str(tmp_path / "out")]) == 2
     assert monitored.name
 

@@ -45,7 +45,7 @@ def test_every_chunk_size_gives_the_whole_softmax_and_its_gradient(inputs, chunk
 
 @pytest.mark.parametrize("kept_bytes", [0, 3 * 10 * 16 * 8, 1 << 20])
 @pytest.mark.parametrize("entropy", [False, True])
-def test_tiles_that_are_kept_are_those_computed_again(inputs, kept_bytes, entropy, monkeypatch):
+def test_chunks_that_are_kept_are_those_computed_again(inputs, kept_bytes, entropy, monkeypatch):
     """None, some and all kept; and a second pass backward finds none that the first has written over."""
     monkeypatch.setattr(chunked_lm_head, "KEPT_BYTES", kept_bytes)
     hidden, weight, targets = inputs
@@ -61,7 +61,7 @@ def test_tiles_that_are_kept_are_those_computed_again(inputs, kept_bytes, entrop
             assert torch.allclose(left, right, rtol=0, atol=1e-12)
 
 
-def test_no_more_bytes_of_tiles_are_kept_than_given(inputs):
+def test_no_more_bytes_of_chunks_are_kept_than_given(inputs):
     hidden, weight, _ = (value.detach() for value in inputs)
     for given, kept in ((0, []), (879, [30]), (880, [0]), (1760, [0, 10]), (10**9, [0, 10, 20, 30])):
         logit_chunks = LogitChunks(weight, hidden, dtype=torch.float64, chunk=10, kept_bytes=given)

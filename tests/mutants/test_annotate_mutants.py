@@ -27,7 +27,7 @@ MUTANTS = (
     Mutant(
         name="a place that is kept for one person is given to another",
         module="logratio.annotate.domain.queue",
-        old="and state.count(pair_id) + held.get(pair_id, 0) < self.settings.votes_per_pair",
+        old="and state.count(pair_id) + leased.get(pair_id, 0) < self.settings.votes_per_pair",
         new="and state.count(pair_id) < self.settings.votes_per_pair",
         checks=(QUEUE + "two_annotators_do_not_meet",),
     ),

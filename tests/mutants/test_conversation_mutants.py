@@ -74,7 +74,7 @@ PITFALLS = (
     (
         "an earlier turn is learned behind turns that came after it",
         TURNS,
-        "before = replace(prompt, content=content[:number])",
+        "before = replace(prompt, content=content[:index])",
         "before = replace(prompt, content=content)",
         (TURN_BY_TURN,),
     ),

@@ -53,8 +53,8 @@ MUTANTS = (
     Mutant(
         name="quarters leave out values at the beginning",
         module=COURSE,
-        old="edges = [round(place * len(values) / count) for place in range(count + 1)]",
-        new="edges = [len(values) - (count - place) * (len(values) // count) for place in range(count + 1)]",
+        old="edges = [round(part * len(values) / count) for part in range(count + 1)]",
+        new="edges = [len(values) - (count - part) * (len(values) // count) for part in range(count + 1)]",
         checks=(LEARNING_TESTS + "quarters_hold_every_value_once_and_are_alike",),
     ),
     Mutant(

@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         name="labels of the picture cover each other",
         module="logratio.report.charts.label_placement",
-        old="hidden = sum(place.box.overlap(box) for box in solid)",
+        old="hidden = sum(position.box.overlap(box) for box in solid)",
         new="hidden = 0.0",
         checks=(
             "report/charts/test_label_placement.py::test_labels_that_are_clear_cover_neither_dots_nor_each_other",

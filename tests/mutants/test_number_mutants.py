@@ -10,8 +10,8 @@ MUTANTS = (
     Mutant(
         name="a share that is not quite all is shown as 100 %",
         module="logratio.stats.wilson",
-        old="in (0, 100) and",
-        new="in (0,) and",
+        old="ENDS = (0.0, 1.0)",
+        new="ENDS = (0.0,)",
         checks=("stats/test_wilson.py::test_a_share_is_all_or_nothing_only_where_it_is",),
     ),
     Mutant(
@@ -27,6 +27,23 @@ MUTANTS = (
         old="return tokens if len(tokens) == len(steps) else []",
         new="return []",
         checks=(WARNINGS + "the_loss_of_sft_is_a_mean_over_tokens",),
+    ),
+    Mutant(
+        name="an update of ties alone counts with nothing",
+        module=WARNING,
+        old="is_number(value) and weight > 0",
+        new="is_number(value)",
+        checks=(WARNINGS + "updates_of_ties_alone_say_nothing_of_the_others",),
+    ),
+    Mutant(
+        name="a policy gradient's updates weigh the same",
+        module=WARNING,
+        old="    examples = measured(report",
+        new="    if stage != 'dpo':\n        return []\n    examples = measured(report",
+        checks=(
+            "report/warnings/test_policy_gradient.py::test_an_update_weighs_as_many_prompts_as_it_has",
+            "report/warnings/test_policy_gradient.py::test_the_table_weighs_an_update_by_its_prompts",
+        ),
     ),
     Mutant(
         name="the time of a stage is that of its last attempt",

@@ -24,7 +24,7 @@ UNTOUCHED = "training/test_optimizer.py::test_rows_that_nobody_read_take_no_memo
 ROWS = "training/test_optimizer.py::test_a_table_is_clipped_as_all_other_weights"
 POSITIONS = "kernels/test_fused_decoder.py::test_what_stands_in_other_positions_is_not_the_same"
 ROOM_OF_ROWS = "kernels/test_fused_decoder.py::test_a_row_has_room_for_what_a_prefix_saves"
-TWICE = "kernels/test_chunked_lm_head.py::test_tiles_that_are_kept_are_those_computed_again"
+TWICE = "kernels/test_chunked_lm_head.py::test_chunks_that_are_kept_are_those_computed_again"
 CHUNKS = "kernels/test_chunked_lm_head.py::test_every_chunk_size_gives_the_whole_softmax_and_its_gradient"
 MOVED = "runtime/test_mapped_weights.py::test_trained_weights_move_out_of_their_file_as_they_are"
 MOVED_PARTS = "runtime/test_mapped_weights.py::test_parts_of_one_tensor_stay_that"
@@ -265,7 +265,7 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         (EQUAL,),
     ),
     (
-        "a tile that has been written over is used a second time",
+        "a chunk that has been written over is used a second time",
         "logratio.kernels.chunked_lm_head",
         "self._kept.pop(start, None)",
         "self._kept.get(start)",

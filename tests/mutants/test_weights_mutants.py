@@ -6,10 +6,13 @@ from mutants.harness import Mutant, belonging, plant, run_checks, survivors
 
 VTRACE, PARETO = "logratio.objectives.vtrace", "logratio.stats.pareto"
 STRENGTHS, IMPORTANCE = "logratio.stats.strengths", "logratio.objectives.importance"
+GRAPHS = "logratio.stats.graphs"
 BRADLEY_TERRY = "logratio.objectives.bradley_terry"
 CLOSED_FORM = "test_two_items_with_ties_have_a_closed_form"
 WRITTEN_OUT = "test_ties_reach_the_maximum_of_the_likelihood_written_out"
 PAPER = "test_it_is_the_papers_estimate"
+TWO_ROUNDS = "test_two_rounds_and_a_node_of_its_own"
+CLASSES = "test_groups_are_the_classes_of_nodes_that_reach_each_other"
 SHORTER = "test_a_shorter_ranking_is_the_same_beside_a_longer_one"
 
 
@@ -170,18 +173,18 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         ("test_a_round_in_which_somebody_never_lost_is_refused_with_its_groups",),
     ),
     (
-        "strengths: a link one way is enough",
-        STRENGTHS,
-        "mutual = (reach * reach.T) > 0",
-        "mutual = (reach + reach.T) > 0",
-        ("test_linked_groups", "test_a_round_in_which_somebody_never_lost_is_refused_with_its_groups"),
+        "graphs: an arrow one way is enough",
+        GRAPHS,
+        "against[target].add(node)",
+        "against[node].add(target)",
+        (TWO_ROUNDS, CLASSES),
     ),
     (
-        "strengths: only two steps round are looked at",
-        STRENGTHS,
-        "range(max(1, len(beats) - 1).bit_length())",
-        "range(1)",
-        ("test_linked_groups",),
+        "graphs: the node that is left first goes first",
+        GRAPHS,
+        "for node in reversed(order)",
+        "for node in order",
+        (TWO_ROUNDS, CLASSES),
     ),
     (
         "strengths: half a tie is a whole win",

@@ -12,7 +12,7 @@ from logratio.policies.language import LanguagePolicy
 from logratio.records import Prompt
 from logratio.rollouts.collector import LanguageCollector
 from logratio.rollouts.collector_config import CollectorConfig, kl_horizon_of_run
-from logratio.rollouts.reward_shaping import WeightedReward, repeated_ngram_share
+from logratio.rollouts.reward_shaping import WeightedReward
 from tiny import exact_llama, tiny_tokenizer
 
 STOPS = range(200, 240)
@@ -239,13 +239,6 @@ def test_the_horizon_follows_the_length_of_the_run():
     assert kl_horizon_of_run(CollectorConfig(), num_answers=128, answers_per_update=64) == 64
     given = CollectorConfig(kl_horizon=10_000.0)
     assert kl_horizon_of_run(given, num_answers=128, answers_per_update=64) == 10_000
-
-
-def test_repetition_is_the_share_of_triples_that_stood_before():
-    assert repeated_ngram_share([1, 2]) == 0
-    assert repeated_ngram_share([1, 2, 3, 4]) == 0
-    assert repeated_ngram_share([1, 2, 1, 2, 1, 2]) == 0.5
-    assert repeated_ngram_share([7] * 12) == 0.9
 
 
 def test_equal_policies_are_at_a_kl_of_exactly_0():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from logratio.errors import BadConfig
 from logratio.records import Comparison, Completion, Prompt, Sample
-from logratio.rollouts.pair_labelling import label_pairs, preference_probability
+from logratio.rollouts.pair_labelling import label_pairs, label_probability
 
 PAIRINGS = ["best-worst", "all", "adjacent", "random"]
 
@@ -34,21 +34,21 @@ def texts(pairs):
 
 def test_probability_by_hand():
     # (1.5 - 0.5) / 0.5 = 2, and σ(2) = 1 / (1 + e^-2) = 0.880797…
-    assert preference_probability(1.5, 0.5, temperature=0.5) == pytest.approx(0.8807970779778823, abs=1e-15)
-    assert preference_probability(0.5, 1.5, temperature=0.5) == pytest.approx(0.1192029220221176, abs=1e-15)
-    assert preference_probability(3.0, 3.0, temperature=0.5) == 0.5
+    assert label_probability(1.5, 0.5, temperature=0.5) == pytest.approx(0.8807970779778823, abs=1e-15)
+    assert label_probability(0.5, 1.5, temperature=0.5) == pytest.approx(0.1192029220221176, abs=1e-15)
+    assert label_probability(3.0, 3.0, temperature=0.5) == 0.5
 
 
 @pytest.mark.parametrize(("first", "second", "expected"), [(1, 0, 1.0), (0, 1, 0.0), (2, 2, 0.5)])
 def test_probability_at_temperature_zero(first, second, expected):
-    assert preference_probability(first, second, temperature=0.0) == expected
+    assert label_probability(first, second, temperature=0.0) == expected
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1e-9, 1e6))
 @settings(derandomize=True, max_examples=200)
 def test_probabilities_of_both_orders_sum_to_one(first, second, temperature):
-    one = preference_probability(first, second, temperature=temperature)
-    other = preference_probability(second, first, temperature=temperature)
+    one = label_probability(first, second, temperature=temperature)
+    other = label_probability(second, first, temperature=temperature)
     assert 0.0 <= one <= 1.0
     assert one + other == pytest.approx(1.0, abs=1e-12)
 

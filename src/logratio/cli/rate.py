@@ -17,7 +17,6 @@ too, where the answers came with the names of their models.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,10 +26,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from logratio.data.normalised_names import tidy
-from logratio.errors import BadConfig, LogratioError, NotWritable
+from logratio.errors import LogratioError
+from logratio.recipes.out_directory import prepare_out_directory
 from logratio.recipes.rate import WinnerColumn, is_database, read_tally
 from logratio.recipes.rows import RowConfig
-from logratio.run_directory import atomic_write, describe_machine, disk_faults, hash_file, write_json
+from logratio.run_directory import atomic_write, describe_machine, hash_file, write_json
 from logratio.stats.wilson import percent
 from logratio.version import __version__
 
@@ -71,7 +71,8 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Read, fit, print and write."""
     started = time.monotonic()
-    prepare_out(arguments.out)
+    if arguments.out is not None:
+        prepare_out_directory(arguments.out)
     tally = read_tally(arguments.comparisons, arguments.rows, winner_column=arguments.winner_column)
     # Only now: torch takes seconds to import, and most faults are in the file.
     from logratio.evaluation.ratings.rating import rate
@@ -95,23 +96,6 @@ def run(arguments: Arguments) -> int:
         write(arguments.out, ratings, describe_run(arguments, seconds=time.monotonic() - started))
         print(f"\npage:    {arguments.out / PAGE}\nnumbers: {arguments.out / NUMBERS}")
     return 0
-
-
-def prepare_out(out: Path | None) -> None:
-    """Find out now whether --out can be written to.
-
-    Raises:
-        BadConfig: --out is a file.
-        NotWritable: no files can be made there.
-    """
-    if out is None:
-        return
-    if out.exists() and not out.is_dir():
-        raise BadConfig("--out is a file", where=str(out), action="give a directory")
-    with disk_faults(out):
-        out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise NotWritable("no file can be made there", where=str(out), action="choose another --out")
 
 
 def describe_run(arguments: Arguments, *, seconds: float) -> dict[str, Any]:

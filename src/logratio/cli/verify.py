@@ -16,7 +16,6 @@ status is 1 where a comparison does not hold, else 0.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from logratio.errors import BadConfig, NotWritable
-from logratio.run_directory import atomic_write, disk_faults, write_json
+from logratio.recipes.out_directory import prepare_out_directory
+from logratio.run_directory import atomic_write, write_json
 
 NUMBERS, PAGE = "verify.json", "verify.html"
 FILE_WIDTH = 150
@@ -56,7 +55,7 @@ def run(arguments: Arguments) -> int:
     from logratio.verify.run import gather, run_checks
 
     checks = select(arguments.only)
-    prepare_out(arguments.out)
+    prepare_out_directory(arguments.out)
     outcomes = list(run_checks(checks, quick=arguments.quick, show=lambda line: print(line, flush=True)))
     pictures = None if arguments.only else measure(quick=arguments.quick)
     finished = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -68,21 +67,6 @@ def run(arguments: Arguments) -> int:
     print_table(report)
     print(f"page:    {arguments.out / PAGE}\nnumbers: {arguments.out / NUMBERS}")
     return 0 if report["passed"] else 1
-
-
-def prepare_out(out: Path) -> None:
-    """Find out before the checks run whether --out can be written to.
-
-    Raises:
-        BadConfig: it is a file.
-        NotWritable: no files can be made there.
-    """
-    if out.exists() and not out.is_dir():
-        raise BadConfig("--out is a file", where=str(out), action="give a directory")
-    with disk_faults(out):
-        out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise NotWritable("no file can be made there", where=str(out), action="choose another --out")
 
 
 def write_text(path: Path, text: str) -> None:

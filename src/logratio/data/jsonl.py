@@ -65,9 +65,14 @@ class PromptRow:
     prompt: Prompt
     """What is to be answered."""
     columns: Mapping[str, Any]
-    """Further columns, given to reward functions by name."""
+    """Further columns of its row."""
     source: str
     """`file:line`."""
+
+    @property
+    def judge_columns(self) -> dict[str, Any]:
+        """The columns that a judge is given by name; old answers in the file do not shadow the new ones."""
+        return {name: value for name, value in self.columns.items() if name not in ("prompt", "completions")}
 
 
 def read_rows(path: RowSource) -> Iterator[SourceRow]:
@@ -198,8 +203,9 @@ def _sample_row(row: SourceRow, form: PromptFormat) -> Sample:
         for index, answer in enumerate(answers)
     )
     prompt = _prompt_row(row, form)
-    columns = {name: value for name, value in prompt.columns.items() if name != "completions"}
-    return Sample(prompt=prompt.prompt, completions=completions, columns=columns, source=row.source)
+    return Sample(
+        prompt=prompt.prompt, completions=completions, columns=prompt.judge_columns, source=row.source
+    )
 
 
 def _text_rows(path: Path) -> Iterator[SourceRow | DataFault]:

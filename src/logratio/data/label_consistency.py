@@ -9,11 +9,12 @@ no order of answers agrees with it; its rows are kept, for each of its pairs has
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from logratio.data.preference_formats import normalise
 from logratio.records import Comparison
+from logratio.stats.graphs import strongly_connected
 
 Answer = tuple[str, str]
 """A prompt's key and an answer's text."""
@@ -93,42 +94,9 @@ def find_cycles(pairs: Mapping[Pair, Votes]) -> list[list[int]]:
             winner, loser = (first, second) if len(votes.first) > len(votes.second) else (second, first)
             better[winner].add(loser)
     tangles = [tangle for tangle in strongly_connected(better) if len(tangle) > 1]
-    tangle_of = {answer: number for number, tangle in enumerate(tangles) for answer in tangle}
+    tangle_of = {answer: index for index, tangle in enumerate(tangles) for answer in tangle}
     rows: list[list[int]] = [[] for _ in tangles]
     for (first, second), votes in pairs.items():
         if first in tangle_of and tangle_of[first] == tangle_of.get(second) and votes.settled:
             rows[tangle_of[first]] += votes.rows
     return [sorted(tangle) for tangle in rows]
-
-
-def strongly_connected(edges: Mapping[Answer, Iterable[Answer]]) -> list[set[Answer]]:
-    """Sets of nodes that reach each other (Kosaraju: by falling time of leaving, against the arrows)."""
-    against: dict[Answer, set[Answer]] = defaultdict(set)
-    for node, targets in edges.items():
-        for target in targets:
-            against[target].add(node)
-    seen: set[Answer] = set()
-    order = [node for start in edges for node in _leaving_order(start, edges, seen)]
-    seen = set()
-    return [set(_leaving_order(node, against, seen)) for node in reversed(order) if node not in seen]
-
-
-def _leaving_order(
-    start: Answer, edges: Mapping[Answer, Iterable[Answer]], seen: set[Answer]
-) -> list[Answer]:
-    """Nodes not yet seen that `start` reaches, a node after all that it leads to; no recursion."""
-    if start in seen:
-        return []
-    seen.add(start)
-    left: list[Answer] = []
-    open_nodes = [(start, iter(sorted(edges.get(start, ()))))]
-    while open_nodes:
-        node, targets = open_nodes[-1]
-        target = next((target for target in targets if target not in seen), None)
-        if target is None:
-            left.append(node)
-            open_nodes.pop()
-        else:
-            seen.add(target)
-            open_nodes.append((target, iter(sorted(edges.get(target, ())))))
-    return left

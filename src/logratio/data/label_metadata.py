@@ -1,7 +1,7 @@
 """What a row of comparisons says beside who won: a tie, by how much, and what the judge gave.
 
-`prompt`, `chosen` and `rejected` are read by `preference_formats`; these further columns matter to reward
-models alone.
+`preference_formats` reads `prompt`, `chosen` and `rejected`; these further columns matter to reward models
+alone.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def read_grades(
     Raises:
         BadConfig: the margin is a number below 0.
     """
-    one = parse_margin(margin)
-    if one is not None and one < 0:
+    default_margin = parse_margin(margin)
+    if default_margin is not None and default_margin < 0:
         raise BadConfig(f"margin is {margin}, it must be 0 or more", where="--margin", action="change it")
     grades: dict[str, Grade] = {}
     unusable: list[UnusableRow] = []
@@ -70,7 +70,7 @@ def read_grades(
             continue
         try:
             grades[row.source] = parse_grade(
-                row.value, margin=margin if one is None else one, where=row.source
+                row.value, margin=margin if default_margin is None else default_margin, where=row.source
             )
         except DataFault as fault:
             unusable.append(UnusableRow.of(fault, source=row.source))

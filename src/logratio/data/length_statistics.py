@@ -53,9 +53,9 @@ def length_bias(lengths: Sequence[tuple[int, int]], *, unit: Literal["tokens", "
 def quantiles(lengths: Sequence[int]) -> dict[str, int]:
     """Smallest, quarter, middle, three quarters, 95 % and largest, each a length that occurs."""
     ordered = sorted(lengths)
-    places = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
+    shares = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
     return (
-        {name: ordered[round(share * (len(ordered) - 1))] for name, share in places.items()}
+        {name: ordered[round(share * (len(ordered) - 1))] for name, share in shares.items()}
         if ordered
         else {}
     )

@@ -30,27 +30,27 @@ class NameForms:
         if composed != name:
             self.num_composed += 1
             self._first_composed = self._first_composed or where
-        found = tidy(composed)
-        if found != composed:
+        tidied = tidy(composed)
+        if tidied != composed:
             self.num_spaced += 1
             self._first_spaced = self._first_spaced or where
-        self.names.add(found)
-        return found
+        self.names.add(tidied)
+        return tidied
 
     def remarks(self) -> list[str]:
         """What was done to names, and which of them only look alike, in sentences."""
-        found = []
+        sentences = []
         if self.num_spaced:
-            found.append(
+            sentences.append(
                 f"{self.num_spaced:,} times a name stood with further white space, and counts without it "
                 f"(the first at {self._first_spaced})."
             )
         if self.num_composed:
-            found.append(
+            sentences.append(
                 f"{self.num_composed:,} times a name was in another Unicode form than NFC, and counts as one "
                 f"in NFC (the first at {self._first_composed})."
             )
-        return found + lookalikes(self.names)
+        return sentences + lookalikes(self.names)
 
 
 def lookalikes(names: Iterable[str]) -> list[str]:
@@ -68,7 +68,9 @@ def lookalikes(names: Iterable[str]) -> list[str]:
 
 def _skeleton(name: str) -> str:
     """What is left of a name without capitals, compatibility forms, and what is not seen."""
-    visible = "".join(one for one in unicodedata.normalize("NFKC", name) if not _is_invisible(one))
+    visible = "".join(
+        character for character in unicodedata.normalize("NFKC", name) if not _is_invisible(character)
+    )
     return unicodedata.normalize("NFKC", tidy(visible).casefold())
 
 

@@ -244,8 +244,8 @@ def normalise(text: str) -> str:
 
 
 def _difference(left: str, right: str) -> str:
-    place = next(
+    start = next(
         (index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
         min(len(left), len(right)),
     )
-    return f"…{left[place : place + 30]!r} against …{right[place : place + 30]!r}"
+    return f"…{left[start : start + 30]!r} against …{right[start : start + 30]!r}"

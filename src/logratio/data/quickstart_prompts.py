@@ -41,13 +41,13 @@ class Remark:
 @lru_cache(maxsize=1)
 def remarks() -> tuple[Remark, ...]:
     """Every remark, in the order of the file."""
-    found, subject = [], ""
+    every_remark, subject = [], ""
     for line in files("logratio.data").joinpath("remarks.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
             subject = line[2:]
         elif line:
-            found.append(Remark(subject=subject, text=line))
-    return tuple(found)
+            every_remark.append(Remark(subject=subject, text=line))
+    return tuple(every_remark)
 
 
 def num_quickstart_prompts() -> int:
@@ -74,9 +74,9 @@ def quickstart_prompts(num: int, seed: int) -> list[Prompt]:
         )
     order = sorted(remarks(), key=lambda remark: _number("order", seed, remark.text))
     rounds, rest = divmod(num, len(order))
-    places = [(turn, remark) for turn in range(rounds) for remark in order]
-    places += [(rounds, remark) for remark in order[:rest]]
-    return [Prompt(_phrase(remark, _number("request", seed, remark.text) + turn)) for turn, remark in places]
+    drawn = [(turn, remark) for turn in range(rounds) for remark in order]
+    drawn += [(rounds, remark) for remark in order[:rest]]
+    return [Prompt(_phrase(remark, _number("request", seed, remark.text) + turn)) for turn, remark in drawn]
 
 
 def _phrase(remark: Remark, choice: int) -> str:

@@ -267,10 +267,10 @@ def parse_completion(value: Any, *, column: str, where: str) -> Completion:
     if tokens is not None and not is_ids:
         raise WrongType(f"{column}: token_ids is not a list of token ids", where=where)
     for name in ("logprobs", "model_logprobs"):
-        numbers = value.get(name)
-        if numbers is None:
+        logprobs = value.get(name)
+        if logprobs is None:
             continue
-        if not _is_list_of(numbers, int, float) or len(numbers) != len(tokens or ()):
+        if not _is_list_of(logprobs, int, float) or len(logprobs) != len(tokens or ()):
             raise WrongType(f"{column}: {name} is not one number for each token", where=where)
     if value.get("message") is not None:
         (turn,) = parse_turns([value["message"]], column=f"{column}.message", where=where)

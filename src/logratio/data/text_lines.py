@@ -48,15 +48,24 @@ def reading_faults(path: Path) -> Iterator[None]:
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Physical line numbers and contents; blank lines hold no row, but are counted as lines."""
     ensure_file(path)
+    for line, content in physical_lines(path):
+        if content.strip():
+            yield line, content.rstrip(b"\r\n")
+
+
+def physical_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """All lines with their numbers and ends, the first without its byte-order mark.
+
+    Raises:
+        FileNotReadable: it cannot be read, is cut off, or has a line that is no row of text.
+        BadEncoding: its mark is that of another encoding.
+    """
     opened = gzip.open if path.suffix == ".gz" else open
     with reading_faults(path), opened(path, "rb") as stream:
         line = 0
         while content := _next_line(stream, where=f"{path}:{line + 1}"):
             line += 1
-            if line == 1:
-                content = without_mark(content, where=str(path))
-            if content.strip():
-                yield line, content.rstrip(b"\r\n")
+            yield line, without_mark(content, where=str(path)) if line == 1 else content
 
 
 def _next_line(stream: gzip.GzipFile | BufferedReader, *, where: str) -> bytes:

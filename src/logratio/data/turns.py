@@ -49,16 +49,16 @@ def encode_earlier_turns(
     """
     prompt, turns, faults = pair.comparison.prompt, [], []
     content = prompt.messages
-    for number, turn in enumerate(content):
+    for index, turn in enumerate(content):
         if turn.role != "assistant":
             continue
-        before = replace(prompt, content=content[:number])
+        before = replace(prompt, content=content[:index])
         try:
             answer = Completion.of_turn(turn)
             turns.append(_encode_turn(tokenizer, before, answer, max_length=max_length, limits=limits))
         except DataFault as fault:
-            place = f"{pair.comparison.source}, prompt[{number}]"
-            faults.append(replace(UnusableRow.of(fault, source=place), source=place))
+            source = f"{pair.comparison.source}, prompt[{index}]"
+            faults.append(replace(UnusableRow.of(fault, source=source), source=source))
     return turns, faults
 
 

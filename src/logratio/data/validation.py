@@ -160,7 +160,7 @@ def check_comparisons(
         max_length: tokens of prompt and answer together; a longer answer is cut and counted.
         max_prompt_length: a longer prompt makes its row unusable; without it, one that leaves no room does.
         max_unusable_share: training is refused if a larger share of the rows is unusable; without it as
-            `unusable.too_many` says.
+            `unusable_rows.too_many` says.
         min_usable: training is refused if fewer rows are usable.
         limits: the tokens and positions of the model to be trained.
         used: columns that something reads; the others are named.
@@ -178,12 +178,12 @@ def check_comparisons(
     ties = [pair for pair in pairs if pair[0].tie]
     pairs = [pair for pair in pairs if not pair[0].tie]
     labels = compare_labels([comparison for comparison, _ in pairs])
-    places = [comparison.source for comparison, _ in pairs]
+    sources = [comparison.source for comparison, _ in pairs]
     undecided = {row for rows in labels.undecided for row in rows}
-    unusable += [_undecided_row(row, rows, places) for rows in labels.undecided for row in rows]
+    unusable += [_undecided_row(row, rows, sources) for rows in labels.undecided for row in rows]
     kept = [pair for row, pair in enumerate(pairs) if row not in undecided] + ties
     unusable = sorted(result.unusable + unusable, key=line_of)
-    report = _describe(kept, unusable, labels, places, with_tokens=tokenizer is not None)
+    report = _describe(kept, unusable, labels, sources, with_tokens=tokenizer is not None)
     reasons += _reasons(report, max_unusable_share=max_unusable_share, min_usable=min_usable)
     warnings = [*_position_warnings(report, limits, max_length), *_warnings(report)]
     unused = unused_columns(result.columns, used)
@@ -192,7 +192,9 @@ def check_comparisons(
 
 
 def _add_rendering(report: CheckReport, tokenizer: Tokenizer) -> CheckReport:
-    rows = [(one.prompt, (one.chosen, one.rejected)) for one in report.comparisons]
+    rows = [
+        (comparison.prompt, (comparison.chosen, comparison.rejected)) for comparison in report.comparisons
+    ]
     counts = count_unrendered(tokenizer, rows)
     return replace(
         report,
@@ -241,10 +243,10 @@ def _encode(
     return pairs, unusable
 
 
-def _undecided_row(row: int, rows: Sequence[int], places: Sequence[str]) -> UnusableRow:
-    others = ", ".join(places[other].rpartition(":")[2] for other in rows if other != row)
+def _undecided_row(row: int, rows: Sequence[int], sources: Sequence[str]) -> UnusableRow:
+    others = ", ".join(sources[other].rpartition(":")[2] for other in rows if other != row)
     return UnusableRow(
-        source=places[row],
+        source=sources[row],
         fault_name=ContradictoryLabels.__name__,
         what=f"as many rows prefer the other answer; the rows on this pair besides: {others}",
         action="add a vote that decides, or take the rows out",
@@ -255,7 +257,7 @@ def _describe(
     pairs: Sequence[tuple[Comparison, EncodedPair | None]],
     unusable: list[UnusableRow],
     labels: LabelReport,
-    places: Sequence[str],
+    sources: Sequence[str],
     *,
     with_tokens: bool,
 ) -> CheckReport:
@@ -275,10 +277,10 @@ def _describe(
         unusable=unusable,
         comparisons=comparisons,
         usable=usable,
-        duplicates=_placed(labels.duplicates, places),
-        contradictions=_placed(labels.contradictions, places),
-        undecided=_placed(labels.undecided, places),
-        cycles=_placed(labels.cycles, places),
+        duplicates=_sources_of(labels.duplicates, sources),
+        contradictions=_sources_of(labels.contradictions, sources),
+        undecided=_sources_of(labels.undecided, sources),
+        cycles=_sources_of(labels.cycles, sources),
         length_bias=length_bias(decided, unit="tokens" if with_tokens else "characters"),
         lengths={name: quantiles([size[index] for size in sizes]) for index, name in enumerate(names)},
         truncated=cut if with_tokens else None,
@@ -286,8 +288,8 @@ def _describe(
     )
 
 
-def _placed(groups: Sequence[Sequence[int]], places: Sequence[str]) -> list[list[str]]:
-    return [[places[row] for row in rows] for rows in groups]
+def _sources_of(groups: Sequence[Sequence[int]], sources: Sequence[str]) -> list[list[str]]:
+    return [[sources[row] for row in rows] for rows in groups]
 
 
 def _repeats_prompt(comparison: Comparison) -> bool:

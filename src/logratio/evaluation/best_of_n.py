@@ -88,7 +88,10 @@ def best_of_n_curve(
     ensure_enough_answers(gold, sizes)
     curve = []
     for n in sizes:
-        expected = [expected_best(own, likes, n=n) for own, likes in zip(gold, proxy, strict=True)]
+        expected = [
+            expected_best(true_rewards, proxy_rewards, n=n)
+            for true_rewards, proxy_rewards in zip(gold, proxy, strict=True)
+        ]
         reward = mean_interval(expected, resamples=resamples, seed=seed)
         curve.append(BestOfN(n=n, reward=reward, kl_bound=best_of_n_kl_bound(n)))
     return curve
@@ -151,7 +154,7 @@ def pick_best(samples: Sequence[Sample], proxy: Sequence[Sequence[float]], *, n:
 
 def ensure_same_answers(first: Sequence[Sequence[Any]], second: Sequence[Sequence[Any]]) -> None:
     """Raise `BadConfig` unless both have the same prompts, one at least, with the same numbers of answers."""
-    sizes = [[len(own) for own in side] for side in (first, second)]
+    sizes = [[len(answers) for answers in side] for side in (first, second)]
     if sizes[0] != sizes[1] or not sizes[0]:
         raise BadConfig(
             f"rewards of {sum(sizes[0])} and of {sum(sizes[1])} answers do not belong together",

@@ -48,10 +48,12 @@ def describe_methods(
     methods = {}
     for method, stage in STAGES.items():
         if stage in stages:
-            numbers = {key: stages[stage][key] for key in ("reward", "reward_interval", "kl", "kl_interval")}
+            measurements = {
+                key: stages[stage][key] for key in ("reward", "reward_interval", "kl", "kl_interval")
+            }
             methods[method] = {
                 "win_rate": rates[stage].win_rate.to_json(),
-                **numbers,
+                **measurements,
                 "reward_difference": rates[stage].reward_difference.to_json(),
             }
     if best is not None:
@@ -71,7 +73,7 @@ def describe_frontier(
         samples_a_prompt: the reference's answers to each of them.
     """
     return {
-        "best_of_n": [one.to_json() for one in best],
+        "best_of_n": [point.to_json() for point in best],
         "upper_bound": [point.to_json() for point in bound],
         "prompts": prompts,
         "samples_a_prompt": samples_a_prompt,

@@ -190,7 +190,7 @@ def compare(
     ensure_enough(len(kept))
     num_asked = len(samples[REFERENCE])
     unjudged = evaluation_warnings.without_reward(judge.name, num_asked - len(kept), num_asked)
-    samples = {name: [samples[name][number] for number in kept] for name in order}
+    samples = {name: [samples[name][index] for index in kept] for name in order}
     divergences = {name: value.of(kept) for name, value in divergences.items()}
     answers = {name: [sample.completions[0] for sample in samples[name]] for name in order}
     intervals = {"seed": seed, "resamples": resamples}
@@ -227,12 +227,12 @@ def rewards_of_all(
     """
     judged = {name: [values[0] for values in judge(own)] for name, own in samples.items()}
     kept = [
-        number
-        for number, values in enumerate(zip(*judged.values(), strict=True))
+        index
+        for index, values in enumerate(zip(*judged.values(), strict=True))
         if all(value is not None for value in values)
     ]
     rewards = {
-        name: [value for number in kept if (value := values[number]) is not None]
+        name: [value for index in kept if (value := values[index]) is not None]
         for name, values in judged.items()
     }
     return kept, rewards
@@ -259,13 +259,13 @@ def ensure_comparable(samples: Mapping[str, Sequence[Sample]]) -> None:
     """
     ensure_enough(len(samples[REFERENCE]))
     keys = [sample.prompt.key for sample in samples[REFERENCE]]
-    for name, own in samples.items():
-        if [sample.prompt.key for sample in own] != keys:
+    for name, answered in samples.items():
+        if [sample.prompt.key for sample in answered] != keys:
             raise BadConfig(
                 f"{name} and reference answered different prompts",
                 action="let every model answer the same prompts in the same order",
             )
-        if any(len(sample.completions) != 1 for sample in own):
+        if any(len(sample.completions) != 1 for sample in answered):
             raise BadConfig(
                 f"{name} does not have one answer to each prompt",
                 action="sample one answer a prompt: prompts are what is compared and resampled",
@@ -336,7 +336,7 @@ def compete(
 def find_warnings(
     stages: Sequence[StageResult], main: HeadToHead, verdict: Verdict, *, trained_on_judge: bool
 ) -> list[EvaluationWarning]:
-    """Everything in `caveats` that the comparison can tell."""
+    """Every warning of `evaluation_warnings` that the comparison can tell."""
     reference, policy = stages[0], stages[-1]
     divergences = {stage.name: stage.divergence for stage in stages if stage.divergence is not None}
     rewards = [reward for stage in stages for reward in stage.rewards]

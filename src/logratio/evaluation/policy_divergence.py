@@ -36,7 +36,7 @@ ROW_TOKENS = 1024
 CHUNK_TOKENS = 64
 """Answer tokens whose `[tokens, vocabulary]` stands at a time."""
 BLOCK_TOKENS = 8
-"""Tokens of a tile compared at a time: few enough to stay in a processor's cache, which halves the time."""
+"""Tokens of a chunk compared at a time: few enough to stay in a processor's cache, which halves the time."""
 HEAD_TOLERANCE = 1e-3
 """Logits from hidden states and from the model's own forward differ by less, if its head is only a matrix."""
 
@@ -84,13 +84,13 @@ class Divergence:
 
 @dataclass(frozen=True)
 class _AnswerLogits:
-    """What a model says at the answers' positions, with the logits formed a tile at a time."""
+    """What a model says at the answers' positions, with the logits formed a chunk at a time."""
 
     states: Tensor
     """`[N, hidden]`, or `[N, vocabulary]` where `head` is the identity."""
     head: Callable[[Tensor], Tensor]
 
-    def tile(self, start: int) -> Tensor:
+    def chunk(self, start: int) -> Tensor:
         """`[at most CHUNK_TOKENS, vocabulary]`."""
         return self.head(self.states[start : start + CHUNK_TOKENS])
 
@@ -141,7 +141,9 @@ def measure_divergence(
             policy, reference = read_policy(answers), read_reference(answers)
             for start in range(0, len(targets), CHUNK_TOKENS):
                 stop = start + CHUNK_TOKENS
-                kl, log_ratio = _token_values(policy.tile(start), reference.tile(start), targets[start:stop])
+                kl, log_ratio = _token_values(
+                    policy.chunk(start), reference.chunk(start), targets[start:stop]
+                )
                 exact.index_add_(0, owners[start:stop], kl)
                 log_ratios.index_add_(0, owners[start:stop], log_ratio)
             if on_batch is not None:
@@ -220,10 +222,10 @@ def _head_is_plain(model: Any, answer: Encoded) -> bool:
     Some architectures scale or cap their logits. They are told apart by their numbers, not by their names.
     """
     try:
-        actual = _read_states(model, [answer]).tile(0)
+        actual = _read_states(model, [answer]).chunk(0)
     except AttributeError:
         return False
-    expected = _read_logits(model, [answer]).tile(0)
+    expected = _read_logits(model, [answer]).chunk(0)
     return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-4, atol=HEAD_TOLERANCE)
 
 
@@ -233,20 +235,20 @@ def _read_states(model: Any, answers: Sequence[Encoded]) -> _AnswerLogits:
         groups = [AnswerGroup(tuple(prompt), (tuple(answer),)) for prompt, answer in answers]
         row = pack(groups, device=next(model.parameters()).device)
         return _AnswerLogits(decoder.hidden_states(row, row.source_positions), model.get_output_embeddings())
-    input_ids, attention_mask, rows, places = _right_padded(model, answers)
+    input_ids, attention_mask, rows, positions = _right_padded(model, answers)
     hidden = model.base_model(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
-    return _AnswerLogits(hidden[rows, places], model.get_output_embeddings())
+    return _AnswerLogits(hidden[rows, positions], model.get_output_embeddings())
 
 
 def _read_logits(model: Any, answers: Sequence[Encoded]) -> _AnswerLogits:
     """Through the model's own forward pass, an answer at a time: its logits are all formed at once there."""
     states = []
     for answer in answers:
-        input_ids, attention_mask, rows, places = _right_padded(model, [answer])
+        input_ids, attention_mask, rows, positions = _right_padded(model, [answer])
         output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        states.append(output.logits[rows, places])
+        states.append(output.logits[rows, positions])
     return _AnswerLogits(torch.cat(states), lambda logits: logits)
 
 
@@ -262,13 +264,15 @@ def _right_padded(model: Any, answers: Sequence[Encoded]) -> tuple[Tensor, Tenso
     padded = [sequence + [0] * (width - len(sequence)) for sequence in sequences]
     mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences]
     rows = [row for row, (_, answer) in enumerate(answers) for _ in answer]
-    places = [
-        place for prompt, answer in answers for place in range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    positions = [
+        position
+        for prompt, answer in answers
+        for position in range(len(prompt) - 1, len(prompt) + len(answer) - 1)
     ]
     device = next(model.parameters()).device
     return (
         torch.tensor(padded, device=device),
         torch.tensor(mask, device=device),
         torch.tensor(rows, device=device),
-        torch.tensor(places, device=device),
+        torch.tensor(positions, device=device),
     )

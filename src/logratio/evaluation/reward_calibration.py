@@ -214,8 +214,8 @@ def calibration_bins(pairs: Sequence[JudgedPair]) -> tuple[Bin, ...]:
 
 def calibration_error(bins: Sequence[Bin]) -> float:
     """`Σ_b (n_b/n) |accuracy_b − confidence_b|` (Naeini et al., 2015)."""
-    n = sum(one.accuracy.n for one in bins)
-    return sum(one.accuracy.n * abs(one.accuracy.value - one.mean) for one in bins) / n
+    n = sum(group.accuracy.n for group in bins)
+    return sum(group.accuracy.n * abs(group.accuracy.value - group.mean) for group in bins) / n
 
 
 def calibration_error_by_chance(pairs: Sequence[JudgedPair]) -> float:
@@ -238,8 +238,8 @@ def calibration_error_by_chance(pairs: Sequence[JudgedPair]) -> float:
 def length_bins(pairs: Sequence[JudgedPair]) -> tuple[Bin, ...]:
     """Pairs in five bins of about equal size by how much longer the preferred answer is."""
     differences = sorted(pair.chosen_length - pair.rejected_length for pair in pairs)
-    places = [len(pairs) * index // NUM_LENGTH_BINS for index in range(1, NUM_LENGTH_BINS)]
-    edges = sorted({differences[place] for place in places})
+    ranks = [len(pairs) * index // NUM_LENGTH_BINS for index in range(1, NUM_LENGTH_BINS)]
+    edges = sorted({differences[rank] for rank in ranks})
     binned: dict[int, list[JudgedPair]] = defaultdict(list)
     for pair in pairs:
         binned[bisect_right(edges, pair.chosen_length - pair.rejected_length)].append(pair)

@@ -136,10 +136,10 @@ def measure_model(
     samples = answer(name, loaded, prompts, config, columns)
     encoded = [
         (
-            tokenisation.encode_prompt(loaded.tokenizer, one.prompt),
-            tokenisation.encode_completion(loaded.tokenizer, one.prompt, one.completions[0]),
+            tokenisation.encode_prompt(loaded.tokenizer, sample.prompt),
+            tokenisation.encode_completion(loaded.tokenizer, sample.prompt, sample.completions[0]),
         )
-        for one in samples
+        for sample in samples
     ]
     with Progress(f"KL of {name}", len(encoded), unit="answers") as progress:
         divergence = measure_divergence(

@@ -12,7 +12,7 @@ HEADER = ("", "reward", "95 % interval", "KL, nats", "length", "ended", "distinc
 
 def describe(evaluation: EvaluationResult) -> str:
     """The verdict, a row of numbers for each model, what the verdict rests on, and the warnings."""
-    warnings = [f"{one.severity}: {one.what} {one.meaning}" for one in evaluation.warnings]
+    warnings = [f"{warning.severity}: {warning.what} {warning.meaning}" for warning in evaluation.warnings]
     parts = [
         evaluation.verdict.sentence,
         align([HEADER, *map(_stage_cells, evaluation.stages)]),

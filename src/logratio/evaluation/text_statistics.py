@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from logratio.records import Completion
+from logratio.stats.ngrams import ngrams, repeated_ngram_share
 
 WORD = re.compile(r"\w+|[^\w\s]")
 OPENING_WORDS = 3
-REPEATED_NGRAM = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +79,6 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of `n` neighbours."""
-    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
-
-
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
     """Distinct n-grams over n-grams, over all texts together (Li et al. 2016, arXiv:1510.03055).
 
@@ -93,13 +88,9 @@ def distinct_n(texts: Sequence[str], n: int) -> float | None:
     return len(set(all_ngrams)) / len(all_ngrams) if all_ngrams else None
 
 
-def repetition(texts: Sequence[str], *, n: int = REPEATED_NGRAM) -> float:
-    """Mean over texts of the share of n-grams that stood in the same text before; 0 for a short text."""
-    return sum(_repeated_share(ngrams(words(text), n)) for text in texts) / len(texts)
-
-
-def _repeated_share(all_ngrams: Sequence[tuple[str, ...]]) -> float:
-    return 1 - len(set(all_ngrams)) / len(all_ngrams) if all_ngrams else 0.0
+def repetition(texts: Sequence[str]) -> float:
+    """Mean over texts of the share of word triples that stood in the same text before; 0 for a short text."""
+    return sum(repeated_ngram_share(words(text)) for text in texts) / len(texts)
 
 
 def mean_length(completions: Sequence[Completion]) -> float:

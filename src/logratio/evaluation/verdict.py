@@ -7,7 +7,7 @@ from typing import Literal
 
 from logratio.evaluation.win_rate import WinRate
 from logratio.stats.bootstrap import Estimate
-from logratio.stats.wilson import percent_decimals
+from logratio.stats.wilson import percent
 
 VerdictOutcome = Literal["better", "worse", "not shown"]
 
@@ -85,7 +85,7 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
     """A sentence where equal length leads to another conclusion or number; else empty."""
     if controlled is None:
         return ""
-    numbers = (
+    controlled_rate = (
         f"At equal length the win rate is {as_percent(controlled.value)}"
         f" ({as_percent(controlled.low)} to {as_percent(controlled.high)})"
     )
@@ -96,15 +96,12 @@ def _on_length(rate: WinRate, controlled: Estimate | None) -> str:
             "worse": "which would be a loss: length works for it",
             "not shown": f"which does not show it: length may be part of why it is {plain}",
         }[equal]
-        return f"{numbers}, {meaning}."
+        return f"{controlled_rate}, {meaning}."
     if not rate.low <= controlled.value <= rate.high:
-        return f"{numbers}, outside the plain interval: length plays a part."
+        return f"{controlled_rate}, outside the plain interval: length plays a part."
     return ""
 
 
 def as_percent(share: float) -> str:
     """`61.3 %`; never rounded onto or across one half, nor onto 0 or 1."""
-    digits = percent_decimals(share)
-    while round(share * 100, digits) == 50 and share != 0.5 and digits < 12:
-        digits += 1
-    return f"{share * 100:.{digits}f} %"
+    return percent(share, exact=(0.0, 0.5, 1.0), space=" ")

@@ -1,6 +1,6 @@
 """What a model can read, as its configuration says before any weight is loaded: tokens, and lengths of rows.
 
-`pretrained.read_limits` finds them. A token without an embedding row and a row behind the last position have
+`loading.read_limits` finds them. A token without an embedding row and a row behind the last position have
 no numbers: they are found while data is checked, by line, and not by an index out of range in training.
 """
 

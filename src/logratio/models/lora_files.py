@@ -1,4 +1,4 @@
-"""Adapters on disk, in peft's own format: saved beside a model, and read; `adapter_merging` folds them in.
+"""Adapters on disk, in peft's own format: saved beside a model, and read; `lora_merging` folds them in.
 
 An adapter that is opened is merged at once. A new adapter laid on top has, when it is off, exactly that model
 as its reference; continuing the old one with the bare base as reference would measure every divergence from

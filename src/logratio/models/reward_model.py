@@ -1,7 +1,7 @@
 """Models that give a whole text one number: a language model's body with a scalar head.
 
 Underneath is transformers' own class for sequence classification with one label, so that what
-`pretrained.save` writes opens there and gives the same scores. That class reads the score at the rightmost
+`loading.save` writes opens there and gives the same scores. That class reads the score at the rightmost
 token which is not padding: where a tokenizer pads with its end token, it would read before the end token, and
 so another token pads here.
 """
@@ -58,12 +58,12 @@ def load_for_training(source: str, *, seed: int, device: str = "cpu") -> LoadedR
     run that is resumed starts from the same weights.
 
     Args:
-        source: as for `pretrained.load`.
+        source: as for `loading.load`.
         seed: of the head.
         device: where to compute.
 
     Raises:
-        ModelNotFound, UnsafeArtifact, SpecialTokenTrouble: as for `pretrained.load`.
+        ModelNotFound, UnsafeArtifact, SpecialTokenTrouble: as for `loading.load`.
         BadConfig: as there, or transformers knows no scalar head for this architecture.
     """
     if is_reward_model(local_directory(source)):
@@ -79,7 +79,7 @@ def load_reward_model(source: str, *, device: str = "cpu") -> LoadedRewardModel:
 
     Raises:
         ModelNotFound: `source` leads to nothing that can be loaded, or to a model that gives no score.
-        UnsafeArtifact, SpecialTokenTrouble, BadConfig: as for `pretrained.load`.
+        UnsafeArtifact, SpecialTokenTrouble, BadConfig: as for `loading.load`.
         ChatTemplateMismatch: its tokenizer has no chat template and nobody knows how it reads conversations.
     """
     directory, checked = local_directory(source), loading.check_device(device)
@@ -175,7 +175,7 @@ def _open_classifier(directory: Path, source: str) -> Any:
 
 
 def _finish(model: Any, tokenizer: Any, *, notes: tuple[str, ...]) -> LoadedRewardModel:
-    # A classifier generates nothing; `pretrained.save` and the search for end tokens look for this anyway.
+    # A classifier generates nothing; `loading.save` and the search for end tokens look for this anyway.
     model.generation_config = getattr(model, "generation_config", None) or GenerationConfig()
     settled = choose_pad_token(model, tokenizer)
     return LoadedRewardModel(

@@ -1,1 +1,1 @@
-"""Policies: `language` says how probable an answer is, `reward_scorer` how good it is."""
+"""Policies: how probable an answer is (`language`), what it is worth (`actor_critic`, `reward_scorer`)."""

@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
-from logratio.errors import BadConfig, DataFault
+from logratio.errors import BadConfig
 from logratio.models import tokenisation
 from logratio.models.config_limits import limits_of_model
 from logratio.models.input_limits import ModelLimits
-from logratio.packed_rows import AnswerGroup, TokenIds
+from logratio.packed_rows import TokenIds
 from logratio.policies.language import LanguagePolicy
-from logratio.policies.reward_scorer import encode_as_text, group_answers
+from logratio.policies.reward_scorer import AnswerScorer, encode_as_text, group_answers, locate_faults
 from logratio.records import Completion, Prompt
 
 
-class ImplicitReward:
+class ImplicitReward(AnswerScorer):
     """Two models of one vocabulary as one reward.
 
     Args:
@@ -60,28 +60,15 @@ class ImplicitReward:
         return self.policy.tokenizer
 
     @torch.no_grad()
-    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
-        """The reward of every answer behind its prompt, in nats.
-
-        Args:
-            texts: prompts with an answer each.
-            max_tokens: tokens computed at a time.
-
-        Raises:
-            DataFault: a prompt or an answer that the tokenizer or its chat template refuses.
-        """
-        return self.score_token_ids(
-            [self.encode(*text, where=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
-            max_tokens=max_tokens,
-        )
-
-    @torch.no_grad()
     def score_token_ids(
         self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
     ) -> list[float]:
         """The reward of every answer behind its prompt, both as tokens, in nats."""
         groups, positions = group_answers(sequences)
-        now, before = (_logprobs(model, groups, max_tokens) for model in (self.policy, self.reference))
+        now, before = (
+            model.values_by_group(groups, model.sequence_logprobs, max_tokens=max_tokens)
+            for model in (self.policy, self.reference)
+        )
         return [now[group][answer] - before[group][answer] for group, answer in positions]
 
     def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
@@ -95,20 +82,7 @@ class ImplicitReward:
         Raises:
             DataFault: the tokenizer or its chat template refuses them; at `where`.
         """
-        try:
+        with locate_faults(prompt, where=where):
             prompt_ids, answer_ids = encode_as_text(self.tokenizer, prompt, completion)
             self.limits.ensure_computable(self.tokenizer, (*prompt_ids, *answer_ids))
-        except DataFault as fault:
-            fault.where = fault.where or f"{where} (“{str(prompt).strip()[:60]}”)"
-            raise
-        return prompt_ids, answer_ids
-
-
-def _logprobs(policy: LanguagePolicy, groups: Sequence[AnswerGroup], max_tokens: int) -> list[list[float]]:
-    """Log-probability of the answers of every group, in their order."""
-    logprobs: list[list[float]] = [[] for _ in groups]
-    for group_indices, rows in policy.micro_batches(groups, max_tokens=max_tokens):
-        values = iter(policy.sequence_logprobs(rows).tolist())
-        for index in group_indices:
-            logprobs[index] = [next(values) for _ in groups[index].answers]
-    return logprobs
+            return prompt_ids, answer_ids

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -28,7 +29,7 @@ PROBE_TOKENS = 12
 """Tokens of a prompt and of an answer, and answers to a prompt, that a probe has."""
 
 
-class PackedModel:
+class PackedModel(ABC):
     """A model with its tokenizer and the layout in which it reads prompts with answers.
 
     Args:
@@ -77,6 +78,55 @@ class PackedModel:
         """
         prefix = common_prefix(groups) if self.layout == "packed" and self.decoder is not None else 0
         return assign_rows([length - prefix for length in lengths], capacity=max_tokens - prefix)
+
+    @abstractmethod
+    def num_tokens_read(self, group: AnswerGroup) -> int:
+        """Tokens that the model reads of a group for its numbers."""
+
+    @abstractmethod
+    def pack(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
+        """The rows of `groups` in this model's layout."""
+
+    def rows_of(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
+        """One packed row in the packed layout, a row for each answer in the other."""
+        if self.layout == "packed":
+            return [pack(groups, device=self.device)]
+        return [
+            pack_single(group.prompt, answer, device=self.device)
+            for group in groups
+            for answer in group.answers
+        ]
+
+    def micro_batches(
+        self, groups: Sequence[AnswerGroup], *, max_tokens: int
+    ) -> list[tuple[list[int], list[PackedRow]]]:
+        """Divide `groups` into micro-batches.
+
+        Returns:
+            Pairs of the indices of the groups in a micro-batch and the rows that hold exactly their answers,
+            in order: one packed row in the packed layout, a row for each answer in the other.
+        """
+        lengths = [self.num_tokens_read(group) for group in groups]
+        return [
+            (group_indices, self.pack([groups[index] for index in group_indices]))
+            for group_indices in self.assign_rows(groups, lengths, max_tokens=max_tokens)
+        ]
+
+    @torch.no_grad()
+    def values_by_group(
+        self,
+        groups: Sequence[AnswerGroup],
+        values_of: Callable[[Sequence[PackedRow]], Tensor],
+        *,
+        max_tokens: int,
+    ) -> list[list[float]]:
+        """What `values_of` gives for rows, `[answers]`, by group in the order of its answers."""
+        by_group: list[list[float]] = [[] for _ in groups]
+        for group_indices, rows in self.micro_batches(groups, max_tokens=max_tokens):
+            values = iter(values_of(rows).tolist())
+            for index in group_indices:
+                by_group[index] = [next(values) for _ in groups[index].answers]
+        return by_group
 
     def probe(self, groups: Sequence[AnswerGroup], *, lengths: Sequence[int]) -> list[AnswerGroup]:
         """The groups on which packed and plain sequences are compared: the longest, behind one other.
@@ -150,32 +200,13 @@ class LanguagePolicy(PackedModel):
         with self.use_adapter(), self.autocast():
             yield
 
-    def micro_batches(
-        self, groups: Sequence[AnswerGroup], *, max_tokens: int
-    ) -> list[tuple[list[int], list[PackedRow]]]:
-        """Divide `groups` into micro-batches.
-
-        Returns:
-            Pairs of the indices of the groups in a micro-batch and the rows that hold exactly their answers,
-            in order: one packed row in the packed layout, a row for each answer in the other.
-        """
-        micro_batches = self.assign_rows(
-            groups, [group.num_tokens for group in groups], max_tokens=max_tokens
-        )
-        return [
-            (group_indices, self.pack([groups[index] for index in group_indices]))
-            for group_indices in micro_batches
-        ]
+    def num_tokens_read(self, group: AnswerGroup) -> int:
+        """Tokens that the model reads of a group for log-probabilities: none for an answer's last."""
+        return group.num_tokens
 
     def pack(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
         """The rows of `groups` in this policy's layout."""
-        if self.layout == "packed":
-            return [pack(groups, device=self.device)]
-        return [
-            pack_single(group.prompt, answer, device=self.device)
-            for group in groups
-            for answer in group.answers
-        ]
+        return self.rows_of(groups)
 
     def evaluate(self, row: PackedRow) -> Tensor:
         """Log-probability of every answer token at temperature 1: `[N]` nats, differentiable."""

@@ -7,7 +7,9 @@ A score is what the same sequence alone would have, up to rounding, whatever sta
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from logratio.errors import DataFault, EmptyAnswer
-from logratio.kernels.packing import Layout, include_last_token, last_token_positions, pack, pack_single
+from logratio.kernels.packing import Layout, include_last_token, last_token_positions
 from logratio.kernels.precision import ComputeWeights
 from logratio.models import tokenisation
 from logratio.models.config_limits import limits_of_model
@@ -30,7 +32,50 @@ SCORE_TOLERANCE = 1e-3
 """Different orders of the same float32 sums differ by less; a wrong mask, position or place by far more."""
 
 
-class RewardModel(PackedModel):
+class AnswerScorer(ABC):
+    """Gives an answer behind its prompt a number."""
+
+    @abstractmethod
+    def encode(self, prompt: Prompt, completion: Completion, *, where: str) -> tuple[TokenIds, TokenIds]:
+        """Tokens of a prompt and of an answer.
+
+        Raises:
+            DataFault: they cannot be read; at `where`.
+        """
+
+    @abstractmethod
+    def score_token_ids(
+        self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
+    ) -> list[float]:
+        """Score of every answer behind its prompt, both as tokens."""
+
+    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
+        """Score of every answer behind its prompt; equal answers to one prompt are computed once.
+
+        Args:
+            texts: prompts with an answer each.
+            max_tokens: tokens computed at a time.
+
+        Raises:
+            DataFault: a prompt or an answer that the tokenizer or its chat template refuses.
+        """
+        return self.score_token_ids(
+            [self.encode(*text, where=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
+            max_tokens=max_tokens,
+        )
+
+
+@contextmanager
+def locate_faults(prompt: Prompt, *, where: str) -> Iterator[None]:
+    """Say of a `DataFault` that names no place that it is at `where`, in the text of this prompt."""
+    try:
+        yield
+    except DataFault as fault:
+        fault.where = fault.where or f"{where} (“{str(prompt).strip()[:60]}”)"
+        raise
+
+
+class RewardModel(PackedModel, AnswerScorer):
     """A model with a scalar head and the layout in which it computes scores.
 
     Args:
@@ -44,33 +89,13 @@ class RewardModel(PackedModel):
         super().__init__(model, tokenizer, layout=layout)
         self._checked_length = 0
 
-    def micro_batches(
-        self, groups: Sequence[AnswerGroup], *, max_tokens: int
-    ) -> list[tuple[list[int], list[PackedRow]]]:
-        """Divide `groups` into micro-batches.
-
-        Returns:
-            Pairs of the indices of the groups in a micro-batch and the rows that hold exactly their answers,
-            in order: one packed row in the packed layout, a row for each answer in the other.
-        """
-        micro_batches = self.assign_rows(
-            groups, [num_tokens_read(group) for group in groups], max_tokens=max_tokens
-        )
-        return [
-            (group_indices, self.pack([groups[index] for index in group_indices]))
-            for group_indices in micro_batches
-        ]
+    def num_tokens_read(self, group: AnswerGroup) -> int:
+        """Tokens that the model reads of a group for its scores."""
+        return num_tokens_read(group)
 
     def pack(self, groups: Sequence[AnswerGroup]) -> list[PackedRow]:
         """The rows of `groups` in this scorer's layout."""
-        read = include_last_token(groups)
-        if self.layout == "packed":
-            return [pack(read, device=self.device)]
-        return [
-            pack_single(group.prompt, answer, device=self.device)
-            for group in read
-            for answer in group.answers
-        ]
+        return self.rows_of(include_last_token(groups))
 
     def evaluate(self, row: PackedRow) -> Tensor:
         """Score of every answer of a row: `[answers]`, in float32 at least, differentiable."""
@@ -91,30 +116,9 @@ class RewardModel(PackedModel):
         """Score of every answer of several rows: `[answers]`, differentiable."""
         return torch.cat([self.evaluate(row) for row in rows])
 
-    @torch.no_grad()
     def score_groups(self, groups: Sequence[AnswerGroup], *, max_tokens: int) -> list[list[float]]:
         """Scores of the answers of every group, in their order."""
-        scores: list[list[float]] = [[] for _ in groups]
-        for group_indices, rows in self.micro_batches(groups, max_tokens=max_tokens):
-            values = iter(self.scores(rows).tolist())
-            for index in group_indices:
-                scores[index] = [next(values) for _ in groups[index].answers]
-        return scores
-
-    def score(self, texts: Sequence[tuple[Prompt, Completion]], *, max_tokens: int = 2048) -> list[float]:
-        """Score of every answer behind its prompt; equal answers to one prompt are computed once.
-
-        Args:
-            texts: prompts with an answer each.
-            max_tokens: tokens computed at a time.
-
-        Raises:
-            DataFault: a prompt or an answer that this tokenizer or its chat template refuses.
-        """
-        return self.score_token_ids(
-            [self.encode(*text, where=f"text {n} to be scored") for n, text in enumerate(texts, start=1)],
-            max_tokens=max_tokens,
-        )
+        return self.values_by_group(groups, self.scores, max_tokens=max_tokens)
 
     def score_token_ids(
         self, sequences: Sequence[tuple[TokenIds, TokenIds]], *, max_tokens: int = 2048
@@ -138,17 +142,14 @@ class RewardModel(PackedModel):
         Raises:
             DataFault: this tokenizer or its chat template refuses them, or they are too long; at `where`.
         """
-        try:
+        with locate_faults(prompt, where=where):
             prompt_ids, answer_ids = encode_as_text(self.tokenizer, prompt, completion)
             if not answer_ids:
                 raise EmptyAnswer("an answer that was cut off has no token", action="take the row out")
             limits = limits_of_model(self.model)
             limits.ensure_embedded(self.tokenizer, (*prompt_ids, *answer_ids))
             limits.ensure_room(len(prompt_ids) + len(answer_ids))
-        except DataFault as fault:
-            fault.where = fault.where or f"{where} (“{str(prompt).strip()[:60]}”)"
-            raise
-        return prompt_ids, answer_ids
+            return prompt_ids, answer_ids
 
     def ensure_prompt(self, prompt: Prompt, *, max_new_tokens: int) -> None:
         """Raise a `DataFault` where the prompt cannot be read, or leaves no room for an answer that long."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import unicodedata
@@ -19,7 +18,7 @@ from logratio.data.given_rows import GivenRows, Row, as_source, hash_source
 from logratio.data.jsonl import PromptRow, read_prompts
 from logratio.data.normalised_names import lookalikes
 from logratio.data.unusable_rows import ReadRows
-from logratio.errors import BadConfig, NotWritable, RunExists, SplitLeak
+from logratio.errors import BadConfig, RunExists, SplitLeak
 from logratio.evaluation.evaluation_warnings import judge_saw_prompts
 from logratio.evaluation.lineage import training_record
 from logratio.evaluation.model_comparison import EvaluationResult
@@ -27,9 +26,10 @@ from logratio.evaluation.run_evaluation import EvaluationConfig, evaluate_polici
 from logratio.generation.config import SamplingConfig
 from logratio.kernels.precision import Precision
 from logratio.progress import say
+from logratio.recipes.out_directory import prepare_out_directory
 from logratio.recipes.policy import Policy, resolve_model
 from logratio.recipes.prompt_format import PromptFormatConfig, announce_rendering
-from logratio.recipes.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
+from logratio.recipes.prompts import answerable, columns_of_judges, limits_of_all
 from logratio.recipes.rewards import RewardSpec, as_reward
 from logratio.recipes.rows import RowConfig, settle_rows
 from logratio.recipes.run import Run
@@ -40,7 +40,6 @@ from logratio.run_directory import (
     SAMPLES,
     TRAINING_DATA,
     describe_machine,
-    disk_faults,
     write_json,
     write_json_lines,
 )
@@ -194,7 +193,7 @@ def run_evaluate(
         [row.prompt for row in chosen.rows],
         judge,
         config,
-        columns=[judge_columns(row) for row in chosen.rows],
+        columns=[row.judge_columns for row in chosen.rows],
         trained_on_judge=judge.name in record.rewards,
         warnings=judge_saw_prompts(judge.name, count_seen(settings.reward, chosen.rows), len(chosen.rows)),
     )
@@ -296,19 +295,14 @@ def prepare_out(settings: EvaluateSettings) -> None:
         RunExists: a report stands there.
         NotWritable: no files can be made there.
     """
-    out = settings.out
-    if out.exists() and not out.is_dir():
-        raise BadConfig("--out is a file", where=str(out), action="give a directory")
-    if (out / REPORT).exists() and not settings.overwrite:
+    report = settings.out / REPORT
+    if report.exists() and not settings.overwrite:
         raise RunExists(
             "a report stands there already",
-            where=str(out / REPORT),
+            where=str(report),
             action="give another --out, or --overwrite to replace it",
         )
-    with disk_faults(out):
-        out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise NotWritable("no file can be made there", where=str(out), action="choose another --out")
+    prepare_out_directory(settings.out)
 
 
 def choose_prompts(rows: Sequence[PromptRow], *, num_prompts: int, seed: int) -> ChosenPrompts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,3 @@ def columns_of_judges(judges: Iterable[Reward], columns: Iterable[str]) -> set[s
     """The columns of prompts that something reads: the prompt itself, and what judges are given."""
     given = list(columns)
     return {"prompt", TOOLS, PROMPT_FORMAT}.union(*(judge.accepted_columns(given) for judge in judges))
-
-
-def judge_columns(row: PromptRow) -> Mapping[str, Any]:
-    """The columns that a judge is given; old answers in the file do not shadow the new ones."""
-    return {name: value for name, value in row.columns.items() if name not in ("prompt", "completions")}

@@ -53,8 +53,8 @@ def collect(run_path: Path | str) -> dict[str, Any]:
     report = merge(written, {"training": training} if training else {})
     report = merge(side_by_side(path), report)
     for directory in directories.values():
-        found = read_object(directory / REWARD_MODEL)
-        report |= {"reward_model": found} if found else {}
+        reward_model = read_object(directory / REWARD_MODEL)
+        report |= {"reward_model": reward_model} if reward_model else {}
     report["data"] = merge(data_counts(path, directories), report.get("data") or {})
     report["stages"] = stage_rows(report)
     report["provenance"] = {"logratio": __version__, **(report.get("provenance") or {})}
@@ -72,7 +72,7 @@ def judge(report: dict[str, Any]) -> dict[str, Any]:
     """Add every check of the numbers, and the warnings: those raised here and those the evaluation raised."""
     checks = find_warnings(report)
     ours = {check.name for check in checks} | stale(report) | {DATA_CHECK}
-    others = [one for one in report.get("warnings") or [] if one.get("name") not in ours]
+    others = [warning for warning in report.get("warnings") or [] if warning.get("name") not in ours]
     raised = [*(check.to_json() for check in checks if check.raised), *data_warnings(report)]
     return report | {
         "checks": [check.to_json() for check in checks],
@@ -82,7 +82,7 @@ def judge(report: dict[str, Any]) -> dict[str, Any]:
 
 def data_warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """What the check of the training data said, each sentence once."""
-    stages = [one for one in (report.get("training") or {}).values() if isinstance(one, Mapping)]
+    stages = [stage for stage in (report.get("training") or {}).values() if isinstance(stage, Mapping)]
     sentences = [str(sentence) for stage in stages for sentence in stage.get("data_warnings") or []]
     return [
         {
@@ -106,18 +106,18 @@ def training_directories(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         return {}
     children = (child for child in path.iterdir() if child.is_dir() and (child / METRICS).exists())
-    found = sorted(children, key=lambda child: natural(child.name))
-    stages = [stage_name(directory) for directory in found]
+    directories = sorted(children, key=lambda child: natural(child.name))
+    stages = [stage_name(directory) for directory in directories]
     # Runs of one trainer side by side, one for each seed, go by their directories.
     several = bool((read_object(path / CONFIG).get("identity") or {}).get("several"))
     names = {
         stage if stages.count(stage) == 1 and not several else directory.name: directory
-        for stage, directory in zip(stages, found, strict=True)
+        for stage, directory in zip(stages, directories, strict=True)
     }
     if (path / METRICS).exists():
         names = {stage_name(path): path, **names}
-    place = {name: number for number, name in enumerate(STAGE_ORDER)}
-    return {name: names[name] for name in sorted(names, key=lambda name: place.get(name, len(place)))}
+    rank = {name: index for index, name in enumerate(STAGE_ORDER)}
+    return {name: names[name] for name in sorted(names, key=lambda name: rank.get(name, len(rank)))}
 
 
 def stage_name(directory: Path) -> str:
@@ -176,17 +176,17 @@ def data_counts(path: Path, directories: Mapping[str, Path]) -> dict[str, Any]:
     """Lines of the files that the stages passed on, and what became of every row of the training data."""
     counts = file_counts(path)
     for name, directory in directories.items():
-        found = read_object(directory / DATA)
-        if found:
-            numbers = {key: _as_count(value) for key, value in found.items()}
-            counts[name] = {key: value for key, value in numbers.items() if value is not None}
+        counted = read_object(directory / DATA)
+        if counted:
+            values = {key: _as_count(value) for key, value in counted.items()}
+            counts[name] = {key: value for key, value in values.items() if value is not None}
     return counts
 
 
 def _as_count(value: Any) -> Any:
     """Numbers, alone or by name, as they stand; nothing of the rest, such as lists of rows."""
     if isinstance(value, Mapping):
-        counts = {name: one for name, one in value.items() if is_number(one)}
+        counts = {name: count for name, count in value.items() if is_number(count)}
         return counts if len(counts) == len(value) else None
     return value if is_number(value) else None
 
@@ -305,10 +305,14 @@ def run_not_found(path: Path) -> FileNotReadable:
 
 def nearby_runs(path: Path) -> list[str]:
     """Run directories in `path`, beside it, and under `runs/`."""
-    places = [path, path.parent, Path("runs")]
+    parents = [path, path.parent, Path("runs")]
     candidates = [
         path.parent,
-        *(child for place in places if place.is_dir() for child in sorted(place.iterdir())),
+        *(child for parent in parents if parent.is_dir() for child in sorted(parent.iterdir())),
     ]
-    runs = [one for one in candidates if (one / METRICS).is_file() or (one / REPORT).is_file()]
+    runs = [
+        candidate
+        for candidate in candidates
+        if (candidate / METRICS).is_file() or (candidate / REPORT).is_file()
+    ]
     return list(dict.fromkeys(map(str, runs)))[:5]

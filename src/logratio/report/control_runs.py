@@ -16,7 +16,7 @@ def runs_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The training runs that have curves, by name: one, or one for each seed."""
     training = report.get("training") or {}
     training_runs = {
-        str(name): one for name, one in training.items() if isinstance(one, Mapping) and one.get("curves")
+        str(name): run for name, run in training.items() if isinstance(run, Mapping) and run.get("curves")
     }
     return {name: training_runs[name] for name in sorted(training_runs, key=natural)}
 
@@ -33,7 +33,7 @@ def alone(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The report as if one of its runs were the only one, under its trainer's name."""
     run, judged = runs_of(report)[name], report.get("evaluation") or {}
     if judged.get("seeds"):
-        judged = next((one for one in judged["seeds"] if one.get("directory") == name), {})
+        judged = next((seed for seed in judged["seeds"] if seed.get("directory") == name), {})
     return {
         "environment": report["environment"],
         "training": {stage_of(run): run},

@@ -11,12 +11,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from logratio.data.character_shapes import code_point, has_no_shape, written_out
 from logratio.report.formatting import NO_BREAK
 
 VOID_ELEMENTS = frozenset({"meta", "br", "hr", "col"})
-BLANK_CHARACTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-"""Characters that Unicode counts as letters, marks or symbols, and that show nothing."""
-INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 class Html(str):
@@ -27,14 +25,7 @@ class Html(str):
 
 def is_invisible(character: str) -> bool:
     """Whether a character has no shape of its own: control, direction, zero width, surrogate, unassigned."""
-    if character in "\n\t":
-        return False
-    return character in BLANK_CHARACTERS or unicodedata.category(character) in INVISIBLE_CATEGORIES
-
-
-def code_point(character: str) -> str:
-    """`U+202E`."""
-    return f"U+{ord(character):04X}"
+    return character not in "\n\t" and has_no_shape(character)
 
 
 def visible(text: str) -> str:
@@ -42,7 +33,7 @@ def visible(text: str) -> str:
     text = re.sub(r"\r\n?", "\n", text)
     if text.isascii() and text.isprintable():
         return text
-    return "".join(f"⟨{code_point(one)}⟩" if is_invisible(one) else one for one in text)
+    return "".join(written_out(character) if is_invisible(character) else character for character in text)
 
 
 def escape(text: object) -> Html:
@@ -76,7 +67,7 @@ def join(parts: Iterable[object], separator: str = "") -> Html:
 def prose(text: str) -> Html:
     """A sentence of ours: `code` between back-ticks, and no line ends between a number and its per cent."""
     pieces = re.sub(r"(\d) %", f"\\1{NO_BREAK}%", text).split("`")
-    return join(element("code", piece) if place % 2 else piece for place, piece in enumerate(pieces))
+    return join(element("code", piece) if index % 2 else piece for index, piece in enumerate(pieces))
 
 
 def foreign_text(text: str, *, limit: int = 4000) -> Html:
@@ -95,9 +86,9 @@ def foreign_text(text: str, *, limit: int = 4000) -> Html:
 
 
 def _badges(piece: str) -> list[object]:
-    if all(not is_invisible(one) for one in piece):
+    if all(not is_invisible(character) for character in piece):
         return [piece]
-    return [_badge(one) if is_invisible(one) else one for one in piece]
+    return [_badge(character) if is_invisible(character) else character for character in piece]
 
 
 def _badge(character: str) -> Html:

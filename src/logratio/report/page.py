@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from logratio.report.collect import collect
-from logratio.report.html import Html, element, join, prose
+from logratio.report.frame import document, footer, header
+from logratio.report.html import Html, element, prose
 from logratio.report.sections.answers import answers_section
 from logratio.report.sections.control import control_section
 from logratio.report.sections.control_course import control_course_section
@@ -20,7 +20,6 @@ from logratio.report.sections.pairwise_counts import head_to_head_section
 from logratio.report.sections.policy_gradient import policy_gradient_section
 from logratio.report.sections.provenance import provenance_section
 from logratio.report.sections.reward import reward_section
-from logratio.report.sections.section import Section
 from logratio.report.sections.steps import steps_section
 from logratio.report.sections.verdict import verdict_section
 from logratio.report.sections.warnings import warnings_section
@@ -29,16 +28,6 @@ from logratio.run_directory import REPORT, atomic_write, write_json
 from logratio.version import __version__
 
 PAGE = "report.html"
-POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "style-src 'unsafe-inline'",
-        "img-src data:",
-        "media-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-)
 SECTIONS = (
     verdict_section,
     control_section,
@@ -95,49 +84,14 @@ def page(report: Mapping[str, Any], *, name: str) -> Html:
         name: the run's name, for the title.
     """
     sections = [section for make in SECTIONS if (section := make(report)) is not None]
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=Html(POLICY)),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", f"{name} – logratio report"),
-        element("style", style_sheet()),
+    finished = (report.get("provenance") or {}).get("finished") or ""
+    return document(
+        header("logratio report", name, finished),
+        sections,
+        footer(REPORT, made_by=f"Made by logratio {__version__}. "),
+        title=f"{name} – logratio report",
+        notice=_missing(report),
     )
-    body = element(
-        "body",
-        element("a", "Skip to the result", href=f"#{sections[0].anchor}", class_="skip"),
-        _header(report, name),
-        element(
-            "div",
-            _contents(sections),
-            element("main", _missing(report), *(section.to_html() for section in sections)),
-            class_="columns",
-        ),
-        _footer(),
-    )
-    return join([Html("<!doctype html>\n"), element("html", head, body, lang="en"), "\n"])
-
-
-def style_sheet() -> Html:
-    """The style sheet beside this module; it holds nothing that came from a run."""
-    return Html(files("logratio.report").joinpath("style.css").read_text(encoding="utf-8"))
-
-
-def _header(report: Mapping[str, Any], name: str) -> Html:
-    made = (report.get("provenance") or {}).get("finished") or ""
-    return element(
-        "header",
-        element("p", "logratio report", class_="brand"),
-        element("h1", name),
-        element("p", made, class_="lede") if made else None,
-    )
-
-
-def _contents(sections: list[Section]) -> Html:
-    links = [element("li", element("a", one.title, href=f"#{one.anchor}")) for one in sections]
-    return element("nav", element("ul", *links), aria_label="Contents")
 
 
 def _missing(report: Mapping[str, Any]) -> Html | None:
@@ -146,15 +100,3 @@ def _missing(report: Mapping[str, Any]) -> Html | None:
         return None
     title = element("p", element("b", "This report is of a part"))
     return element("div", title, element("ul", *sentences), class_="missing", role="note")
-
-
-def _footer() -> Html:
-    return element(
-        "footer",
-        element(
-            "p",
-            f"Made by logratio {__version__}. Every number of this page is in ",
-            element("code", REPORT),
-            ".",
-        ),
-    )

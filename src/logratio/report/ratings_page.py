@@ -12,8 +12,8 @@ from logratio.progress import format_seconds
 from logratio.report.charts.bars import cell_interval
 from logratio.report.charts.ratings import MAX_ROWS, STYLE, strengths_chart
 from logratio.report.formatting import fixed, interval, percent
+from logratio.report.frame import document, footer, header
 from logratio.report.html import Html, element, join, prose
-from logratio.report.page import POLICY, style_sheet
 from logratio.report.sections.cells import cell
 from logratio.report.sections.section import Section, definitions, figure, table
 
@@ -76,39 +76,13 @@ def page(report: Mapping[str, Any]) -> Html:
         _matrix_section(report),
         _provenance_section(report),
     ]
-    links = [element("li", element("a", one.title, href=f"#{one.anchor}")) for one in sections]
-    body = element(
-        "body",
-        element("a", "Skip to the result", href="#verdict", class_="skip"),
-        element(
-            "header",
-            element("p", "logratio rate", class_="brand"),
-            element("h1", report["provenance"]["file"]),
-            element("p", report["provenance"]["finished"], class_="lede"),
-        ),
-        element(
-            "div",
-            element("nav", element("ul", *links), aria_label="Contents"),
-            element("main", *(section.to_html() for section in sections)),
-            class_="columns",
-        ),
-        element(
-            "footer", element("p", "Every number of this page is in ", element("code", "ratings.json"), ".")
-        ),
-    )
-    return join([Html("<!doctype html>\n"), element("html", _head(report), body, lang="en"), "\n"])
-
-
-def _head(report: Mapping[str, Any]) -> Html:
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=Html(POLICY)),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", f"{report['provenance']['file']} – logratio ratings"),
-        element("style", join([style_sheet(), STYLE, PAGE_STYLE])),
+    provenance = report["provenance"]
+    return document(
+        header("logratio rate", provenance["file"], provenance["finished"]),
+        sections,
+        footer("ratings.json"),
+        title=f"{provenance['file']} – logratio ratings",
+        styles=[STYLE, PAGE_STYLE],
     )
 
 
@@ -161,7 +135,7 @@ def _ties(report: Mapping[str, Any]) -> str:
 
 def _strengths_section(report: Mapping[str, Any]) -> Section:
     models = report["models"]
-    resampled = any(one["bootstrap"] for one in models)
+    resampled = any(model["bootstrap"] for model in models)
     legend = [("strength", "a"), ("interval from the covariance", "a bar")]
     legend += [("by bootstrap", "a thin")] if resampled else []
     cut = f"The first {MAX_ROWS} of {len(models)} models." if len(models) > MAX_ROWS else ""
@@ -169,13 +143,13 @@ def _strengths_section(report: Mapping[str, Any]) -> Section:
     headings = ["Model", "Strength", *(["By bootstrap"] if resampled else []), "Elo", "Won", "Tied", "Lost"]
     rows = [
         [
-            join([element("span", f"{place} ", class_="count"), one["model"]]),
-            cell(fixed(one["strength"]), _between(one["interval"])),
-            *([cell(_between(one["bootstrap"]))] if resampled else []),
-            fixed(one["elo"], 0),
-            *(f"{one[key]:,}" for key in ("wins", "ties", "losses")),
+            join([element("span", f"{rank} ", class_="count"), model["model"]]),
+            cell(fixed(model["strength"]), _between(model["interval"])),
+            *([cell(_between(model["bootstrap"]))] if resampled else []),
+            fixed(model["elo"], 0),
+            *(f"{model[key]:,}" for key in ("wins", "ties", "losses")),
         ]
-        for place, one in enumerate(models, start=1)
+        for rank, model in enumerate(models, start=1)
     ]
     listing = table(headings, rows, caption="Strengths of all models", class_="course")
     body = join([element("div", chart, class_="picture forest"), listing])
@@ -194,27 +168,29 @@ def _contrasts_section(report: Mapping[str, Any]) -> Section:
 
 
 def _contrasts(contrasts: Sequence[Mapping[str, Any]], *, caption: str) -> Html:
-    resampled = any(one["bootstrap"] for one in contrasts)
-    ends = [one["interval"][end] for one in contrasts for end in ("low", "high")]
+    resampled = any(contrast["bootstrap"] for contrast in contrasts)
+    ends = [contrast["interval"][end] for contrast in contrasts for end in ("low", "high")]
     span = min(0.0, *ends), max(0.0, *ends)
     headings = ["Who", "Difference", *(["By bootstrap"] if resampled else []), "Elo", "Wins, ties aside", ""]
     rows = [
         [
-            f"{one['first']} against {one['second']}",
-            cell(fixed(one["difference"]), _between(one["interval"]), _bar(one, span)),
-            *([cell(_between(one["bootstrap"]))] if resampled else []),
-            fixed(one["elo"], 0),
-            percent(one["win_chance"]),
-            element("strong", "clear") if one["clear"] else element("span", "not told apart", class_="count"),
+            f"{contrast['first']} against {contrast['second']}",
+            cell(fixed(contrast["difference"]), _between(contrast["interval"]), _bar(contrast, span)),
+            *([cell(_between(contrast["bootstrap"]))] if resampled else []),
+            fixed(contrast["elo"], 0),
+            percent(contrast["win_chance"]),
+            element("strong", "clear")
+            if contrast["clear"]
+            else element("span", "not told apart", class_="count"),
         ]
-        for one in contrasts
+        for contrast in contrasts
     ]
     return table(headings, rows, caption=caption, class_="course")
 
 
-def _bar(one: Mapping[str, Any], span: tuple[float, float]) -> Html:
-    bounds = [one["interval"]["low"], one["interval"]["high"]]
-    return cell_interval(one["difference"], bounds, span, style="policy", mark=0.0)
+def _bar(contrast: Mapping[str, Any], span: tuple[float, float]) -> Html:
+    bounds = [contrast["interval"]["low"], contrast["interval"]["high"]]
+    return cell_interval(contrast["difference"], bounds, span, style="policy", mark=0.0)
 
 
 def _between(bounds: Mapping[str, float] | None) -> str:

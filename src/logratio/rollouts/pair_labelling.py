@@ -146,8 +146,8 @@ def label_pairs(
     return pairs, counts
 
 
-def preference_probability(first: float, second: float, *, temperature: float) -> float:
-    """`σ((first - second) / temperature)`: how probably the first of two rewards is preferred.
+def label_probability(first: float, second: float, *, temperature: float) -> float:
+    """`σ((first - second) / temperature)`: how probably a label prefers the first of two rewards.
 
     At temperature 0 it is 1, 0, or 1/2 for equal rewards.
     """
@@ -204,7 +204,7 @@ def _outcome(first: Answer, second: Answer, temperature: float) -> Outcome:
 def _draw(prompt: Prompt, first: Answer, second: Answer, temperature: float, seed: int) -> LabelledPair:
     # The pair is put in the order of its texts, so that the draw does not depend on how it was come by.
     (a, b) = sorted((first, second), key=lambda answer: answer[1].identity)
-    wins = _uniform("label", seed, prompt, *_texts(a, b)) < preference_probability(
+    wins = _uniform("label", seed, prompt, *_texts(a, b)) < label_probability(
         a[0], b[0], temperature=temperature
     )
     chosen, rejected = (a, b) if wins else (b, a)
@@ -215,7 +215,7 @@ def _draw(prompt: Prompt, first: Answer, second: Answer, temperature: float, see
 def _probability_against(first: float, second: float, temperature: float) -> float:
     if first == second:
         return 0.0
-    return preference_probability(min(first, second), max(first, second), temperature=temperature)
+    return label_probability(min(first, second), max(first, second), temperature=temperature)
 
 
 def _texts(first: Answer, second: Answer) -> tuple[str, ...]:

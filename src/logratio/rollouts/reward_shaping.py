@@ -11,10 +11,9 @@ from torch import Tensor
 from logratio.errors import BadReward
 from logratio.records import Completion, Sample
 from logratio.rollouts.reward_values import answer_location
+from logratio.stats.ngrams import repeated_ngram_share
 
 RewardCallable = Callable[[Sequence[Sample]], Sequence[Sequence[float | None]]]
-NGRAM_SIZE = 3
-"""Tokens of a run that counts as repeated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +113,3 @@ def describe_answers(answers: Sequence[Completion]) -> dict[str, float]:
         "ended": sum(answer.finish_reason == "stop" for answer in answers) / len(answers),
         "repetition": sum(map(repeated_ngram_share, tokens)) / len(tokens),
     }
-
-
-def repeated_ngram_share(tokens: Sequence[int]) -> float:
-    """The share of an answer's triples of tokens that stood in it before; 0 for a shorter answer."""
-    runs = [tuple(tokens[start : start + NGRAM_SIZE]) for start in range(len(tokens) - NGRAM_SIZE + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0

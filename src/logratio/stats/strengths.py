@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from logratio.stats.graphs import strongly_connected
+
 Ties = Literal["davidson", "rao-kupper", "half"]
 Counts = Float[Tensor, "items items"]
 Value = tuple[Tensor, Tensor, Tensor]
@@ -105,16 +107,12 @@ def fit_strengths(wins: Counts, *, ties: Counts | None = None, tie_model: Ties =
 
 
 def linked_groups(beats: Tensor) -> list[list[int]]:
-    """The strongly connected groups of a graph given as a boolean `[items, items]` matrix.
-
-    Reachability by squaring; groups in the order of their first item.
-    """
-    reach = (beats | torch.eye(len(beats), dtype=torch.bool, device=beats.device)).double()
-    for _ in range(max(1, len(beats) - 1).bit_length()):
-        reach = (reach @ reach > 0).double()
-    mutual = (reach * reach.T) > 0
-    firsts = mutual.double().argmax(dim=1)
-    return [torch.nonzero(firsts == first).flatten().tolist() for first in firsts.unique().tolist()]
+    """The strongly connected groups of a graph given as a boolean `[items, items]` matrix, each in order."""
+    edges = {
+        winner: [loser for loser, beaten in enumerate(row) if beaten]
+        for winner, row in enumerate(beats.tolist())
+    }
+    return sorted(sorted(group) for group in strongly_connected(edges))
 
 
 def _check_counts(counts: Tensor, name: str) -> None:

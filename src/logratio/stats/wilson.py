@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from statistics import NormalDist
 
 
@@ -36,17 +37,21 @@ def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
+ENDS = (0.0, 1.0)
 SMALLEST_SHARE = 1e-12
 """Nearer to 0 or 1 than this a share is taken for the number itself: what is left of it is rounding."""
 
 
-def percent_decimals(share: float, decimals: int = 1) -> int:
-    """Enough decimals that a share is shown as 0 % or 100 % only where it is 0 or 1; `decimals` at least."""
-    while round(100 * share, decimals) in (0, 100) and min(abs(share), abs(1 - share)) > SMALLEST_SHARE:
+def percent_decimals(share: float, decimals: int = 1, *, exact: Collection[float] = ENDS) -> int:
+    """Enough decimals that a share is shown as one of `exact` only where it is that; `decimals` at least."""
+    while any(
+        round(100 * share, decimals) == 100 * landmark and abs(share - landmark) > SMALLEST_SHARE
+        for landmark in exact
+    ):
         decimals += 1
     return decimals
 
 
-def percent(share: float, decimals: int = 1) -> str:
-    """`61.3%`; a share that is neither 0 nor 1 is never shown as `0.0%` or `100.0%`."""
-    return f"{100 * share:.{percent_decimals(share, decimals)}f}%"
+def percent(share: float, decimals: int = 1, *, exact: Collection[float] = ENDS, space: str = "") -> str:
+    """`61.3%`, with `space` before its sign; shown as one of `exact`, 0 or 1, only where it is that."""
+    return f"{100 * share:.{percent_decimals(share, decimals, exact=exact)}f}{space}%"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logratio.annotate.domain.agreement import (
-    Share,
+    Proportion,
     agreement_rate,
     cohen_kappa,
     krippendorff_alpha,
@@ -194,7 +194,7 @@ def test_two_raters():
     found = measure_agreement(by_unit("a" * 20 + "b" * 5 + "a" * 10 + "b" * 15, "a" * 25 + "b" * 25))
     assert (found.num_overlapping, found.num_ratings) == (50, 100)
     assert (found.raw.count, found.raw.total, found.raw.value) == (35, 50, 0.7)
-    assert found.opposite == Share.of(15, 50)
+    assert found.opposite == Proportion.of(15, 50)
     (two,) = found.between
     assert (two.first, two.second, two.num_common, two.num_same, two.num_opposite) == (
         *("rater 0", "rater 1"),
@@ -305,22 +305,22 @@ def test_a_majority_is_wrong_more_seldom_than_a_verdict():
 
 
 def test_the_suggestion():
-    measured = Share.of(18, 100)
+    measured = Proportion.of(18, 100)
     assert suggest_smoothing(measured, [1, 1, 1]).value == pytest.approx(0.1)
     assert suggest_smoothing(measured, [1, 2]).value == pytest.approx((0.1 + 0.01 / 0.82) / 2)
     assert suggest_smoothing(measured, []).value == pytest.approx(0.1)
     assert "18.0% of 100 pairs" in suggest_smoothing(measured, [1]).reason
     assert "majorities" not in suggest_smoothing(measured, [1]).reason
     assert "these labels with chance 0.056" in suggest_smoothing(measured, [1, 2]).reason
-    assert suggest_smoothing(Share.of(0, 40), [1]).value == 0.0
+    assert suggest_smoothing(Proportion.of(0, 40), [1]).value == 0.0
 
 
 def test_no_suggestion_without_twenty_pairs_or_beyond_coins():
-    few = suggest_smoothing(Share.of(3, 19), [1])
+    few = suggest_smoothing(Proportion.of(3, 19), [1])
     assert (few.value, few.verdict_error) == (None, None)
     assert "19 pairs" in few.reason
     assert suggest_smoothing(None, [1]).reason.startswith("0 pairs")
     for count in (20, 30):
-        coins = suggest_smoothing(Share.of(count, 40), [1])
+        coins = suggest_smoothing(Proportion.of(count, 40), [1])
         assert coins.value is None
         assert "coins" in coins.reason

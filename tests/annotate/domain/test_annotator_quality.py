@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from annotate.made_labels import PEOPLE, drawn, fill, pair, snapshot
-from logratio.annotate.domain.agreement import Share
+from logratio.annotate.domain.agreement import Proportion
 from logratio.annotate.domain.annotator_quality import assess
 from logratio.annotate.storage.snapshot import Snapshot
 from logratio.annotate.storage.store import Store
@@ -31,8 +31,8 @@ def test_left_is_counted_by_side_and_longer_by_content():
             (3, "anna", "b", {"swapped": True}),
         ],
     )
-    assert quality.left == Share.of(3, 4)
-    assert quality.longer == Share.of(2, 3)
+    assert quality.left == Proportion.of(3, 4)
+    assert quality.longer == Proportion.of(2, 3)
 
 
 def test_ties_and_the_like_are_no_side_and_no_length():
@@ -59,7 +59,7 @@ def test_consistency_compares_content_with_the_sides_swapped():
             (5, "anna", "a", again),
         ],
     )
-    assert quality.consistency == Share.of(3, 4)
+    assert quality.consistency == Proportion.of(3, 4)
 
 
 def test_a_repeat_is_compared_with_the_same_person_and_what_stands():
@@ -74,7 +74,7 @@ def test_a_repeat_is_compared_with_the_same_person_and_what_stands():
         (0, "ben", "undo", {"supersedes": 6}),
     ]
     report = assess(snapshot([pair(0)], verdicts))
-    assert [quality.consistency for quality in report.annotators] == [Share.of(1, 1), None]
+    assert [quality.consistency for quality in report.annotators] == [Proportion.of(1, 1), None]
 
 
 def test_gold_counts_gold_presentations_alone():
@@ -90,7 +90,7 @@ def test_gold_counts_gold_presentations_alone():
             (3, "anna", "a"),
         ],
     )
-    assert quality.gold == Share.of(2, 3)
+    assert quality.gold == Proportion.of(2, 3)
     assert quality.num_verdicts == 1
 
 
@@ -120,7 +120,7 @@ def test_refused_agreement_leaves_the_rates():
     report = assess(snapshot([pair(0)], [(0, "anna", "a")]))
     assert report.agreement is None
     assert "there are 0" in report.refused
-    assert report.together.left == Share.of(1, 1)
+    assert report.together.left == Proportion.of(1, 1)
     assert report.to_json()["agreement"] is None
 
 

@@ -155,6 +155,17 @@ def test_the_last_batch_of_a_pass_weighs_as_much_as_it_holds():
     assert mean_at_end(report, "dpo", "loss") == pytest.approx((1.5 + 2 + 1.5 + 2 + 1.5) / 11)
 
 
+def test_updates_of_ties_alone_say_nothing_of_the_others():
+    report = curves("dpo", accuracy=[1.0] * 6 + [0.0] * 5, ties=[None] * 6 + [1.0] * 5, step=range(1, 12))
+    dpo = report["training"]["dpo"]
+    dpo |= {"examples": 11, "settings": {"settings": {"batch_size": 1}}}
+    assert mean_at_end(report, "dpo", "accuracy") == 1.0
+    assert mean_at_start(report, "dpo", "accuracy", num=9) == 1.0
+    dpo["curves"]["ties"] = [1.0] * 11
+    assert mean_at_end(report, "dpo", "accuracy") is None
+    assert mean_at_start(report, "dpo", "accuracy", num=5) is None
+
+
 def test_the_loss_of_sft_is_a_mean_over_tokens():
     losses, tokens = [2.0, 4.0, 2.0, 4.0, 2.0, 1.0, 3.0, 1.0, 3.0, 1.0], [90.0, 10.0] * 5
     report = curves("sft", step=range(1, 11), loss=losses, tokens=[*tokens[:5], 90.0, 10.0, 90.0, 10.0, 90.0])

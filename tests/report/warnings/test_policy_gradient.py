@@ -89,6 +89,36 @@ def test_threshold(name):
     assert math.isfinite(finding.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "metric", "common", "outlier"),
+    [
+        ("AnswersCutOff", "ended", 0.9, 0.0),
+        ("AnswerLengthChanged", "answer_tokens", 30.0, 300.0),
+        ("EntropyLost", "entropy", 3.0, 300.0),
+        ("RepetitionRose", "repetition", 0.1, 1.0),
+        ("ReferenceKLTooHigh", "reference_kl", 6.0, 60.0),
+        ("GroupsWithoutSpread", "constant_groups", 0.5, 1.0),
+    ],
+)
+def test_an_update_weighs_as_many_prompts_as_it_has(name, metric, common, outlier):
+    # 17 prompts in batches of 16: every second update is of one prompt.
+    def value(done):
+        return common if round(40 * done) % 2 else outlier
+
+    report = report_of(summary={"examples": 17}, **{metric: value})
+    first = (3 * 16 * common + 2 * outlier) / 50
+    last = (2 * 16 * common + 3 * outlier) / 35
+    ratio = name in ("AnswerLengthChanged", "EntropyLost")
+    assert by_name(report)[name].value == pytest.approx(last / first if ratio else last)
+
+
+def test_the_table_weighs_an_update_by_its_prompts():
+    report = report_of(
+        summary={"examples": 17}, answer_tokens=lambda done: 30.0 if round(40 * done) % 2 else 65.0
+    )
+    assert "<td>33 </td>" in policy_gradient_section(report).body
+
+
 @pytest.mark.parametrize("stage", ["ppo", "reinforce"])
 def test_a_healthy_run_raises_nothing(stage):
     assert raised(report_of(stage=stage)) == set()

@@ -36,7 +36,7 @@ Ratings = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Proportion:
     """A proportion with its Wilson interval."""
 
     count: float
@@ -51,7 +51,7 @@ class Share:
     """Upper end."""
 
     @classmethod
-    def of(cls, count: float, total: int) -> Share | None:
+    def of(cls, count: float, total: int) -> Proportion | None:
         """The share, or none where nothing was tried."""
         if total == 0:
             return None
@@ -95,7 +95,7 @@ class Between:
     """Of these, with the same verdict."""
     num_opposite: int
     """Of these, where each prefers another answer; the rest are a tie against a side."""
-    raw: Share | None
+    raw: Proportion | None
     """Share of the same verdict; none below 20 pairs in common."""
     kappa: Coefficient
     """Cohen's kappa."""
@@ -113,11 +113,11 @@ class Agreement:
     """Pairs with verdicts of two people or more; all numbers here are of these."""
     num_ratings: int
     """Verdicts on them."""
-    raw: Share
+    raw: Proportion
     """Chance that two people give the same verdict, averaged over pairs."""
     alpha: Coefficient
     """Krippendorff's alpha, nominal."""
-    opposite: Share | None
+    opposite: Proportion | None
     """Chance that two people who both prefer an answer prefer different ones, averaged over pairs."""
     between: tuple[Between, ...]
     """Each two annotators with a pair in common."""
@@ -157,22 +157,22 @@ def measure_agreement(ratings: Ratings, *, resamples: int = RESAMPLES, seed: int
     )
 
 
-def agreement_rate(ratings: Ratings) -> Share | None:
+def agreement_rate(ratings: Ratings) -> Proportion | None:
     """How often two people who judged the same pair agree; each pair weighs the same.
 
     The interval takes a pair as one trial, which is right for two people and too wide for more.
     """
     shares = [_same_share(verdicts.values()) for verdicts in ratings.values() if len(verdicts) > 1]
-    return Share.of(float(sum(shares)), len(shares))
+    return Proportion.of(float(sum(shares)), len(shares))
 
 
-def opposite_rate(ratings: Ratings) -> Share | None:
+def opposite_rate(ratings: Ratings) -> Proportion | None:
     """How often two people who both prefer an answer of a pair prefer different ones."""
     decided = [
         [category for category in verdicts.values() if category in SIDES] for verdicts in ratings.values()
     ]
     shares = [1 - _same_share(sides) for sides in decided if len(sides) > 1]
-    return Share.of(float(sum(shares)), len(shares))
+    return Proportion.of(float(sum(shares)), len(shares))
 
 
 def _same_share(categories: Collection[str]) -> Fraction:
@@ -264,8 +264,8 @@ def _kappa_tables(kinds: Mapping[tuple[str, str], int]) -> _Tables:
     """A kind of pair is the two verdicts on it."""
     categories = sorted({category for kind in kinds for category in kind})
     left, right = (
-        np.array([[float(kind[place] == category) for category in categories] for kind in kinds])
-        for place in (0, 1)
+        np.array([[float(kind[side] == category) for category in categories] for kind in kinds])
+        for side in (0, 1)
     )
     return _Tables(
         counts=np.array(list(kinds.values())),
@@ -333,6 +333,6 @@ def _compare_two(
             category != other_category and {category, other_category} <= SIDES
             for category, other_category in both
         ),
-        raw=Share.of(num_same, len(both)) if enough else None,
+        raw=Proportion.of(num_same, len(both)) if enough else None,
         kappa=_coefficient(tables, resamples=resamples, seed=seed) if enough else few,
     )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from logratio.annotate.domain.agreement import RESAMPLES, Agreement, Share, measure_agreement
+from logratio.annotate.domain.agreement import RESAMPLES, Agreement, Proportion, measure_agreement
 from logratio.annotate.domain.pairs import Pair
 from logratio.annotate.storage.snapshot import CATEGORIES, Snapshot, ratings_of
 from logratio.annotate.storage.store import Vote
@@ -31,13 +31,13 @@ class Quality:
     """The name; empty for all together."""
     verdicts: dict[str, int]
     """First verdicts that stand: chosen, tie, bad, skip, flag."""
-    consistency: Share | None
+    consistency: Proportion | None
     """Hidden repeats, sides swapped, that got the same verdict again."""
-    gold: Share | None
+    gold: Proportion | None
     """Gold pairs with the right verdict."""
-    left: Share | None
+    left: Proportion | None
     """Of first verdicts for an answer: for the one on the left. Sides are drawn, so that 50 % is no habit."""
-    longer: Share | None
+    longer: Proportion | None
     """Of first verdicts for an answer of unequal ones: for the one with more characters."""
     seconds: float | None
     """Median time of a first verdict, by the page's clock."""
@@ -101,7 +101,7 @@ def assess(snapshot: Snapshot, *, resamples: int = RESAMPLES, seed: int = 0) -> 
     except TooFewLabels as fault:
         refused, action = fault.what, fault.action
     names = sorted({vote.annotator for vote in votes})
-    num_used = sum(len(given) for given in ratings.values())
+    num_used = sum(len(votes_on_pair) for votes_on_pair in ratings.values())
     return QualityReport(
         num_pairs=len(snapshot.pairs),
         num_judged=len(ratings),
@@ -147,7 +147,7 @@ def _count_verdicts(votes: Sequence[Vote]) -> dict[str, int]:
     return {name: counts[name] for name in ("chosen", "tie", "bad", "skip", "flag")}
 
 
-def _consistency(votes: Sequence[Vote]) -> Share | None:
+def _consistency(votes: Sequence[Vote]) -> Proportion | None:
     """Repeats against the first verdict of the same person; those passed on or reported are not compared."""
     first = {(vote.annotator, vote.pair_id): vote.verdict for vote in votes if vote.kind == "first"}
     repeats = [
@@ -169,8 +169,8 @@ def _lengths(vote: Vote, pairs: Mapping[str, Pair]) -> tuple[int, int]:
     return lengths if vote.verdict == "a" else (lengths[1], lengths[0])
 
 
-def _rate(votes: Sequence[Vote], holds: Callable[[Vote], bool]) -> Share | None:
-    return Share.of(sum(map(holds, votes)), len(votes))
+def _rate(votes: Sequence[Vote], holds: Callable[[Vote], bool]) -> Proportion | None:
+    return Proportion.of(sum(map(holds, votes)), len(votes))
 
 
 def _left_out(votes: Sequence[Vote]) -> dict[str, int]:

@@ -246,9 +246,9 @@ def _add_answer(labels: _Labels, pair: Pair, answer: Completion, *, is_good: boo
 
 def _unpaired(labels: _Labels, form: Form) -> Iterable[JsonRow]:
     """Answers that won every pair, or none; what won one and lost another is neither good nor bad."""
-    for prompt, answer, found in labels.answers.values():
-        if len(found) == 1:
-            (label,) = found
+    for prompt, answer, labels_of_answer in labels.answers.values():
+        if len(labels_of_answer) == 1:
+            (label,) = labels_of_answer
             yield _prompt(prompt, form) | {"completion": _answer(answer, form), "label": label}
 
 

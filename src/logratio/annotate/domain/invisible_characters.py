@@ -7,9 +7,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any, Final
 
-BLANK_CHARACTERS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Letters, marks and symbols by their category, which nevertheless draw nothing."""
-INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+from logratio.data.character_shapes import code_point, has_no_shape, written_out
+
 CONTROLS: Final = (
     "NULL,START OF HEADING,START OF TEXT,END OF TEXT,END OF TRANSMISSION,ENQUIRY,ACKNOWLEDGE,BELL,BACKSPACE,"
     "TAB,LINE FEED,LINE TABULATION,FORM FEED,CARRIAGE RETURN,SHIFT OUT,SHIFT IN,DATA LINK ESCAPE,"
@@ -36,11 +35,9 @@ def is_invisible(character: str) -> bool:
     """Whether a character draws nothing: control, direction, zero width, unusual space, unassigned."""
     if character in "\n\t" or " " <= character <= "~":
         return False
-    category = unicodedata.category(character)
     return (
-        category in INVISIBLE_CATEGORIES
-        or category == "Zs"
-        or character in BLANK_CHARACTERS
+        has_no_shape(character)
+        or unicodedata.category(character) == "Zs"
         or "\ufe00" <= character <= "\ufe0f"
         or "\U000e0100" <= character <= "\U000e01ef"
     )
@@ -55,7 +52,7 @@ def name_of(character: str) -> str:
         return "DELETE"
     kinds = {"Cs": "HALF A SURROGATE PAIR", "Co": "PRIVATE USE", "Cc": "CONTROL"}
     kind = kinds.get(unicodedata.category(character), "NOT ASSIGNED")
-    return unicodedata.name(character, f"{kind} {_code(character)}")
+    return unicodedata.name(character, f"{kind} {code_point(character)}")
 
 
 def raw(text: str) -> list[dict[str, Any]]:
@@ -115,20 +112,21 @@ def _mark(piece: str) -> dict[str, Any]:
     if TERMINAL_ESCAPE.fullmatch(piece):
         codes = piece[2:] if piece[0] == "\x1b" else piece[1:]
         shown = f"TERMINAL ESCAPE {codes.lstrip('[')}"
-        return {"kind": "mark", "code": _code(piece[0]), "name": shown, "expected": False}
+        return {"kind": "mark", "code": code_point(piece[0]), "name": shown, "expected": False}
     if len(set(piece)) == 1:
         name = name_of(piece[0]) + (f" × {len(piece):,}" if len(piece) > 1 else "")
-        code = _code(piece[0])
+        code = code_point(piece[0])
     else:
         more = f" and {len(piece) - MAX_NAMED:,} more" if len(piece) > MAX_NAMED else ""
-        name = ", ".join(name_of(one) for one in piece[:MAX_NAMED]) + more
-        code = " ".join(_code(one) for one in piece[:MAX_NAMED]) + more
-    return {"kind": "mark", "code": code, "name": name, "expected": all(one in EXPECTED for one in piece)}
-
-
-def _code(character: str) -> str:
-    return f"U+{ord(character):04X}"
+        name = ", ".join(name_of(character) for character in piece[:MAX_NAMED]) + more
+        code = " ".join(code_point(character) for character in piece[:MAX_NAMED]) + more
+    return {
+        "kind": "mark",
+        "code": code,
+        "name": name,
+        "expected": all(character in EXPECTED for character in piece),
+    }
 
 
 def _written_out(text: str) -> str:
-    return "".join(f"⟨{_code(one)}⟩" if is_invisible(one) else one for one in text)
+    return "".join(written_out(character) if is_invisible(character) else character for character in text)

@@ -55,12 +55,12 @@ def order_pairs(settings: QueueSettings, annotator: str, margins: Mapping[str, f
     """
     if settings.order == "file":
         return [*margins]
-    places = {pair_id: chance(settings.seed, "order", annotator, pair_id) for pair_id in margins}
+    rank_of = {pair_id: chance(settings.seed, "order", annotator, pair_id) for pair_id in margins}
     if settings.order == "margin":
         chosen = [pair_id for pair_id in margins if not in_random_slice(settings, pair_id)]
-        chosen.sort(key=lambda pair_id: (_distance(margins[pair_id]), places[pair_id]))
-        places |= {pair_id: (rank + 0.5) / len(chosen) for rank, pair_id in enumerate(chosen)}
-    return sorted(places, key=lambda pair_id: (places[pair_id], pair_id))
+        chosen.sort(key=lambda pair_id: (_distance(margins[pair_id]), rank_of[pair_id]))
+        rank_of |= {pair_id: (rank + 0.5) / len(chosen) for rank, pair_id in enumerate(chosen)}
+    return sorted(rank_of, key=lambda pair_id: (rank_of[pair_id], pair_id))
 
 
 def _distance(margin: float | None) -> float:

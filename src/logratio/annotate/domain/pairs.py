@@ -231,10 +231,10 @@ class _Reader:
     def read(self, path: Path | str) -> None:
         """All rows; a row that cannot be used is counted by its fault."""
         faults: list[DataFault] = []
-        for number, row in enumerate(scan_rows(path)):
+        for index, row in enumerate(scan_rows(path)):
             self.num_rows += 1
             try:
-                self._read_row(number, row)
+                self._read_row(index, row)
             except DataFault as fault:
                 faults.append(fault)
                 self.left_out[LEFT_OUT.get(type(fault), fault.name)] += 1
@@ -263,16 +263,16 @@ class _Reader:
             if pair.gold and not standing.gold:
                 self.pairs[pair.id] = replace(standing, gold=pair.gold)
 
-    def _read_row(self, number: int, row: SourceRow | DataFault) -> None:
+    def _read_row(self, row_index: int, row: SourceRow | DataFault) -> None:
         if isinstance(row, DataFault):
             raise row
         if "completions" in row.value and not self.gold:
-            self._read_answers(number, row)
+            self._read_answers(row_index, row)
         else:
-            self._read_comparison(number, row)
+            self._read_comparison(row_index, row)
         self.columns.update([name for name, value in row.value.items() if value is not None])
 
-    def _read_comparison(self, number: int, row: SourceRow) -> None:
+    def _read_comparison(self, row_index: int, row: SourceRow) -> None:
         comparison = parse_comparison(row.value, where=row.source)
         pair = make_pair(
             comparison.prompt,
@@ -283,9 +283,9 @@ class _Reader:
             margin=_margin(row),
             gold=_gold(row, default="chosen" if self.gold else None),
         )
-        self.add(pair, row=number)
+        self.add(pair, row=row_index)
 
-    def _read_answers(self, number: int, row: SourceRow) -> None:
+    def _read_answers(self, row_index: int, row: SourceRow) -> None:
         require_column(row.value, "completions", where=row.source)
         prompt = parse_prompt_columns(row.value, where=row.source)
         answers = row.value["completions"]
@@ -297,7 +297,7 @@ class _Reader:
             for index, answer in enumerate(answers)
         ]
         self.answers.setdefault(prompt.key, []).extend(
-            _Answer(prompt=prompt, completion=completion, model=model, source=row.source, row=number)
+            _Answer(prompt=prompt, completion=completion, model=model, source=row.source, row=row_index)
             for completion in parsed
         )
 
@@ -356,11 +356,11 @@ def _pairing_of(
 def _draw(answers: list[_Answer], num_pairs: int, seed: int) -> Iterator[tuple[_Answer, _Answer]]:
     """Some pairs at random, different ones as far as there are, the same whatever else the file holds."""
 
-    def key(places: tuple[int, int]) -> bytes:
-        return hashlib.sha256(f"{seed} {answers[0].prompt.key} {places}".encode()).digest()
+    def key(indices: tuple[int, int]) -> bytes:
+        return hashlib.sha256(f"{seed} {answers[0].prompt.key} {indices}".encode()).digest()
 
-    places = sorted(combinations(range(len(answers)), 2), key=key)[:num_pairs]
-    for first, second in sorted(places):
+    drawn = sorted(combinations(range(len(answers)), 2), key=key)[:num_pairs]
+    for first, second in sorted(drawn):
         yield answers[first], answers[second]
 
 

@@ -70,9 +70,9 @@ class Queue:
         with self._writing(annotator) as (connection, now):
             leases = read_leases(connection)
             lease = leases.pop(annotator, None)
-            held = self._held(leases.values(), now)
-            if lease is None or not self._may_judge(lease, held):
-                lease = self._draw(annotator, held, now)
+            leased = self._count_leases(leases.values(), now)
+            if lease is None or not self._may_judge(lease, leased):
+                lease = self._draw(annotator, leased, now)
             if lease is None:
                 drop_lease(connection, annotator)
                 return None
@@ -87,7 +87,7 @@ class Queue:
         with self._writing(annotator) as (connection, now):
             leases = read_leases(connection)
             lease = _own_lease(leases, annotator, ticket)
-            if not self._may_judge(lease, self._held(leases.values(), now)):
+            if not self._may_judge(lease, self._count_leases(leases.values(), now)):
                 raise LeaseConflict("the pair is closed", action=OTHER_PAIR)
             return self._keep(connection, lease, leases, now).lease_until
 
@@ -109,7 +109,7 @@ class Queue:
                 return receipt
             leases = read_leases(connection)
             lease = _own_lease(leases, annotator, vote_request.ticket)
-            if not self._may_judge(lease, self._held(leases.values(), now)):
+            if not self._may_judge(lease, self._count_leases(leases.values(), now)):
                 raise DuplicateVote("the pair is closed", action=OTHER_PAIR)
             supersedes = self._state.record(annotator).undone.get((lease.pair_id, lease.kind))
             vote_id = add_vote(connection, lease, vote_request, now=now, supersedes=supersedes)
@@ -169,7 +169,7 @@ class Queue:
             self._state.refresh(connection)
             yield connection, self._clock()
 
-    def _held(self, leases: Iterable[Lease], now: float) -> Counter[str]:
+    def _count_leases(self, leases: Iterable[Lease], now: float) -> Counter[str]:
         """How many places of each pair are kept by living leases."""
         return Counter(
             lease.pair_id
@@ -177,40 +177,40 @@ class Queue:
             if lease.kind == "first" and lease.lives(now, self.settings.lease_seconds)
         )
 
-    def _may_judge(self, lease: Lease, held: Mapping[str, int]) -> bool:
-        """Whether the pair is still to be judged by the lease's annotator; `held` counts others' leases."""
+    def _may_judge(self, lease: Lease, leased: Mapping[str, int]) -> bool:
+        """Whether the pair is still to be judged by the lease's annotator; `leased` counts others' leases."""
         if lease.kind == "first":
-            return self._is_free(lease.annotator, lease.pair_id, held)
+            return self._is_free(lease.annotator, lease.pair_id, leased)
         mine = self._state.record(lease.annotator).by_kind[lease.kind]
         return not self._state.is_flagged(lease.pair_id) and lease.pair_id not in mine
 
-    def _is_free(self, annotator: str, pair_id: str, held: Mapping[str, int]) -> bool:
+    def _is_free(self, annotator: str, pair_id: str, leased: Mapping[str, int]) -> bool:
         """Whether a pair has a place for this annotator."""
         state = self._state
         return (
             pair_id not in state.complete
             and pair_id not in state.gold
             and pair_id not in state.record(annotator).by_kind["first"]
-            and state.count(pair_id) + held.get(pair_id, 0) < self.settings.votes_per_pair
+            and state.count(pair_id) + leased.get(pair_id, 0) < self.settings.votes_per_pair
         )
 
     def _waited_for(self, annotator: str, leases: Collection[Lease], now: float) -> list[Lease]:
         """The living leases of others without which the annotator would have a pair more."""
-        held = self._held(leases, now)
+        leased = self._count_leases(leases, now)
         return [
             lease
             for lease in leases
-            if lease.pair_id in held
+            if lease.pair_id in leased
             and lease.kind == "first"
             and lease.lives(now, self.settings.lease_seconds)
             and self._is_free(annotator, lease.pair_id, {})
-            and not self._is_free(annotator, lease.pair_id, held)
+            and not self._is_free(annotator, lease.pair_id, leased)
         ]
 
-    def _draw(self, annotator: str, held: Mapping[str, int], now: float) -> Lease | None:
+    def _draw(self, annotator: str, leased: Mapping[str, int], now: float) -> Lease | None:
         """What the annotator sees next; no repeat and no gold once there is no pair left to label."""
         fresh = next(
-            (pair_id for pair_id in self._order(annotator) if self._is_free(annotator, pair_id, held)), None
+            (pair_id for pair_id in self._order(annotator) if self._is_free(annotator, pair_id, leased)), None
         )
         if fresh is None:
             return None
@@ -323,7 +323,7 @@ class Queue:
         vote = standing[next(reversed(standing))]
         leases = read_leases(connection)
         leases.pop(annotator, None)
-        if self._is_out_of_reach(vote, self._held(leases.values(), now)):
+        if self._is_out_of_reach(vote, self._count_leases(leases.values(), now)):
             raise LeaseConflict("others have judged the pair since, or flagged it", action=OTHER_PAIR)
         add_undo(connection, vote, nonce=nonce, now=now)
         lease = Lease(
@@ -338,13 +338,13 @@ class Queue:
         )
         return self._keep(connection, lease, leases, now)
 
-    def _is_out_of_reach(self, vote: CurrentVote, held: Mapping[str, int]) -> bool:
+    def _is_out_of_reach(self, vote: CurrentVote, leased: Mapping[str, int]) -> bool:
         """Whether the pair would have no place for the annotator without this verdict of theirs."""
         flags = self._state.flags.get(vote.pair_id, 0) - (vote.verdict == "flag")
         if vote.kind != "first":
             return flags > 0
         others = self._state.count(vote.pair_id) - (vote.verdict in COUNTED)
-        return flags > 0 or others + held.get(vote.pair_id, 0) >= self.settings.votes_per_pair
+        return flags > 0 or others + leased.get(vote.pair_id, 0) >= self.settings.votes_per_pair
 
 
 def _own_lease(leases: dict[str, Lease], annotator: str, ticket: str) -> Lease:

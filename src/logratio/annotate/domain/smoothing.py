@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from logratio.annotate.domain.agreement import MIN_OVERLAP, Share
+from logratio.annotate.domain.agreement import MIN_OVERLAP, Proportion
 from logratio.stats.wilson import percent
 
 
@@ -18,7 +18,7 @@ class Smoothing:
     """The suggestion; none where too little is known, or nothing could be learned."""
     verdict_error: float | None
     """Chance that one verdict is wrong."""
-    disagreement: Share | None
+    disagreement: Proportion | None
     """Chance that two people who both prefer an answer prefer different ones."""
     reason: str
     """Why there is no suggestion, or what it means."""
@@ -57,7 +57,7 @@ def label_error(error: float, margin: int) -> float:
     return 1 / (1 + ((1 - error) / error) ** margin)
 
 
-def suggest_smoothing(disagreement: Share | None, margins: Sequence[int]) -> Smoothing:
+def suggest_smoothing(disagreement: Proportion | None, margins: Sequence[int]) -> Smoothing:
     """The label smoothing of a set of labels: the mean chance that one of them is wrong.
 
     It supposes that errors are independent and equally likely in every pair. Where some pairs are harder than

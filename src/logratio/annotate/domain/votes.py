@@ -60,10 +60,10 @@ class Vote:
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> Vote:
         """A row of the table, its columns in the order of the fields."""
-        (number, pair_id, annotator, verdict, strength, reasons, note, swapped, kind, *rest) = row
+        (vote_id, pair_id, annotator, verdict, strength, reasons, note, swapped, kind, *rest) = row
         at_random, shown_at, sent_at, milliseconds, nonce, supersedes = rest
         return cls(
-            id=number,
+            id=vote_id,
             pair_id=pair_id,
             annotator=annotator,
             verdict=verdict,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logratio.annotate.domain.agreement import Between, Coefficient, Share
+from logratio.annotate.domain.agreement import Between, Coefficient, Proportion
 from logratio.annotate.domain.annotator_quality import Quality, QualityReport, assess
 from logratio.annotate.storage.snapshot import Snapshot
 from logratio.annotate.storage.store import Store
@@ -128,7 +128,7 @@ def coefficient(estimate: Coefficient) -> str:
     return f"{value} {estimate.reason}".strip()
 
 
-def share(estimate: Share | None) -> str:
+def share(estimate: Proportion | None) -> str:
     """`76.5% (71 to 82%) of 226`, or a dash where nothing counts towards it."""
     if estimate is None:
         return "-"

@@ -55,8 +55,8 @@ def _listing(
     """A line for each group, the largest first."""
     ranked = sorted(groups, key=lambda group: (-len(group), group))
     lines = [
-        f"group {place}: {list_names(group, models)}{describe(group)}"
-        for place, group in enumerate(ranked[:MAX_GROUPS_SHOWN], start=1)
+        f"group {rank}: {list_names(group, models)}{describe(group)}"
+        for rank, group in enumerate(ranked[:MAX_GROUPS_SHOWN], start=1)
     ]
     if len(ranked) > MAX_GROUPS_SHOWN:
         lines.append(f"and {len(ranked) - MAX_GROUPS_SHOWN} groups more")

@@ -73,7 +73,7 @@ class PairwiseCounts:
     @property
     def num_comparisons(self) -> int:
         """How many comparisons there are; those left out are not counted."""
-        return sum(len(cells) * number for cells, number in self.units.items())
+        return sum(len(cells) * count for cells, count in self.units.items())
 
     @property
     def has_shared_units(self) -> bool:
@@ -87,22 +87,22 @@ class Resampler:
     def __init__(self, tally: PairwiseCounts) -> None:
         units = sorted(tally.units.items())
         cells = sorted({cell for unit, _ in units for cell in unit})
-        place = {cell: index for index, cell in enumerate(cells)}
-        self._numbers = np.array([number for _, number in units], dtype=np.int64)
+        index_of = {cell: index for index, cell in enumerate(cells)}
+        self._counts = np.array([count for _, count in units], dtype=np.int64)
         self._unit = np.array([index for index, (unit, _) in enumerate(units) for _ in unit], dtype=np.int64)
-        self._cell = np.array([place[cell] for unit, _ in units for cell in unit], dtype=np.int64)
+        self._cell = np.array([index_of[cell] for unit, _ in units for cell in unit], dtype=np.int64)
         self._first, self._second, tied = np.array(cells, dtype=np.int64).T
         self._tied = tied.astype(bool)
         self._num_models = len(tally.models)
 
     def everything(self) -> tuple[Counts, Counts]:
         """Wins `[models, models]`, of the row over the column, and ties, each in both places."""
-        return self._count(self._numbers)
+        return self._count(self._counts)
 
     def draw(self, generator: np.random.Generator) -> tuple[Counts, Counts]:
         """The same of a resample."""
-        total = int(self._numbers.sum())
-        return self._count(generator.multinomial(total, self._numbers / total))
+        total = int(self._counts.sum())
+        return self._count(generator.multinomial(total, self._counts / total))
 
     def _count(self, unit_counts: NDArray[np.int64]) -> tuple[Counts, Counts]:
         counts = np.bincount(self._cell, weights=unit_counts[self._unit], minlength=len(self._first))
@@ -148,18 +148,18 @@ def count_outcomes(
         else:
             alone[cell] += outcome.count
     reasons = {**(left_out or {}), ITSELF: itself}
-    left = {reason: number for reason, number in reasons.items() if number}
+    left = {reason: count for reason, count in reasons.items() if count}
     models = _compared(alone, *shared.values())
     _ensure_enough(names, models, left, at=at)
-    place = {name: index for index, name in enumerate(models)}
+    index_of = {name: index for index, name in enumerate(models)}
     units: Counter[tuple[Cell, ...]] = Counter()
-    for cell, number in alone.items():
-        units[_in_places([cell], place)] += number
+    for cell, count in alone.items():
+        units[_indexed([cell], index_of)] += count
     for cells in shared.values():
-        units[_in_places(cells, place)] += 1
+        units[_indexed(cells, index_of)] += 1
     tally = PairwiseCounts(
         models=models,
-        units={unit: number for unit, number in units.items() if number},
+        units={unit: count for unit, count in units.items() if count},
         both_bad=both_bad,
         left_out=left,
         first_left_out={**(first_left_out or {}), **({ITSELF: at} if itself else {})},
@@ -187,8 +187,8 @@ def _compared(*groups: Iterable[tuple[str, str, bool]]) -> tuple[str, ...]:
     return tuple(sorted({name for cells in groups for cell in cells for name in cell[:2]}))
 
 
-def _in_places(cells: Iterable[tuple[str, str, bool]], place: Mapping[str, int]) -> tuple[Cell, ...]:
-    return tuple(sorted((place[first], place[second], tied) for first, second, tied in cells))
+def _indexed(cells: Iterable[tuple[str, str, bool]], index_of: Mapping[str, int]) -> tuple[Cell, ...]:
+    return tuple(sorted((index_of[first], index_of[second], tied) for first, second, tied in cells))
 
 
 def _ensure_few(names: set[str], *, at: str) -> None:
@@ -207,7 +207,7 @@ def _ensure_enough(names: set[str], models: tuple[str, ...], left: Mapping[str, 
         what = f"there is one model alone, {short(names.pop())}, and strengths are of one against another"
     else:
         what = "there is no comparison of two models"
-    reasons = ", ".join(f"{number} {reason}" for reason, number in left.items())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left.items())
     raise TooFewLabels(
         what + (f" (left out: {reasons})" if reasons else ""),
         where=at,

@@ -20,11 +20,11 @@ from typing import Any
 from logratio.data.jsonl import SourceRow, collect, scan_rows
 from logratio.data.normalised_names import NameForms, tidy
 from logratio.data.record_parsing import kind_of, require_column
-from logratio.data.text_lines import MAX_LINE_BYTES, decode_line, without_mark
+from logratio.data.text_lines import decode_line, physical_lines
 from logratio.data.unusable_rows import ReadRows, UnusableRow, line_of
 from logratio.errors import BadEncoding, DataFault, FileNotReadable, MissingColumn, WrongType
 from logratio.evaluation.ratings.pairwise_counts import PairOutcome, Result, short
-from logratio.evaluation.ratings.winner_column import Meaning, Verdict, reader, settle_meaning
+from logratio.evaluation.ratings.winner_column import Meaning, WinnerRow, reader, settle_meaning
 
 ENDINGS = (".csv", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".parquet")
 MAX_NAME = 200
@@ -46,7 +46,7 @@ def read_outcomes(path: Path | str, *, winner_column: Meaning = "auto") -> list[
         rows.append(parse_row(row.value, where=row.source, forms=forms))
     meaning, _ = settle_meaning(_undecided(rows), winner_column)
     read = reader(meaning)
-    return [read(row) if isinstance(row, Verdict) else row for row in rows]
+    return [read(row) if isinstance(row, WinnerRow) else row for row in rows]
 
 
 def collect_outcomes(
@@ -78,7 +78,7 @@ def collect_outcomes(
     unusable = list(read.unusable)
     for row in read.usable:
         try:
-            usable.append(one_way(row) if isinstance(row, Verdict) else row)
+            usable.append(one_way(row) if isinstance(row, WinnerRow) else row)
         except DataFault as fault:
             unusable.append(UnusableRow.of(fault, source=row.source))
     unusable.sort(key=line_of)
@@ -86,8 +86,8 @@ def collect_outcomes(
     return settled, (*([sentence] if sentence else []), *forms.remarks())
 
 
-def _undecided(rows: Iterable[Verdict | PairOutcome]) -> list[Verdict]:
-    return [row for row in rows if isinstance(row, Verdict)]
+def _undecided(rows: Iterable[WinnerRow | PairOutcome]) -> list[WinnerRow]:
+    return [row for row in rows if isinstance(row, WinnerRow)]
 
 
 def scan_outcomes(path: Path | str) -> Iterator[SourceRow | DataFault]:
@@ -128,7 +128,7 @@ def parse_outcome(row: Mapping[str, Any], *, where: str) -> PairOutcome:
     return parsed if isinstance(parsed, PairOutcome) else reader(settle_meaning([parsed])[0])(parsed)
 
 
-def parse_row(row: Mapping[str, Any], *, where: str, forms: NameForms) -> Verdict | PairOutcome:
+def parse_row(row: Mapping[str, Any], *, where: str, forms: NameForms) -> WinnerRow | PairOutcome:
     """The comparison that a row holds; who won is still open where that depends on the other rows.
 
     Raises:
@@ -155,7 +155,7 @@ def parse_row(row: Mapping[str, Any], *, where: str, forms: NameForms) -> Verdic
         clean_name(_value(row, name, where=where), column=name, where=where, forms=forms) for name in names
     )
     if column:
-        return Verdict(first=first, second=second, winner=winner, column=column, count=count, source=where)
+        return WinnerRow(first=first, second=second, winner=winner, column=column, count=count, source=where)
     return PairOutcome(first=first, second=second, result=result, count=count, source=where)
 
 
@@ -234,10 +234,10 @@ def _csv_rows(path: Path) -> Iterator[SourceRow | DataFault]:
             ) from error
         if fields is None:
             break
-        fault = next((unclean[one] for one in range(line, reader.line_num + 1) if one in unclean), None)
+        fault = next((unclean[at] for at in range(line, reader.line_num + 1) if at in unclean), None)
         if header is None and fault is not None:
             raise fault
-        if not any(one.strip() for one in fields):
+        if not any(field.strip() for field in fields):
             continue
         if header is None:
             header = _header(fields, source=source)
@@ -260,7 +260,7 @@ def _named_fields(header: list[str], fields: list[str], *, line: int, source: st
 
 
 def _header(fields: list[str], *, source: str) -> list[str]:
-    names = [one.strip() for one in fields]
+    names = [field.strip() for field in fields]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise WrongType(f"two columns are called {short(doubled)}", where=source, action="rename one")
@@ -281,26 +281,11 @@ def _lines(path: Path, unclean: dict[int, DataFault]) -> Iterator[str]:
     if path.is_dir():
         raise FileNotReadable("this is a directory", where=str(path), action="give a file in it")
     line = 0
-    try:
-        with open(path, "rb") as stream:
-            while content := stream.readline(MAX_LINE_BYTES + 1):
-                line += 1
-                if len(content) > MAX_LINE_BYTES:
-                    raise FileNotReadable(
-                        f"the line is longer than {MAX_LINE_BYTES} bytes",
-                        where=f"{path}:{line}",
-                        action="write a row on each line",
-                    )
-                if line == 1:
-                    content = without_mark(content, where=str(path))
-                try:
-                    yield decode_line(content, source=f"{path}:{line}")
-                except BadEncoding as fault:
-                    unclean[line] = fault
-                    yield content.decode("utf-8", errors="replace").replace("\0", "\ufffd")
-    except OSError as error:
-        raise FileNotReadable(
-            error.strerror or str(error), where=str(path), action="check the path and its permissions"
-        ) from error
+    for line, content in physical_lines(path):
+        try:
+            yield decode_line(content, source=f"{path}:{line}")
+        except BadEncoding as fault:
+            unclean[line] = fault
+            yield content.decode("utf-8", errors="replace").replace("\0", "\ufffd")
     if line == 0:
         raise FileNotReadable("the file is empty", where=str(path), action="write it again")

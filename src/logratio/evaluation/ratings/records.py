@@ -156,16 +156,16 @@ class Ratings:
         """What `ratings.json` holds."""
         num_ties = sum(map(sum, self.ties)) // 2
         return {
-            "models": [one.to_json() for one in self.ratings],
-            "to_next": [one.to_json() for one in self.to_next],
-            "to_baseline": [one.to_json() for one in self.to_baseline],
+            "models": [rating.to_json() for rating in self.ratings],
+            "to_next": [contrast.to_json() for contrast in self.to_next],
+            "to_baseline": [contrast.to_json() for contrast in self.to_baseline],
             "baseline": self.baseline or None,
             "tie_model": self.tie_model,
             "tie_parameter": self.tie_parameter,
             "tie_parameter_bootstrap": _bounds(self.tie_bootstrap),
             "log_likelihood": self.log_likelihood,
             "matrix": {
-                "models": [one.model for one in self.ratings],
+                "models": [rating.model for rating in self.ratings],
                 "wins": [list(row) for row in self.wins],
                 "ties": [list(row) for row in self.ties],
             },
@@ -187,9 +187,9 @@ def notes(ratings: Ratings) -> list[str]:
     sentences = list(tally.remarks)
     if tally.both_bad:
         sentences.append(f"{tally.both_bad:,} times both answers were called bad; that counts as a tie.")
-    for reason, number in tally.left_out.items():
+    for reason, count in tally.left_out.items():
         at = tally.first_left_out.get(reason)
-        sentences.append(f"{number:,} left out: {reason}" + (f" (the first at {at})." if at else "."))
+        sentences.append(f"{count:,} left out: {reason}" + (f" (the first at {at})." if at else "."))
     if tally.only_itself:
         names = ", ".join(map(short, tally.only_itself))
         sentences.append(f"Without a strength, having been compared with nothing but themselves: {names}.")
@@ -200,7 +200,7 @@ def notes(ratings: Ratings) -> list[str]:
         )
     again = sum(resamples.drawn_again.values())
     if again:
-        reasons = ", ".join(f"{number:,} {reason}" for reason, number in resamples.drawn_again.items())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in resamples.drawn_again.items())
         share = again / (again + resamples.fitted)
         text = (
             f"{again:,} resamples ({percent(share)}) have no finite maximum and were drawn again: {reasons}."

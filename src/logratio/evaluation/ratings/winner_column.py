@@ -33,7 +33,7 @@ FLAG = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class WinnerRow:
     """A row of two models and a column that says which of them won."""
 
     first: str
@@ -77,7 +77,7 @@ class Verdict:
         )
 
 
-def settle_meaning(rows: Sequence[Verdict], requested: Meaning = "auto") -> tuple[Meaning, str]:
+def settle_meaning(rows: Sequence[WinnerRow], requested: Meaning = "auto") -> tuple[Meaning, str]:
     """What the column means in all rows, and a sentence on it; `auto` where all rows say the same either way.
 
     Raises:
@@ -112,12 +112,12 @@ def no_winner_column() -> BadConfig:
     )
 
 
-def reader(meaning: Meaning) -> Callable[[Verdict], PairOutcome]:
+def reader(meaning: Meaning) -> Callable[[WinnerRow], PairOutcome]:
     """How a row is read where the column has this meaning; raises `WrongType` where it cannot be."""
     return {"names": _by_name, "sides": _by_side, "auto": _either}[meaning]
 
 
-def _by_name(row: Verdict) -> PairOutcome:
+def _by_name(row: WinnerRow) -> PairOutcome:
     if row.as_name is not None:
         return row.outcome(row.as_name)
     if row.as_other_capitals is not None:
@@ -131,23 +131,19 @@ def _by_name(row: Verdict) -> PairOutcome:
     )
 
 
-def _by_side(row: Verdict) -> PairOutcome:
-    if row.as_side is None:
-        raise WrongType(
-            f"{row.column} is {short(row.winner)}",
-            where=row.source,
-            action="give model_a, model_b, tie or tie (bothbad); or --winner-column names",
-        )
-    return row.outcome(row.as_side)
+def _by_side(row: WinnerRow) -> PairOutcome:
+    return _sided(row, action="give model_a, model_b, tie or tie (bothbad); or --winner-column names")
 
 
-def _either(row: Verdict) -> PairOutcome:
+def _either(row: WinnerRow) -> PairOutcome:
+    return _sided(
+        row, action="give model_a, model_b, tie or tie (bothbad), or the name of one of the row's models"
+    )
+
+
+def _sided(row: WinnerRow, *, action: str) -> PairOutcome:
     if row.as_side is None:
-        raise WrongType(
-            f"{row.column} is {short(row.winner)}",
-            where=row.source,
-            action="give model_a, model_b, tie or tie (bothbad), or the name of one of the row's models",
-        )
+        raise WrongType(f"{row.column} is {short(row.winner)}", where=row.source, action=action)
     return row.outcome(row.as_side)
 
 
@@ -156,18 +152,18 @@ def _sentence(column: str, meaning: Meaning) -> str:
     return f"The column {column} was read as {holds}."
 
 
-def _refuse_ties_by_name(rows: Sequence[Verdict], meaning: Meaning) -> None:
+def _refuse_ties_by_name(rows: Sequence[WinnerRow], meaning: Meaning) -> None:
     """Where the column holds names, a model called `tie` may have won, or nobody."""
     for row in rows:
         if meaning == "names" and row.as_side in ("tie", "both-bad") and row.as_name in ("first", "second"):
             raise _ambiguous(row, "a model's name, and a word for a tie")
 
 
-def _ambiguous(row: Verdict, both: str) -> AmbiguousWinner:
+def _ambiguous(row: WinnerRow, both: str) -> AmbiguousWinner:
     return AmbiguousWinner(f"{row.column} is {short(row.winner)}: {both}", where=row.source, action=FLAG)
 
 
-def _both_kinds(name: Verdict, side: Verdict) -> AmbiguousWinner:
+def _both_kinds(name: WinnerRow, side: WinnerRow) -> AmbiguousWinner:
     return AmbiguousWinner(
         f"{name.column} is {short(name.winner)}, a model's name, and {short(side.winner)}, a side, "
         f"at {side.source}",

@@ -21,7 +21,6 @@ from logratio.generation.config import SamplingConfig
 from logratio.legacy_names import current_invariants, invariants_path
 from logratio.recipes.evaluate import OpenedOnDemand, ensure_held_out
 from logratio.recipes.evaluate import write_report as write_evaluation
-from logratio.recipes.prompts import judge_columns
 from logratio.recipes.quickstart.context import (
     COUNTS,
     DPO,
@@ -58,7 +57,7 @@ def evaluate(context: QuickstartContext, key: str) -> str:
         [row.prompt for row in rows],
         context.reward,
         config,
-        columns=[judge_columns(row) for row in rows],
+        columns=[row.judge_columns for row in rows],
         trained_on_judge=True,
     )
     provenance = {

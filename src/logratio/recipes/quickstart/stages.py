@@ -29,7 +29,7 @@ from logratio.policies.reward_scorer import RewardModel
 from logratio.progress import Progress
 from logratio.recipes.label import ensure_labels
 from logratio.recipes.preference import DATA, ensure_trainable
-from logratio.recipes.prompts import answerable, columns_of_judges, judge_columns, limits_of_all
+from logratio.recipes.prompts import answerable, columns_of_judges, limits_of_all
 from logratio.recipes.quickstart.context import (
     COMPARISONS,
     COMPLETIONS,
@@ -122,13 +122,13 @@ def read_all_prompts(context: QuickstartContext) -> ReadRows[PromptRow]:
 
 def prompt_json(row: PromptRow) -> dict[str, Any]:
     """A prompt's row: the prompt and its columns, without old answers."""
-    return row.prompt.columns() | dict(judge_columns(row))
+    return row.prompt.columns() | row.judge_columns
 
 
 def try_reward(context: QuickstartContext, row: PromptRow) -> None:
     """Judge a made-up answer, so that a reward that cannot work is found before minutes of sampling."""
     answer = Completion(text="That is a good answer.", token_ids=(0,))
-    context.reward.require_all([Sample(prompt=row.prompt, completions=(answer,), columns=judge_columns(row))])
+    context.reward.require_all([Sample(prompt=row.prompt, completions=(answer,), columns=row.judge_columns)])
 
 
 # --- answers and labels -----------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def draw(
                 progress=progress,
                 store=partial,
             )
-        samples = [replace(own, columns=judge_columns(row)) for own, row in zip(samples, rows, strict=True)]
+        samples = [replace(own, columns=row.judge_columns) for own, row in zip(samples, rows, strict=True)]
         write_json_lines(settings.out / name, [drawn.to_json() for drawn in samples])
         partial.discard()
     return samples

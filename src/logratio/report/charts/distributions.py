@@ -45,16 +45,16 @@ class Bins:
     count: int
     """How many there are."""
 
-    def edge(self, place: int) -> float:
-        """Where bin `place` begins, and the one before it ends."""
-        return self.first + place * self.width
+    def edge(self, index: int) -> float:
+        """Where bin `index` begins, and the one before it ends."""
+        return self.first + index * self.width
 
     def shares(self, values: Sequence[float]) -> list[float]:
         """The share of the values that falls into each bin."""
         counts = [0] * self.count
         for value in values:
-            place = math.floor((value - self.first) / self.width + 1e-9)
-            counts[min(max(place, 0), self.count - 1)] += 1
+            index = math.floor((value - self.first) / self.width + 1e-9)
+            counts[min(max(index, 0), self.count - 1)] += 1
         return [count / len(values) for count in counts]
 
 
@@ -84,15 +84,15 @@ def distribution_chart(samples: Sequence[SampleValues], *, name: str, x_label: s
     x = linear_scale([bins.edge(0), bins.edge(bins.count)], LEFT, LARGE.right, padding=0.02)
     y = linear_scale([0.0, 100 * max(map(max, shares))], LARGE.base, TOP + 8, padding=0.0)
     body = [draw_axes(x, y, LARGE, x_label=x_label, y_label="% of the episodes")]
-    body += [_steps(own, bins, x, y, sample) for sample, own in zip(samples, shares, strict=True)]
+    body += [_steps(heights, bins, x, y, sample) for sample, heights in zip(samples, shares, strict=True)]
     return draw_chart(body, name, LARGE)
 
 
 def _steps(shares: Sequence[float], bins: Bins, x: Scale, y: Scale, sample: SampleValues) -> Html:
     """A stair over the bins, filled down to the axis, with the numbers of each bin on hover."""
     stair = [(bins.edge(0), 0.0)]
-    for place, share in enumerate(shares):
-        stair += [(bins.edge(place), 100 * share), (bins.edge(place + 1), 100 * share)]
+    for index, share in enumerate(shares):
+        stair += [(bins.edge(index), 100 * share), (bins.edge(index + 1), 100 * share)]
     stair.append((bins.edge(bins.count), 0.0))
     points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in stair)
     hover = [
@@ -100,16 +100,16 @@ def _steps(shares: Sequence[float], bins: Bins, x: Scale, y: Scale, sample: Samp
             "rect",
             element(
                 "title",
-                f"{sample.label}, {number(bins.edge(place))} to {number(bins.edge(place + 1))}: "
+                f"{sample.label}, {number(bins.edge(index))} to {number(bins.edge(index + 1))}: "
                 f"{percent(share)}",
             ),
-            x=f"{x(bins.edge(place)):.1f}",
+            x=f"{x(bins.edge(index)):.1f}",
             y=f"{y(100 * share):.1f}",
-            width=f"{x(bins.edge(place + 1)) - x(bins.edge(place)):.1f}",
+            width=f"{x(bins.edge(index + 1)) - x(bins.edge(index)):.1f}",
             height=f"{y(0.0) - y(100 * share):.1f}",
             class_="hover",
         )
-        for place, share in enumerate(shares)
+        for index, share in enumerate(shares)
         if share
     ]
     area = element("polyline", points=points, class_="band")

@@ -55,10 +55,10 @@ def around(x: float, y: float, radius: float) -> Box:
     return Box(x - radius, y - radius, x + radius, y + radius)
 
 
-def along(places: Sequence[tuple[float, float]], *, step: float = 4.0) -> list[Box]:
+def along(points: Sequence[tuple[float, float]], *, step: float = 4.0) -> list[Box]:
     """Small squares along a line through places, as what a label should not cover."""
     boxes = []
-    for (x1, y1), (x2, y2) in pairwise(places):
+    for (x1, y1), (x2, y2) in pairwise(points):
         count = max(1, round(max(abs(x2 - x1), abs(y2 - y1)) / step))
         boxes += [
             around(x1 + (x2 - x1) * part / count, y1 + (y2 - y1) * part / count, 1.5)
@@ -82,13 +82,13 @@ def candidates(text: str, x: float, y: float, *, gap: float) -> list[LabelPositi
         (gap * 2.5, -gap * 2.5, "start"),
         (-gap * 2.5, -gap * 2.5, "end"),
     ]
-    places = []
+    positions = []
     for dx, dy, anchor in offsets:
         left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
         base = y + dy
         box = Box(left, base - TEXT_HEIGHT * 0.8, left + width, base + TEXT_HEIGHT * 0.25)
-        places.append(LabelPosition(x + dx, base, anchor, box))
-    return places
+        positions.append(LabelPosition(x + dx, base, anchor, box))
+    return positions
 
 
 def find_label_position(
@@ -110,10 +110,10 @@ def find_label_position(
     """
     solid, faint = list(solid), list(faint)
 
-    def cost(place: LabelPosition) -> tuple[float, float]:
-        hidden = sum(place.box.overlap(box) for box in solid)
-        outside = 0.0 if frame.holds(place.box) else 1e6
-        return hidden + outside, sum(place.box.overlap(box) for box in faint)
+    def cost(position: LabelPosition) -> tuple[float, float]:
+        hidden = sum(position.box.overlap(box) for box in solid)
+        outside = 0.0 if frame.holds(position.box) else 1e6
+        return hidden + outside, sum(position.box.overlap(box) for box in faint)
 
     best = min(candidates(text, x, y, gap=gap), key=cost)
     return best, cost(best)[0] == 0

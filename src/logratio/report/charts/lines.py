@@ -179,16 +179,16 @@ def line_chart(
         smooth: how many neighbouring values the thick line is a mean of; 1 draws the values alone.
         frame: its size.
     """
-    across = [v for one in series for v in one.xs]
+    across = [v for line in series for v in line.xs]
     # Long numbers would run into each other.
     count = 3 if max(across) >= 1000 and frame.width < BROAD.width else 5
     x = linear_scale(across, LEFT, frame.right, padding=0.0, count=count)
-    values = [v for one in series for v in one.ys] + [level.value for level in levels]
-    values += [v for one in bands for v in (*one.lows, *one.highs)]
+    values = [v for line in series for v in line.ys] + [level.value for level in levels]
+    values += [v for band in bands for v in (*band.lows, *band.highs)]
     y = linear_scale(values, frame.base, TOP)
     body = [draw_axes(x, y, frame, x_label=x_label), *(_level_line(level, x, y) for level in levels)]
-    body += [_band(one, x, y) for one in bands]
-    body += [_line(one, x, y, smooth=smooth) for one in series]
+    body += [_band(band, x, y) for band in bands]
+    body += [_line(line, x, y, smooth=smooth) for line in series]
     body += [_level_label(level, x, y) for level in levels]
     return draw_chart(body, name, frame)
 
@@ -286,8 +286,8 @@ def _band(band: Band, x: Scale, y: Scale) -> Html:
     xs, lows = thin_out(band.xs, band.lows, MAX_DRAWN_POINTS)
     _, highs = thin_out(band.xs, band.highs, MAX_DRAWN_POINTS)
     edge = [*zip(xs, lows, strict=True), *reversed(list(zip(xs, highs, strict=True)))]
-    places = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in edge)
-    return element("polyline", points=places, class_=f"band {band.style}")
+    points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in edge)
+    return element("polyline", points=points, class_=f"band {band.style}")
 
 
 def _line(series: Series, x: Scale, y: Scale, *, smooth: int) -> Html:
@@ -308,5 +308,5 @@ def _line(series: Series, x: Scale, y: Scale, *, smooth: int) -> Html:
 def _path(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale, style: str) -> Html:
     if len(xs) == 1:
         return element("circle", cx=f"{x(xs[0]):.1f}", cy=f"{y(ys[0]):.1f}", r=2.5, class_=f"dot {style}")
-    places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
-    return element("polyline", points=places, class_=style)
+    points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
+    return element("polyline", points=points, class_=style)

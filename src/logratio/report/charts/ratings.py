@@ -37,7 +37,7 @@ def strengths_chart(models: Sequence[Mapping[str, Any]]) -> Html:
     shown = models[:MAX_ROWS]
     x = linear_scale([v for model in shown for v in _values(model)] + [0.0], EDGE, 100 - EDGE, padding=0.0)
     height = TOP + ROW * len(shown) + BOTTOM
-    body = [_axis(x, height), *(_row(model, place, x) for place, model in enumerate(shown))]
+    body = [_axis(x, height), *(_row(model, index, x) for index, model in enumerate(shown))]
     name = (
         f"Strengths of {len(shown)} models with intervals, strongest first; the table below has the numbers"
     )
@@ -64,8 +64,8 @@ def _axis(x: Scale, height: int) -> Html:
     return element("g", *parts)
 
 
-def _row(model: Mapping[str, Any], place: int, x: Scale) -> Html:
-    top = TOP + ROW * place
+def _row(model: Mapping[str, Any], index: int, x: Scale) -> Html:
+    top = TOP + ROW * index
     middle = top + 29
     parts = [
         element("text", _cut(model["model"]), x="0", y=top + 15, class_="point-label"),

@@ -86,19 +86,19 @@ class Canvas:
 
     def line(self, points: Sequence[Point]) -> Line:
         """Where points lie; labels keep clear of the line through them."""
-        places = [self.at(point) for point in points]
-        self.faint += along(places)
-        return places
+        line = [self.at(point) for point in points]
+        self.faint += along(line)
+        return line
 
     def place(self, point: Point, *, gap: float, must: bool) -> LabelPosition | None:
         """A place for a point's label, which is then taken; none where it has to be clear and cannot be."""
-        place, clear = find_label_position(
+        position, clear = find_label_position(
             point.label, *self.at(point), gap=gap, frame=self.frame, solid=self.solid, faint=self.faint
         )
         if not clear and not must:
             return None
-        self.solid.append(place.box)
-        return place
+        self.solid.append(position.box)
+        return position
 
 
 def scatter_chart(plane: Plane, *, name: str, x_label: str, y_label: str, frame: Frame = LARGE) -> Html:
@@ -156,8 +156,8 @@ def _bound(points: Sequence[Point], canvas: Canvas) -> Html:
     return element("g", band, _path(line, "edge"), ring, *hover, class_=points[0].style)
 
 
-def _path(places: Line, style: str) -> Html:
-    return element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_=style)
+def _path(line: Line, style: str) -> Html:
+    return element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in line), class_=style)
 
 
 def _dot(point: Point, canvas: Canvas, x_label: str, y_label: str, radius: float) -> Html:
@@ -174,14 +174,14 @@ def _dot(point: Point, canvas: Canvas, x_label: str, y_label: str, radius: float
         for (x1, y1), (x2, y2) in bars
     ]
     note = point.note or f"{point.label}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
-    place = {"cx": f"{across:.1f}", "cy": f"{up:.1f}", "r": f"{radius:g}"}
-    dot = element("circle", element("title", note), **place, class_="dot")
+    centre = {"cx": f"{across:.1f}", "cy": f"{up:.1f}", "r": f"{radius:g}"}
+    dot = element("circle", element("title", note), **centre, class_="dot")
     return element("g", *lines, dot, class_=f"{'point' if radius == RADIUS else 'step'} {point.style}")
 
 
 def _label(point: Point, canvas: Canvas, *, gap: float, style: str) -> Html | None:
-    place = canvas.place(point, gap=gap, must=style == "point-label") if point.label else None
-    if place is None:
+    position = canvas.place(point, gap=gap, must=style == "point-label") if point.label else None
+    if position is None:
         return None
-    anchor = {"start": "", "middle": " middle", "end": " end"}[place.anchor]
-    return draw_text(place.x, place.y, point.label, f"{style}{anchor} {point.style}")
+    anchor = {"start": "", "middle": " middle", "end": " end"}[position.anchor]
+    return draw_text(position.x, position.y, point.label, f"{style}{anchor} {point.style}")

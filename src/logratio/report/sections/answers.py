@@ -25,7 +25,9 @@ def answers_section(report: Mapping[str, Any]) -> Section | None:
         "show themselves, such "
         "as those that turn the reading direction, are written out.",
         body=element(
-            "div", *(_set(one, order, is_open=place == 0) for place, one in enumerate(sets)), class_="sets"
+            "div",
+            *(_set(answers, order, is_open=index == 0) for index, answers in enumerate(sets)),
+            class_="sets",
         ),
     )
 

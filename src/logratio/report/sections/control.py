@@ -94,7 +94,9 @@ def _runs(judged: Mapping[str, Any]) -> Html:
     ]
     if len(seeds) > 1:
         means = [_means(seeds, way) for way, *_ in WAYS]
-        rows.append(["Mean of the runs", *(fixed(fmean(own) if own else None, 1) for own in means), ""])
+        rows.append(
+            ["Mean of the runs", *(fixed(fmean(column) if column else None, 1) for column in means), ""]
+        )
     headings = ["Run", *(_keyed(label, style) for _, label, style in WAYS), "Episodes"]
     return table(headings, rows, caption="Returns of the runs", class_="stages")
 

@@ -47,8 +47,8 @@ def control_course_section(report: Mapping[str, Any]) -> Section | None:
     first = next(iter(runs))
     stage = stage_of(runs[first])
     curves = [(run_label(name), run["curves"]) for name, run in runs.items()]
-    rows = [row for told in ROWS if (row := _row(curves, *told)) is not None]
-    counts = sorted({len(own.get("step") or []) for _, own in curves})
+    rows = [row for metric_row in ROWS if (row := _row(curves, *metric_row)) is not None]
+    counts = sorted({len(run_curves.get("step") or []) for _, run_curves in curves})
     updates = " to ".join(number(count) for count in (counts[0], counts[-1])[: len(counts)])
     whole = f"{len(curves)} runs, {updates} updates each" if len(curves) > 1 else f"{updates} updates"
     body = [
@@ -68,7 +68,7 @@ Runs = Sequence[tuple[str, Mapping[str, Any]]]
 
 def _row(runs: Runs, metric: str, label: str, write: Write, healthy: str) -> list[object] | None:
     """A metric at the beginning and the end of training; `None` where it says nothing."""
-    columns = [[one for one in curves.get(metric) or [] if is_number(one)] for _, curves in runs]
+    columns = [[value for value in curves.get(metric) or [] if is_number(value)] for _, curves in runs]
     columns = [column for column in columns if column]
     if not columns or (metric == "effective_share" and min(map(min, columns)) > 1 - 1e-6):
         return None
@@ -128,13 +128,13 @@ def _together(
 ) -> tuple[list[Series], list[Band]]:
     """The runs, smoothed, behind their mean, and what lies between the lowest and the highest of them."""
     smoothed = [
-        Series(label=one.label, xs=one.xs, ys=moving_mean(one.ys, smooth), style=style, thin=True)
-        for one in lines
+        Series(label=line.label, xs=line.xs, ys=moving_mean(line.ys, smooth), style=style, thin=True)
+        for line in lines
     ]
     # Update by update: the runs make as many steps in each, but for episodes that begin anew by themselves.
-    rows = list(zip(*(zip(one.xs, one.ys, strict=True) for one in smoothed), strict=False))
+    rows = list(zip(*(zip(line.xs, line.ys, strict=True) for line in smoothed), strict=False))
     xs = [fmean(at for at, _ in row) for row in rows]
     ys = [[value for _, value in row] for row in rows]
-    mean = Series(label=f"{label}, mean of the runs", xs=xs, ys=[fmean(one) for one in ys], style=style)
-    band = Band(xs=xs, lows=[min(one) for one in ys], highs=[max(one) for one in ys], style=style)
+    mean = Series(label=f"{label}, mean of the runs", xs=xs, ys=[fmean(values) for values in ys], style=style)
+    band = Band(xs=xs, lows=[min(values) for values in ys], highs=[max(values) for values in ys], style=style)
     return [*smoothed, mean], [band]

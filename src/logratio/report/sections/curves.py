@@ -35,6 +35,12 @@ COMMON = (
     Panel(title="Gradient norm", metrics=(("gradient_norm", "norm", "c"),), note="Before clipping."),
     Panel(title="Learning rate", metrics=(("learning_rate", "rate", "c"),), smooth=False),
 )
+ACCURACY = Panel(
+    title="Accuracy",
+    metrics=(("accuracy", "accuracy", "a"),),
+    note="Share of each batch's pairs that are ranked as labelled.",
+    levels=(CHANCE,),
+)
 POLICY_GRADIENT = (
     Panel(
         title="Policy loss",
@@ -74,12 +80,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             note="Implicit reward of chosen minus rejected.",
             levels=(Level(value=0.0, label="no margin"),),
         ),
-        Panel(
-            title="Accuracy",
-            metrics=(("accuracy", "accuracy", "a"),),
-            note="Share of each batch's pairs that are ranked as labelled.",
-            levels=(CHANCE,),
-        ),
+        ACCURACY,
         Panel(
             title="Gradient weight",
             metrics=(("gradient_weight", "σ(−βh)", "b"),),
@@ -95,12 +96,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             note="Negative log-likelihood of the labels; ln 2 is a guess.",
             levels=(Level(value=math.log(2.0), label="ln 2"),),
         ),
-        Panel(
-            title="Accuracy",
-            metrics=(("accuracy", "accuracy", "a"),),
-            note="Share of each batch's pairs that are ranked as labelled.",
-            levels=(CHANCE,),
-        ),
+        ACCURACY,
         Panel(
             title="Scores",
             metrics=(("chosen_reward", "chosen", "good"), ("rejected_reward", "rejected", "bad")),
@@ -132,7 +128,9 @@ def curves_section(report: Mapping[str, Any]) -> Section | None:
         return None
     training = report.get("training") or {}
     blocks = [
-        _stage(name, one) for name, one in training.items() if isinstance(one, Mapping) and one.get("curves")
+        _stage(name, stage)
+        for name, stage in training.items()
+        if isinstance(stage, Mapping) and stage.get("curves")
     ]
     if not blocks:
         return None
@@ -167,17 +165,17 @@ def _panels_for(curves: Mapping[str, Any]) -> tuple[Panel, ...]:
 def draw(panel: Panel, training: Mapping[str, Any]) -> Html | None:
     """A panel of a stage's curves; `None` where the stage has logged none of its metrics."""
     series = [
-        one
+        drawn
         for metric, label, style in panel.metrics
-        if (one := _series(metric, label, style, training["curves"])) is not None
+        if (drawn := _series(metric, label, style, training["curves"])) is not None
     ]
     if not series:
         return None
     levels = panel.levels or _start_level(panel, training, series)
     smooth = smoothing(len(series[0].xs)) if panel.smooth else 1
-    ends = "; ".join(f"{one.label} from {number(one.ys[0])} to {number(one.ys[-1])}" for one in series)
+    ends = "; ".join(f"{line.label} from {number(line.ys[0])} to {number(line.ys[-1])}" for line in series)
     chart = line_chart(series, name=f"{panel.title}: {ends}", levels=levels, smooth=smooth)
-    legend = [(one.label, one.style) for one in series] if len(series) > 1 else []
+    legend = [(line.label, line.style) for line in series] if len(series) > 1 else []
     return figure(chart, title=panel.title, note=panel.note, legend=legend)
 
 

@@ -52,8 +52,8 @@ def _sum(group: str, total: Total) -> Iterator[object]:
         yield element("span", f"{_name(group)}: ", class_="group")
     yield element("b", number(total.value))
     yield f" {_name(total.name)} = "
-    for place, (name, count) in enumerate(total.parts):
-        yield " + " if place else ""
+    for index, (name, count) in enumerate(total.parts):
+        yield " + " if index else ""
         yield element("b", number(count))
         yield f" {_name(name)}"
     if not total.adds_up:

@@ -47,9 +47,10 @@ def _is_wide(plane: Plane) -> bool:
 
 def _plane(report: Mapping[str, Any]) -> Plane:
     points = _stages(report)
-    given = report.get("frontier")
-    found = given if isinstance(given, Mapping) else {}
-    steps, bound = _best_of_n(found.get("best_of_n")), _upper_bound(found.get("upper_bound"))
+    frontier = report.get("frontier")
+    if not isinstance(frontier, Mapping):
+        frontier = {}
+    steps, bound = _best_of_n(frontier.get("best_of_n")), _upper_bound(frontier.get("upper_bound"))
     return Plane(
         points=list(points.values()),
         trails=_trails(points),
@@ -83,10 +84,10 @@ def _trails(points: Mapping[str, Point]) -> list[list[Point]]:
 
 
 def _best_of_n(rows: Any) -> list[Point]:
-    found = [row for row in rows or [] if is_number(row.get("kl_bound")) and is_number(row.get("reward"))]
+    measured = [row for row in rows or [] if is_number(row.get("kl_bound")) and is_number(row.get("reward"))]
     return [
         Point(
-            label=_step_label(row.get("n"), is_last=row is found[-1]),
+            label=_step_label(row.get("n"), is_last=row is measured[-1]),
             x=row["kl_bound"],
             y=row["reward"],
             y_interval=row.get("reward_interval"),
@@ -94,7 +95,7 @@ def _best_of_n(rows: Any) -> list[Point]:
             note=f"best of {row.get('n')}: reward {number(row['reward'])}, "
             f"KL at most {number(row['kl_bound'])}",
         )
-        for row in found
+        for row in measured
     ]
 
 
@@ -120,8 +121,8 @@ def _upper_bound(rows: Any) -> list[Point]:
 
 
 def _picture(plane: Plane, report: Mapping[str, Any]) -> Html:
-    values = [f"{one.label} reward {number(one.y)} at KL {number(one.x)}" for one in plane.points]
-    values += [one.note for one in plane.steps]
+    values = [f"{point.label} reward {number(point.y)} at KL {number(point.x)}" for point in plane.points]
+    values += [step.note for step in plane.steps]
     if plane.bound:
         values.append(f"at most {number(plane.bound[-1].y)} is possible at KL {number(plane.bound[-1].x)}")
     wide = _is_wide(plane)
@@ -145,12 +146,12 @@ def _has(plane: Plane, style: str) -> Sequence[Point]:
     return {"bound": plane.bound, "best": plane.steps}[style]
 
 
-def _note(plane: Plane, found: Mapping[str, Any]) -> str:
+def _note(plane: Plane, frontier: Mapping[str, Any]) -> str:
     """How to read the picture, of what it shows."""
     stretched = "; the axis is stretched near 0" if plane.root else ""
     parts = [f"Up is better, right is further from the reference{stretched}."]
     if plane.bound:
-        answers, prompts = (number(found.get(key)) for key in ("samples_a_prompt", "prompts"))
+        answers, prompts = (number(frontier.get(key)) for key in ("samples_a_prompt", "prompts"))
         parts.append(
             f"No policy can lie above the line, found from {answers} answers of the reference to each of "
             f"{prompts} prompts; it ends where these are too few, not where reward does."

@@ -80,14 +80,14 @@ def _invariants(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, A
 def _invariants_of_runs(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each invariant once, with the check of the run that came nearest to breaking it."""
     runs = runs_of(report)
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    checks: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs.values():
         for invariant in run.get("invariants") or []:
             # There is no reference that could have changed.
             if invariant.get("name") != "reference_unchanged":
-                found.setdefault(str(invariant.get("name")), []).append(invariant)
+                checks.setdefault(str(invariant.get("name")), []).append(invariant)
     whose = f"all {len(runs)} runs" if len(runs) > 1 else "".join(map(stage_of, runs.values()))
-    for invariants in found.values():
+    for invariants in checks.values():
         yield whose, min(invariants, key=_room)
 
 

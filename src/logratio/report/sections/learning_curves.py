@@ -8,8 +8,9 @@ from typing import Any
 from logratio.report.charts.lines import Level
 from logratio.report.formatting import is_number, number
 from logratio.report.sections.curves import Panel
+from logratio.report.warnings.answers import ENDED_WARNING
 from logratio.report.warnings.metric_series import MONITORED, monitored_names, setting
-from logratio.report.warnings.policy_gradient import CLIP_WARNING, ENDED_WARNING, REPETITION_WARNING
+from logratio.report.warnings.policy_gradient import CLIP_WARNING, REPETITION_WARNING
 from logratio.report.warnings.warning import curve
 
 NAMED = "reward/"
@@ -32,9 +33,9 @@ def panel_groups(report: Mapping[str, Any], stage: str) -> dict[str, list[Panel]
     }
     return {
         name: [
-            one
-            for one in panels
-            if all(means_something(report, stage, metric) for metric, _, _ in one.metrics)
+            panel
+            for panel in panels
+            if all(means_something(report, stage, metric) for metric, _, _ in panel.metrics)
         ]
         for name, panels in groups.items()
     }
@@ -87,8 +88,8 @@ def _whole(names: Sequence[str], monitored: Sequence[str]) -> Panel:
     if not monitored:
         return Panel(title="Reward", metrics=(("reward", "reward", "a"),), note=note)
     lines = [
-        (name, f"monitored: {name.removeprefix(MONITORED)}", STYLES[1 + place % (len(STYLES) - 1)])
-        for place, name in enumerate(monitored)
+        (name, f"monitored: {name.removeprefix(MONITORED)}", STYLES[1 + index % (len(STYLES) - 1)])
+        for index, name in enumerate(monitored)
     ]
     return Panel(
         title="Reward, and what is monitored",
@@ -112,17 +113,17 @@ def _parts(names: Sequence[str], weights: Mapping[str, float]) -> list[Panel]:
     return [
         Panel(
             title=label,
-            metrics=((name, "reward", STYLES[(place + 1) % len(STYLES)]),),
+            metrics=((name, "reward", STYLES[(index + 1) % len(STYLES)]),),
             note=f"Counts {number(weights.get(label, 1.0))} times in the sum. Where it falls, another was "
             "bought with it.",
         )
-        for place, (name, label) in enumerate(zip(names, labels, strict=True))
+        for index, (name, label) in enumerate(zip(names, labels, strict=True))
     ]
 
 
-def share_an_axis(curves: Mapping[str, Sequence[Any]], one: str, other: str) -> bool:
+def share_an_axis(curves: Mapping[str, Sequence[Any]], first: str, second: str) -> bool:
     """Whether two metrics can be read on one axis: drawn together, neither is pressed flat."""
-    columns = [[value for value in curves.get(name) or [] if is_number(value)] for name in (one, other)]
+    columns = [[value for value in curves.get(name) or [] if is_number(value)] for name in (first, second)]
     if not all(columns):
         return False
     whole = max(map(max, columns)) - min(map(min, columns))
@@ -132,7 +133,9 @@ def share_an_axis(curves: Mapping[str, Sequence[Any]], one: str, other: str) -> 
 def _weights(report: Mapping[str, Any], stage: str) -> dict[str, float]:
     identity = report["training"][stage].get("settings", {}).get("identity") or {}
     rewards: Sequence[Any] = identity.get("rewards") or []
-    return {str(one.get("name")): one["weight"] for one in rewards if is_number(one.get("weight"))}
+    return {
+        str(reward.get("name")): reward["weight"] for reward in rewards if is_number(reward.get("weight"))
+    }
 
 
 def _signal() -> list[Panel]:

@@ -17,8 +17,9 @@ HEADINGS = ("Method", "Wins against the reference", "Mean reward", "KL to the re
 
 def methods_table(report: Mapping[str, Any]) -> Html | None:
     """A row a method; none where a report compares no methods."""
-    found = report.get("methods")
-    methods = found if isinstance(found, Mapping) else {}
+    methods = report.get("methods")
+    if not isinstance(methods, Mapping):
+        return None
     rows = [_row(name, methods[name]) for name in METHODS if isinstance(methods.get(name), Mapping)]
     return table(HEADINGS, rows, caption="Methods side by side", class_="stages") if rows else None
 

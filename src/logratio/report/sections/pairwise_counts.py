@@ -28,13 +28,15 @@ def head_to_head_section(report: Mapping[str, Any]) -> Section | None:
     """A row for every pair that was compared; a column that no pair has is left out."""
     main = {"name": "policy", "against": "reference", **{key: report.get(key) for key in HEADINGS}}
     contests = [
-        one for one in report.get("comparisons") or [main] if isinstance(one.get("win_rate"), Mapping)
+        contest
+        for contest in report.get("comparisons") or [main]
+        if isinstance(contest.get("win_rate"), Mapping)
     ]
     if not contests:
         return None
-    keys = [key for key in HEADINGS if any(one.get(key) is not None for one in contests)]
+    keys = [key for key in HEADINGS if any(contest.get(key) is not None for contest in contests)]
     names = stage_names(report)
-    rows = [[_pair(one, names), *(_value(key, one) for key in keys)] for one in contests]
+    rows = [[_pair(contest, names), *(_value(key, contest) for key in keys)] for contest in contests]
     headings = ["Who", *(HEADINGS[key] for key in keys)]
     content = table(headings, rows, caption="Head to head", class_="stages")
     return Section(anchor="head-to-head", title="Head to head, and length", lede=LEDE, body=content)

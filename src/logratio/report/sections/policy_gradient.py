@@ -15,7 +15,7 @@ from logratio.report.warnings.distance import KL_WARNING
 from logratio.report.warnings.metric_series import MONITORED, STAGES, monitored_names, setting
 from logratio.report.warnings.overoptimisation import monitored_rewards
 from logratio.report.warnings.policy_gradient import find_stage_warnings
-from logratio.report.warnings.warning import curve, tail_mean
+from logratio.report.warnings.warning import curve, mean_at_end
 
 LEDE = (
     "Each update the model answers, is rewarded, and makes better answers more probable. Healthy training "
@@ -96,7 +96,7 @@ def _rows(report: Mapping[str, Any], stage: str) -> list[list[object]]:
         values = curve(report, stage, metric)
         if not values or not means_something(report, stage, metric):
             continue
-        last = tail_mean(values)
+        last = mean_at_end(report, stage, metric)
         expected = _target(report, stage, metric) or healthy
         warning = element("a", "see the warning", href="#warnings") if raised.get(check) else None
         end = join([write(values[-1] if last is None else last), " ", warning])
@@ -106,7 +106,9 @@ def _rows(report: Mapping[str, Any], stage: str) -> list[list[object]]:
 
 def _monitored(report: Mapping[str, Any], stage: str) -> list[MetricRow]:
     """A row for each reward that is only monitored, right behind the one that is learned from."""
-    behind = {one.name for one in monitored_rewards(report, stage) if one.severity is not None}
+    behind = {
+        monitored.name for monitored in monitored_rewards(report, stage) if monitored.severity is not None
+    }
     labels = {name: name.removeprefix(MONITORED) for name in monitored_names(report, stage)}
     return [
         (name, f"Monitored: {label}", number, "rising too", "RewardOveroptimised" if label in behind else "")

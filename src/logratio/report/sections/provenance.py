@@ -19,9 +19,12 @@ def provenance_section(report: Mapping[str, Any]) -> Section:
     provenance = report.get("provenance") or {}
     training = {k: v for k, v in (report.get("training") or {}).items() if isinstance(v, Mapping)}
     shown = {name: value for name, value in provenance.items() if name not in APART}
-    facts = [(path.replace(".", " ").replace("_", " "), _measure(path, one)) for path, one in flatten(shown)]
+    facts = [
+        (path.replace(".", " ").replace("_", " "), _measure(path, value)) for path, value in flatten(shown)
+    ]
+    of_stages = {name: stage.get("settings") for name, stage in training.items()}
     settings = {"run": provenance.get("settings")} | {
-        name: own for name, one in training.items() if not _known(own := one.get("settings"), provenance)
+        name: value for name, value in of_stages.items() if not _known(value, provenance)
     }
     parts = [
         definitions(facts, class_="facts"),
@@ -42,7 +45,7 @@ def _known(settings: Any, provenance: Mapping[str, Any]) -> bool:
 def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without what several runs of one experiment differ in."""
     return {
-        name: {key: one for key, one in value.items() if key not in ("seed", "several")}
+        name: {key: setting for key, setting in value.items() if key not in ("seed", "several")}
         if name in ("settings", "identity") and isinstance(value, Mapping)
         else value
         for name, value in settings.items()
@@ -50,25 +53,25 @@ def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cost(seconds: Mapping[str, float], training: Mapping[str, Mapping[str, Any]]) -> Html | None:
-    """Wall time of every stage, with updates and memory of those that train."""
+    """Time of every stage, with the updates of those that train and the process's peak memory by then."""
     rows = []
     for name in dict.fromkeys([*seconds, *training]):
-        own = training.get(name, {})
+        stage = training.get(name, {})
         rows.append(
             [
                 name,
-                duration(seconds.get(name, own.get("seconds"))),
-                number(own.get("updates")),
-                number(own.get("examples")),
-                size(own.get("peak_memory_bytes")),
+                duration(seconds.get(name, stage.get("seconds"))),
+                number(stage.get("updates")),
+                number(stage.get("examples")),
+                size(stage.get("peak_memory_bytes")),
             ]
         )
-    headings = ["Stage", "Wall time", "Updates", "Examples", "Peak memory"]
+    headings = ["Stage", "Time", "Updates", "Examples", "Peak memory of the process"]
     return table(headings, rows, caption="What each stage cost") if rows else None
 
 
 def _settings(name: str, value: Mapping[str, Any]) -> Html:
-    rows = [[path, _plain(one)] for path, one in flatten(value)]
+    rows = [[path, _plain(leaf)] for path, leaf in flatten(value)]
     return details(
         join(["Settings, seeds and hashes: ", element("code", name)]),
         table(["Setting", "Value"], rows, caption=f"Settings of {name}", class_="small"),

@@ -81,16 +81,22 @@ def distribution(judged: Mapping[str, Any]) -> Html | None:
     if min(everything) == max(everything):
         same = f"Every one of the {len(everything)} episodes earned {number(everything[0], digits=4)}."
         return figure(element("p", same), title=title)
-    ends = [f"{one.label} {number(min(one.values))} to {number(max(one.values))}" for one in samples]
+    ends = [
+        f"{sample.label} {number(min(sample.values))} to {number(max(sample.values))}" for sample in samples
+    ]
     chart = distribution_chart(samples, name=f"{title}: {'; '.join(ends)}", x_label="return of an episode")
     num_runs = len(judged.get("seeds") or [])
     whose = f"Of all {num_runs} runs together. " if num_runs > 1 else ""
     note = f"{whose}A second hill, or a long tail, is what a mean does not tell."
-    return figure(chart, title=title, note=note, legend=[(one.label, one.style) for one in samples[::-1]])
+    return figure(
+        chart, title=title, note=note, legend=[(sample.label, sample.style) for sample in samples[::-1]]
+    )
 
 
 def returns_of(judged: Mapping[str, Any], way: str) -> list[float]:
     """The returns of all episodes that were judged in one way of acting, of all runs."""
-    found = [one.get(way) for one in judged.get("seeds") or [judged]]
-    values = [value for one in found if isinstance(one, Mapping) for value in one.get("returns") or []]
+    results = [seed.get(way) for seed in judged.get("seeds") or [judged]]
+    values = [
+        value for result in results if isinstance(result, Mapping) for value in result.get("returns") or []
+    ]
     return [float(value) for value in values if is_number(value)]

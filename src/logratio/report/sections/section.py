@@ -33,7 +33,7 @@ def table(
     headings: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str, class_: str = ""
 ) -> Html:
     """A table whose first column names the rows; it scrolls sideways by itself where the page is narrow."""
-    head = element("thead", element("tr", *(element("th", one, scope="col") for one in headings)))
+    head = element("thead", element("tr", *(element("th", heading, scope="col") for heading in headings)))
     body = [
         element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:]))
         for row in rows

@@ -26,7 +26,7 @@ def steps_section(report: Mapping[str, Any]) -> Section | None:
     rows: list[StageRow] = report.get("stages") or []
     if not rows:
         return None
-    columns = [one for one in COLUMNS if any(row.get(one[0]) is not None for row in rows)]
+    columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows)]
     headings = ["Stage", *(title for _, title, _ in columns)]
     names = stage_names(report)
     body = [[_name(row, names), *(make(row, rows) for _, _, make in columns)] for row in rows]
@@ -45,7 +45,7 @@ def _interval_cell(key: str, least_decimals: int) -> MakeCell:
         value, bounds = row.get(key), row.get(f"{key}_interval")
         if not is_number(value):
             return cell(ABSENT)
-        known = [one for one in (_values(key, other) for other in rows) if one]
+        known = [values for values in (_values(key, other) for other in rows) if values]
         span = min(map(min, known)), max(map(max, known))
         decimals = enough_decimals(max(map(abs, span)), least=least_decimals)
         bar = cell_interval(value, bounds, span, style=stage_style(row["name"]))
@@ -78,7 +78,7 @@ def _length_cell(row: StageRow, rows: Sequence[StageRow]) -> Html:
     value = row.get("length")
     if not is_number(value):
         return cell(ABSENT)
-    largest = max(one["length"] for one in rows if is_number(one.get("length")))
+    largest = max(other["length"] for other in rows if is_number(other.get("length")))
     return cell(fixed(value, 1), bar=cell_bar(value, largest, style=stage_style(row["name"])))
 
 

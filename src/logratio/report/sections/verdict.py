@@ -41,7 +41,9 @@ def verdict_section(report: Mapping[str, Any]) -> Section | None:
 
 def _warned(report: Mapping[str, Any]) -> Html | None:
     """How many warnings stand further down: a verdict is not read without them."""
-    raised = [one.get("severity") for one in report.get("warnings") or [] if isinstance(one, Mapping)]
+    raised = [
+        warning.get("severity") for warning in report.get("warnings") or [] if isinstance(warning, Mapping)
+    ]
     counts = [(raised.count(severity), severity) for severity in ("serious", "warning", "note")]
     names = {"serious": "serious", "warning": "to heed", "note": "to note"}
     counts_text = ", ".join(f"{count} {names[severity]}" for count, severity in counts if count)

@@ -38,10 +38,10 @@ def find_warnings(report: Mapping[str, Any]) -> list[ReportWarning]:
     """The results of all checks whose numbers are there."""
     if is_control(report):
         return control.find_warnings(report)
-    found = [warning for check in CHECKS if (warning := check(report)) is not None]
-    return found + policy_gradient.find_warnings(report)
+    warnings = [warning for check in CHECKS if (warning := check(report)) is not None]
+    return warnings + policy_gradient.find_warnings(report)
 
 
 def by_severity(warnings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The same warnings, the serious ones first; of equal ones the order stays."""
-    return sorted(warnings, key=lambda one: SEVERITIES.index(one.get("severity", "warning")))
+    return sorted(warnings, key=lambda warning: SEVERITIES.index(warning.get("severity", "warning")))

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from logratio.report.formatting import number, percent
-from logratio.report.warnings.warning import ReportWarning, measured
+from logratio.report.warnings.distance import KL_SERIOUS, KL_WARNING
+from logratio.report.warnings.warning import ReportWarning, Severity, measured
 
 LENGTH_RATIO = (0.7, 1.3)
-EOS_WARNING, EOS_SERIOUS = 0.8, 0.5
-KL_WARNING, KL_SERIOUS, KL_UNMOVED = 30.0, 50.0, 0.1
+ENDED_WARNING, ENDED_SERIOUS = 0.8, 0.5
+ENDED_ALIKE = 0.1
+"""Nearer than this to what they are compared with, answers end as often."""
+KL_UNMOVED = 0.1
 DISTINCT_DROP = 0.8
 REPETITION_RISE = 0.1
 
@@ -41,14 +44,14 @@ def answers_unfinished(report: Mapping[str, Any]) -> ReportWarning | None:
     rate, before = measured(report, "eos_rate", "policy"), measured(report, "eos_rate", "reference")
     if rate is None:
         return None
-    alike = before is not None and abs(rate - before) < 0.1
+    alike = before is not None and abs(rate - before) < ENDED_ALIKE
     return ReportWarning(
         name="AnswersUnfinished",
-        severity="serious" if rate < EOS_SERIOUS and not alike else "warning",
-        raised=rate < EOS_WARNING,
+        severity=severity_of_cut_answers(rate, alike=alike),
+        raised=rate < ENDED_WARNING,
         value=rate,
-        threshold=f"fewer than {percent(EOS_WARNING, 0)} end by themselves "
-        f"(serious below {percent(EOS_SERIOUS, 0)}, unless the reference is alike)",
+        threshold=f"fewer than {percent(ENDED_WARNING, 0)} end by themselves "
+        f"(serious below {percent(ENDED_SERIOUS, 0)}, unless the reference is alike)",
         what=f"{percent(rate)} of the policy's answers end by themselves"
         + (f", {percent(before)} of the reference's." if before is not None else "."),
         meaning="The rest are cut at the token limit, so they are judged half said."
@@ -56,6 +59,11 @@ def answers_unfinished(report: Mapping[str, Any]) -> ReportWarning | None:
         action="Raise --max-new-tokens or ask for shorter answers; where only the policy runs on, check that "
         "end tokens carry loss.",
     )
+
+
+def severity_of_cut_answers(ended: float, *, alike: bool) -> Severity:
+    """How much it matters that so many answers end by themselves, and whether as many did before."""
+    return "serious" if ended < ENDED_SERIOUS and not alike else "warning"
 
 
 def kl_far(report: Mapping[str, Any]) -> ReportWarning | None:

@@ -25,12 +25,15 @@ Check = Callable[[Mapping[str, Any], str], ReportWarning | None]
 
 def find_warnings(report: Mapping[str, Any]) -> list[ReportWarning]:
     """The results of all checks: of every run, the worst of each kind, then of the runs together."""
-    found: dict[str, list[tuple[str, ReportWarning]]] = {}
+    by_check: dict[str, list[tuple[str, ReportWarning]]] = {}
     for name, run in runs_of(report).items():
         for warning in _of_one(alone(report, name), stage_of(run)):
-            found.setdefault(warning.name, []).append((name, warning))
+            by_check.setdefault(warning.name, []).append((name, warning))
     together = (check(report) for check in (seeds_disagree, few_runs))
-    return [*(_worst(own) for own in found.values()), *(one for one in together if one is not None)]
+    return [
+        *(_worst(findings) for findings in by_check.values()),
+        *(warning for warning in together if warning is not None),
+    ]
 
 
 def _of_one(report: Mapping[str, Any], stage: str) -> Iterator[ReportWarning]:
@@ -42,14 +45,14 @@ def _of_one(report: Mapping[str, Any], stage: str) -> Iterator[ReportWarning]:
             yield warning
 
 
-def _worst(found: list[tuple[str, ReportWarning]]) -> ReportWarning:
+def _worst(findings: list[tuple[str, ReportWarning]]) -> ReportWarning:
     """The finding that matters most among those of the runs, with how many runs it was raised in."""
-    raised = [(name, warning) for name, warning in found if warning.raised]
-    if len(found) == 1 or not raised:
-        return found[0][1]
-    name, worst = min(raised, key=lambda one: SEVERITIES.index(one[1].severity))
+    raised = [(name, warning) for name, warning in findings if warning.raised]
+    if len(findings) == 1 or not raised:
+        return findings[0][1]
+    name, worst = min(raised, key=lambda finding: SEVERITIES.index(finding[1].severity))
     return replace(
-        worst, what=f"{worst.what} (That is {run_label(name)}; {len(raised)} of {len(found)} runs.)"
+        worst, what=f"{worst.what} (That is {run_label(name)}; {len(raised)} of {len(findings)} runs.)"
     )
 
 
@@ -99,14 +102,16 @@ def return_lost(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
 
 def drawn_earn_more(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """The most probable actions earn less than drawn ones."""
-    numbers = [
+    measurements = [
         measured(report, "evaluation", way, name)
         for way in ("deterministic", "stochastic")
         for name in ("mean_return", "std_return", "episodes")
     ]
-    if not all(is_number(one) for one in numbers):
+    if not all(is_number(value) for value in measurements):
         return None
-    probable, spread, count, drawn, drawn_spread, drawn_count = (float(one or 0.0) for one in numbers)
+    probable, spread, count, drawn, drawn_spread, drawn_count = (
+        float(value or 0.0) for value in measurements
+    )
     error = (spread**2 / max(count, 1.0) + drawn_spread**2 / max(drawn_count, 1.0)) ** 0.5
     return ReportWarning(
         name="DrawnActionsEarnMore",
@@ -155,17 +160,21 @@ def critic_explains_nothing(report: Mapping[str, Any], stage: str) -> ReportWarn
 
 def seeds_disagree(report: Mapping[str, Any]) -> ReportWarning | None:
     """The worst run learned much less than the others."""
-    seeds = [one for one in _seeds(report) if is_number(one.get("mean_return"))]
+    seeds = [seed for seed in _seeds(report) if is_number(seed.get("mean_return"))]
     middle = measured(report, "evaluation", "interquartile_mean", "value")
     starts = [
         start
         for run in runs_of(report).values()
-        if (start := head_mean([one for one in run["curves"].get("episode_return") or [] if is_number(one)]))
+        if (
+            start := head_mean(
+                [value for value in run["curves"].get("episode_return") or [] if is_number(value)]
+            )
+        )
         is not None
     ]
     if len(seeds) < 2 or middle is None or not starts:
         return None
-    worst = min(seeds, key=lambda one: float(one["mean_return"]))
+    worst = min(seeds, key=lambda seed: float(seed["mean_return"]))
     gained = middle - fmean(starts)
     behind = (middle - worst["mean_return"]) / gained if gained > 0 else 0.0
     return ReportWarning(
@@ -202,7 +211,7 @@ def _seeds(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """How each of several runs was judged; none where there is one run."""
     judged = report.get("evaluation")
     seeds = judged.get("seeds") if isinstance(judged, Mapping) else None
-    return [one for one in seeds or [] if isinstance(one, Mapping)]
+    return [seed for seed in seeds or [] if isinstance(seed, Mapping)]
 
 
 CHECKS: tuple[Check, ...] = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from logratio.report.formatting import is_number, number
 from logratio.report.warnings.metric_series import STAGES, setting, stretch_length, stretches
-from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, curve, measured, tail_mean
+from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, curve, mean_at_end, measured
 
 KL_FACTOR, KL_WARNING, KL_SERIOUS = 2.0, 30.0, 50.0
 DRIFT = 10.0
@@ -20,7 +20,7 @@ NORMAL_MEDIAN = 1.4826
 
 def reference_kl_high(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """The policy is further from its reference than wanted."""
-    kl = tail_mean(curve(report, stage, "reference_kl"))
+    kl = mean_at_end(report, stage, "reference_kl")
     if kl is None:
         return None
     target = setting(report, stage, "target_kl")
@@ -42,7 +42,7 @@ def reference_kl_high(report: Mapping[str, Any], stage: str) -> ReportWarning | 
 def kl_coefficient_drifted(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """The controller of β has gone far from where it began."""
     values, target = curve(report, stage, "kl_coefficient"), setting(report, stage, "target_kl")
-    last = tail_mean(values)
+    last = mean_at_end(report, stage, "kl_coefficient")
     if last is None or not target or not values[0] > 0:
         return None
     ratio = last / values[0]
@@ -79,12 +79,12 @@ def kl_estimates_disagree(report: Mapping[str, Any], stage: str) -> ReportWarnin
     scatter = _scatter(exact, drawn, variances)
     lengths = [*[stretch_length(len(exact))] * len(stretches(exact)), len(exact)]
     columns = [[*stretches(values), fmean(values)] for values in (exact, drawn, variances)]
-    places = [
+    comparisons = [
         (abs(k1 - kl) / error, k1, kl, error)
         for length, kl, k1, variance in zip(lengths, *columns, strict=True)
         if (error := scatter * (variance / length) ** 0.5) > 0
     ]
-    errors, k1, kl, error = max(places, default=(0.0, 0.0, 0.0, 1.0))
+    errors, k1, kl, error = max(comparisons, default=(0.0, 0.0, 0.0, 1.0))
     return ReportWarning(
         name="KLEstimatesDisagree",
         severity="serious" if k1 < -NEGATIVE_ERRORS * error else "warning",

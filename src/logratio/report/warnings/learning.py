@@ -18,7 +18,7 @@ from logratio.report.warnings.metric_series import (
     setting_text,
     squared_error,
 )
-from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, Severity, curve, tail_mean
+from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, Severity, curve, mean_at_end
 from logratio.training.divergence_guard import PATIENCE
 
 NO_SPREAD = 1e-9
@@ -41,7 +41,7 @@ def policy_ran_away(report: Mapping[str, Any], stage: str) -> ReportWarning | No
         return None
     reason, kept = str(training.get("stopped") or ""), training.get("best_checkpoint")
     made = len((training.get("curves") or {}).get("step") or [])
-    remedy = next(told for word, told in REMEDIES.items() if word in reason)
+    remedy = next(advice for word, advice in REMEDIES.items() if word in reason)
     return ReportWarning(
         name="PolicyRunaway",
         severity="serious",
@@ -108,17 +108,17 @@ def reward_constant(report: Mapping[str, Any], stage: str) -> ReportWarning | No
 
 def groups_constant(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Most prompts have answers that all earn the same."""
-    share = tail_mean(curve(report, stage, "constant_groups"))
-    spread = tail_mean(curve(report, stage, "reward_std"))
+    share = mean_at_end(report, stage, "constant_groups")
+    spread = mean_at_end(report, stage, "reward_std")
     if share is None:
         return None
     # Where the whole batch earns the same, RewardConstant says so.
-    told = spread is not None and spread < NO_SPREAD
+    all_alike = spread is not None and spread < NO_SPREAD
     of_siblings = setting_text(report, stage, "baseline") in ("leave-one-out", "group-centred")
     return ReportWarning(
         name="GroupsWithoutSpread",
         severity="serious" if share >= 1.0 else "warning",
-        raised=share > GROUPS_WARNING and not told,
+        raised=share > GROUPS_WARNING and not all_alike,
         value=share,
         threshold=f"more than {percent(GROUPS_WARNING, 0)} of the prompts have answers that all earn the "
         "same (serious where all have)",

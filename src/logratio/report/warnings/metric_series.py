@@ -72,7 +72,7 @@ def stretches(values: Sequence[float]) -> list[float]:
 def quarters(values: Sequence[float]) -> list[Sequence[float]]:
     """A curve cut into four parts, into fewer where they would have less than 5 values."""
     count = min(4, len(values) // MIN_TAIL)
-    edges = [round(place * len(values) / count) for place in range(count + 1)] if count else []
+    edges = [round(part * len(values) / count) for part in range(count + 1)] if count else []
     return [values[start:end] for start, end in pairwise(edges)]
 
 

@@ -65,8 +65,8 @@ class MonitoredReward:
     @property
     def _left_behind(self) -> bool:
         """Of late no rise is to be seen, and there is less of one than its share of the reward's was."""
-        first, before, last = (self.parts[place] for place in (0, -2, -1))
-        reward = [fmean(self.reward[place]) for place in (0, -2, -1)]
+        first, before, last = (self.parts[quarter] for quarter in (0, -2, -1))
+        reward = [fmean(self.reward[quarter]) for quarter in (0, -2, -1)]
         if len(self.parts) < 3 or reward[1] <= reward[0] or rises(before, last):
             return False
         if not rises(self.reward[-2], self.reward[-1]):
@@ -93,7 +93,7 @@ def reward_overoptimised(report: Mapping[str, Any], stage: str) -> ReportWarning
     every = monitored_rewards(report, stage)
     if not every:
         return None
-    worst = min(every, key=lambda one: _PLACE[one.severity])
+    worst = min(every, key=lambda monitored: _PLACE[monitored.severity])
     means = [fmean(part) for part in worst.parts]
     first, best, last = means[0], means[worst.best], means[-1]
     proxy = [number(fmean(part)) for part in (worst.reward[0], worst.reward[-1])]

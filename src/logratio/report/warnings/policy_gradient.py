@@ -7,10 +7,15 @@ the reference, has checks of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import fmean
 from typing import Any
 
 from logratio.report.formatting import number, percent
+from logratio.report.warnings.answers import (
+    ENDED_ALIKE,
+    ENDED_SERIOUS,
+    ENDED_WARNING,
+    severity_of_cut_answers,
+)
 from logratio.report.warnings.distance import kl_coefficient_drifted, kl_estimates_disagree, reference_kl_high
 from logratio.report.warnings.learning import (
     gradient_noisy,
@@ -19,9 +24,9 @@ from logratio.report.warnings.learning import (
     reward_constant,
     reward_fell,
 )
-from logratio.report.warnings.metric_series import STAGES, a_unit, head_mean, setting, stretches, unit
+from logratio.report.warnings.metric_series import STAGES, a_unit, setting, stretches, unit
 from logratio.report.warnings.overoptimisation import reward_overoptimised
-from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, curve, tail_mean
+from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, curve, mean_at_end, mean_at_start
 
 UPDATE_KL_FACTOR = 1.5
 """Spinning Up ends an update at 1.5 times its target."""
@@ -31,7 +36,6 @@ EFFECTIVE_WARNING, EFFECTIVE_SERIOUS = 0.5, 0.1
 WARMED_UP = 10
 """Updates in which a critic that begins at 0 may learn something."""
 EXPLAINED_SERIOUS = -0.5
-ENDED_WARNING, ENDED_SERIOUS, ENDED_ALIKE = 0.8, 0.5, 0.1
 ENTROPY_LEFT, ENTROPY_SERIOUS = 0.5, 0.1
 LENGTH_CHANGE = 0.5
 REPETITION_WARNING, REPETITION_SERIOUS, REPETITION_RISE = 0.2, 0.5, 2.0
@@ -158,11 +162,11 @@ def effective_share_low(report: Mapping[str, Any], stage: str) -> ReportWarning 
 
 def critic_explains_nothing(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """The critic predicts returns no better than their mean does."""
-    explained = curve(report, stage, "explained_variance")
+    last = mean_at_end(report, stage, "explained_variance")
+    updates = len(curve(report, stage, "explained_variance"))
     # Without a critic all values are 0, which explains nothing and is no fault.
-    if len(explained) < WARMED_UP or not curve(report, stage, "value_loss"):
+    if last is None or updates < WARMED_UP or not curve(report, stage, "value_loss"):
         return None
-    last = fmean(explained[-max(MIN_TAIL, len(explained) // 10) :])
     return ReportWarning(
         name="CriticExplainsNothing",
         severity="serious" if last < EXPLAINED_SERIOUS else "warning",
@@ -179,14 +183,13 @@ def critic_explains_nothing(report: Mapping[str, Any], stage: str) -> ReportWarn
 
 def ended_rarely(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Many answers are cut off."""
-    shares = curve(report, stage, "ended")
-    ended, before = tail_mean(shares), head_mean(shares)
+    ended, before = _both_ends(report, stage, "ended")
     if ended is None or before is None:
         return None
     alike = before - ended < ENDED_ALIKE
     return ReportWarning(
         name="AnswersCutOff",
-        severity="serious" if ended < ENDED_SERIOUS and not alike else "warning",
+        severity=severity_of_cut_answers(ended, alike=alike),
         raised=ended < ENDED_WARNING,
         value=ended,
         threshold=f"fewer than {percent(ENDED_WARNING, 0)} of the answers end by themselves (serious below "
@@ -201,8 +204,7 @@ def ended_rarely(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
 
 def length_changed(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Answers became much longer or shorter."""
-    lengths = curve(report, stage, "answer_tokens")
-    last, first = tail_mean(lengths), head_mean(lengths)
+    last, first = _both_ends(report, stage, "answer_tokens")
     if last is None or not first:
         return None
     ratio = last / first
@@ -220,8 +222,7 @@ def length_changed(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
 
 def entropy_halved(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Entropy has collapsed."""
-    entropies = curve(report, stage, "entropy")
-    last, first = tail_mean(entropies), head_mean(entropies)
+    last, first = _both_ends(report, stage, "entropy")
     if last is None or not first:
         return None
     return ReportWarning(
@@ -239,8 +240,7 @@ def entropy_halved(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
 
 def repetition_rose(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
     """Answers repeat themselves."""
-    shares = curve(report, stage, "repetition")
-    last, first = tail_mean(shares), head_mean(shares)
+    last, first = _both_ends(report, stage, "repetition")
     if last is None or first is None:
         return None
     return ReportWarning(
@@ -256,6 +256,12 @@ def repetition_rose(report: Mapping[str, Any], stage: str) -> ReportWarning | No
         meaning="The policy says things over and over, and the reward pays for it.",
         action="Read the answers; raise --kl-coefficient, or add a reward that repetition lowers.",
     )
+
+
+def _both_ends(report: Mapping[str, Any], stage: str, metric: str) -> tuple[float | None, float | None]:
+    """A metric's mean over the last tenth of the updates, and over the first 5."""
+    start = mean_at_start(report, stage, metric, num=MIN_TAIL)
+    return mean_at_end(report, stage, metric), start
 
 
 CHECKS: tuple[Check, ...] = (

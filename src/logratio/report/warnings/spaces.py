@@ -46,13 +46,13 @@ def _shares(report: Mapping[str, Any], stage: str) -> dict[str, tuple[float, flo
     """Share of the draws that were cut, at the beginning and at the end, of each dimension that is known."""
     curves = report["training"][stage]["curves"]
     names = [name for name in curves if name.startswith(f"{CLIPPED}_")] or [CLIPPED]
-    found = {}
+    shares = {}
     for name in names:
         if values := curve(report, stage, name):
-            place = name.removeprefix(CLIPPED).removeprefix("_")
+            dimension = name.removeprefix(CLIPPED).removeprefix("_")
             ends = fmean(values[:MIN_TAIL]), fmean(values[-MIN_TAIL:])
-            found[f"number {place} of an action" if place else "an action"] = ends
-    return found
+            shares[f"number {dimension} of an action" if dimension else "an action"] = ends
+    return shares
 
 
 def observations_outside(report: Mapping[str, Any], stage: str) -> ReportWarning | None:

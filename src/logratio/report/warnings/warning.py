@@ -52,19 +52,17 @@ def measured(report: Mapping[str, Any], *keys: str) -> float | None:
 
 def curve(report: Mapping[str, Any], stage: str, name: str) -> list[float]:
     """The numbers of a training curve, in order."""
-    value: Any = report
-    for key in ("training", stage, "curves", name):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return [one for one in value if is_number(one)] if isinstance(value, list) else []
+    values = _curves(report, stage).get(name)
+    return [value for value in values if is_number(value)] if isinstance(values, list) else []
 
 
 def mean_at_end(report: Mapping[str, Any], stage: str, name: str) -> float | None:
     """The mean of a metric over what the last tenth of the updates read; `None` for fewer than 5 updates.
 
     An update's value is a mean itself, and weighs as what it is a mean over does: the last batch of a pass,
-    which may be smaller, weighs less. SFT's loss is a mean over tokens, DPO's over pairs, and all else of
-    DPO over the pairs that are no ties. Where the sizes are not known, as of a run that is not over, all
-    updates weigh the same.
+    which may be smaller, weighs less. SFT's loss is a mean over tokens, DPO's over pairs, all else of DPO
+    over the pairs that are no ties, and a policy gradient's metrics count by prompts. An update of ties alone
+    says nothing. Where the sizes are not known, as of a run that is not over, all updates weigh the same.
     """
     known = _weighted(report, stage, name)
     return _mean(known[-max(MIN_TAIL, math.ceil(len(known) * TAIL)) :]) if len(known) >= MIN_TAIL else None
@@ -81,15 +79,16 @@ def _mean(known: Sequence[tuple[float, float]]) -> float:
 
 
 def _weighted(report: Mapping[str, Any], stage: str, name: str) -> list[tuple[float, float]]:
-    """The values of the updates that have one, each with what it weighs."""
+    """The values of the updates that have one and weigh anything, each with what it weighs."""
     values, weights = _curves(report, stage).get(name) or [], _weights(report, stage, name)
     if len(weights) != len(values):
         weights = [1.0] * len(values)
-    return [(value, weight) for value, weight in zip(values, weights, strict=True) if is_number(value)]
+    pairs = zip(values, weights, strict=True)
+    return [(value, weight) for value, weight in pairs if is_number(value) and weight > 0]
 
 
 def _weights(report: Mapping[str, Any], stage: str, name: str) -> list[float]:
-    """What each update's value is a mean over: how many tokens or pairs; empty where that is not known."""
+    """What each update's value is a mean over: tokens, pairs or prompts; empty where that is unknown."""
     curves = _curves(report, stage)
     steps = [step for step in curves.get("step") or [] if is_number(step)]
     tokens = [count for count in curves.get("tokens") or [] if is_number(count)]

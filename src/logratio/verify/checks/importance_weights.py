@@ -25,7 +25,7 @@ SAMPLES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class OffPolicyProblem:
     """A prompt: two policies over all sequences, and what the sequences are worth."""
 
     world: World
@@ -61,7 +61,7 @@ class Problem:
         return math.fsum(p * p / m for p, m in zip(self.pi, self.mu, strict=True)) - 1
 
 
-def problems() -> list[Problem]:
+def problems() -> list[OffPolicyProblem]:
     """Both prompts of the world, with a behaviour policy some way from the target."""
     world = World()
     target = world.random_logits(seed=11)
@@ -70,7 +70,7 @@ def problems() -> list[Problem]:
     steps = torch.where(world.mask, step_table[:, world.states, world.tokens], 0.0)
     pi, mu = token_logprobs(world, target), token_logprobs(world, behaviour)
     return [
-        Problem(
+        OffPolicyProblem(
             world=world,
             target=pi[prompt],
             behaviour=mu[prompt],
@@ -274,7 +274,7 @@ def check_pareto_k(quick: bool) -> list[Row]:
 
 
 def _replicate(
-    estimate: Callable[[Tensor, Tensor], Tensor], p: Problem, *, repeats: int, seed: int
+    estimate: Callable[[Tensor, Tensor], Tensor], p: OffPolicyProblem, *, repeats: int, seed: int
 ) -> Tensor:
     """The estimate from `repeats` samples of μ, each of SAMPLES sequences."""
     generator = torch.Generator().manual_seed(seed)
@@ -286,7 +286,7 @@ def _replicate(
     return torch.stack(estimates)
 
 
-def _truncation_row(p: Problem, ceiling: float, name: str) -> Row:
+def _truncation_row(p: OffPolicyProblem, ceiling: float, name: str) -> Row:
     bounded = importance.truncate_weights(p.log_weights("sequence"), ceiling=ceiling)
     bias = p.expected(alone(importance.ordinary_estimate, p.rewards, bounded)) - p.value
     exact = math.fsum(
@@ -295,7 +295,7 @@ def _truncation_row(p: Problem, ceiling: float, name: str) -> Row:
     return equal(f"bias of weights cut at {ceiling:g}, {name}", bias, exact, tolerance=1e-12)
 
 
-def _value_of_prefix(p: Problem) -> float:
+def _value_of_prefix(p: OffPolicyProblem) -> float:
     """E_π of the step rewards by recursion: the chances of prefixes are sums of those of their sequences."""
     reach: dict[tuple[int, ...], float] = {}
     worth: dict[tuple[int, ...], float] = {}

@@ -47,7 +47,7 @@ NUM_ENVS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class ControlProblem:
     """A decision process behind Gymnasium's interface."""
 
     name: str
@@ -70,7 +70,7 @@ class Problem:
         return VectorEnvAdapter(vector, seed=seed, name=self.name)
 
 
-BANDIT = Problem(
+BANDIT = ControlProblem(
     name="two-step bandit",
     process=two_step_bandit(),
     limit=2,
@@ -78,13 +78,13 @@ BANDIT = Problem(
 )
 PROBLEMS = (
     BANDIT,
-    Problem(
+    ControlProblem(
         name="five-state chain",
         process=chain(),
         limit=100,
         rollouts={"train_ppo": (20, 32), "train_reinforce": (60, 16)},
     ),
-    Problem(
+    ControlProblem(
         name="FrozenLake-v1",
         process=frozen_lake(),
         limit=100,
@@ -126,7 +126,7 @@ def _as_written_down() -> list[Row]:
     return [same, equal("FrozenLake-v1: V* by Gymnasium's table", *best, tolerance=1e-9)]
 
 
-def solve(problem: Problem, trainer: str, *, seed: int, gamma: float = GAMMA) -> float:
+def solve(problem: ControlProblem, trainer: str, *, seed: int, gamma: float = GAMMA) -> float:
     """The exact value of a policy that was trained.
 
     Args:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from logratio.progress import format_seconds
+from logratio.report.frame import document, footer, header
 from logratio.report.html import Html, element, join
-from logratio.report.page import POLICY, style_sheet
 from logratio.report.sections.section import Section, definitions, details, table
 from logratio.verify.report.plots import plot_sections
 from logratio.verify.report.wording import sentence, table_row
@@ -45,39 +45,13 @@ def page(report: Mapping[str, Any]) -> Html:
         _checks_section(report),
         _provenance_section(report),
     ]
-    links = [element("li", element("a", one.title, href=f"#{one.anchor}")) for one in sections]
-    body = element(
-        "body",
-        element("a", "Skip to the verdict", href="#verdict", class_="skip"),
-        element(
-            "header",
-            element("p", "logratio verify", class_="brand"),
-            element("h1", "Held against exact answers"),
-            element("p", report["finished"], class_="lede"),
-        ),
-        element(
-            "div",
-            element("nav", element("ul", *links), aria_label="Contents"),
-            element("main", *(section.to_html() for section in sections)),
-            class_="columns",
-        ),
-        element(
-            "footer", element("p", "Every number of this page is in ", element("code", "verify.json"), ".")
-        ),
-    )
-    return join([Html("<!doctype html>\n"), element("html", _head(), body, lang="en"), "\n"])
-
-
-def _head() -> Html:
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=Html(POLICY)),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", "logratio held against exact answers"),
-        element("style", join([style_sheet(), STYLE])),
+    return document(
+        header("logratio verify", "Held against exact answers", report["finished"]),
+        sections,
+        footer("verify.json"),
+        title="logratio held against exact answers",
+        goal="verdict",
+        styles=[STYLE],
     )
 
 
