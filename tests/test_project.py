@@ -151,7 +151,8 @@ def test_every_command_in_the_pages_parses(page, line):
 
 
 def test_the_readme_s_reward_function_is_one():
-    (block,) = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    blocks = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    (block,) = [block for block in blocks if "short_and_polite" in block]
     names: dict[str, object] = {}
     exec(block, names)
     rewards = names["short_and_polite"](prompts=["Ask me.", "Ask me."], completions=["Please do.", "No."])

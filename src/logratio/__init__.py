@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from logratio.recipes.compute import ComputeConfig
     from logratio.recipes.dataset import PreferenceDataConfig, PromptDataConfig
     from logratio.recipes.dpo import train_dpo
-    from logratio.recipes.evaluate import EvaluationOptions, evaluate
+    from logratio.recipes.evaluate import evaluate
+    from logratio.recipes.evaluation_config import EvaluationOptions
     from logratio.recipes.label import label
     from logratio.recipes.lora import LoRA
     from logratio.recipes.on_policy import OnPolicyOptions
@@ -60,7 +61,8 @@ _HOMES = {
     "recipes.compute": ["ComputeConfig"],
     "recipes.dataset": ["PreferenceDataConfig", "PromptDataConfig"],
     "recipes.dpo": ["train_dpo"],
-    "recipes.evaluate": ["EvaluationOptions", "evaluate"],
+    "recipes.evaluate": ["evaluate"],
+    "recipes.evaluation_config": ["EvaluationOptions"],
     "recipes.label": ["label"],
     "recipes.lora": ["LoRA"],
     "recipes.on_policy": ["OnPolicyOptions"],

@@ -12,7 +12,8 @@ from logratio.cli.main import main
 from logratio.errors import BadConfig
 from logratio.models.loading import save
 from logratio.models.reward_model import add_score_head
-from logratio.recipes.evaluate import EvaluateSettings, model_sources
+from logratio.recipes.evaluate import model_sources
+from logratio.recipes.evaluation_config import EvaluateSettings
 from logratio.records import Prompt
 from tiny import tiny_llama, tiny_tokenizer
 

@@ -18,8 +18,8 @@ of it. The same command gives the same numbers.
 from __future__ import annotations
 
 from logratio.evaluation.summary import describe
-from logratio.recipes.evaluate import EvaluateSettings as Arguments
 from logratio.recipes.evaluate import run_evaluate
+from logratio.recipes.evaluation_config import EvaluateSettings as Arguments
 from logratio.run_directory import REPORT
 
 __all__ = ["Arguments", "run"]

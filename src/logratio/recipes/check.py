@@ -16,12 +16,12 @@ from logratio.recipes.prompt_format import PromptFormatConfig
 from logratio.recipes.rows import RowConfig
 
 if TYPE_CHECKING:
-    from logratio.recipes.policy import Policy
+    from logratio.recipes.policy import ModelName
 
 
 def check(
     comparisons: Path | str | GivenRows | Sequence[Row],
-    model: Policy | str | Path | None = None,
+    model: ModelName | None = None,
     *,
     max_length: int = 1024,
     max_prompt_length: int | None = None,
@@ -64,7 +64,7 @@ def check(
     )
 
 
-def open_tokenizer(model: Policy | str | Path | None) -> tuple[Any, ModelLimits]:
+def open_tokenizer(model: ModelName | None) -> tuple[Any, ModelLimits]:
     """The tokenizer of a model and what it can read, or neither; torch is imported only for a model."""
     if model is None:
         return None, UNLIMITED

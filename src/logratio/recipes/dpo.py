@@ -14,7 +14,7 @@ from logratio.algorithms.dpo import INDIFFERENT, DPOConfig, group_pairs
 from logratio.data.given_rows import GivenRows, Row
 from logratio.recipes import preference
 from logratio.recipes.dataset import PreferenceDataConfig
-from logratio.recipes.policy import Policy
+from logratio.recipes.policy import ModelName
 from logratio.recipes.preference import PreferenceJob, PreferenceSettings, preference_settings
 from logratio.recipes.run import Run
 from logratio.recipes.run_identity import as_of_beginning, settle_tokens
@@ -30,7 +30,7 @@ class DPOSettings(PreferenceSettings):
 
 
 def train_dpo(
-    policy: Policy | str | Path,
+    policy: ModelName,
     comparisons: Path | str | GivenRows | Sequence[Row],
     config: DPOConfig | None = None,
     *,

@@ -6,12 +6,9 @@ import re
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from logratio.config_file import write_settings
 from logratio.data.given_rows import GivenRows, Row, as_source, hash_source
@@ -23,16 +20,14 @@ from logratio.evaluation.evaluation_warnings import judge_saw_prompts
 from logratio.evaluation.lineage import training_record
 from logratio.evaluation.model_comparison import EvaluationResult
 from logratio.evaluation.run_evaluation import EvaluationConfig, evaluate_policies
-from logratio.generation.config import SamplingConfig
-from logratio.kernels.precision import Precision
 from logratio.progress import say
+from logratio.recipes.evaluation_config import EvaluateSettings, EvaluationOptions
 from logratio.recipes.out_directory import prepare_out_directory
-from logratio.recipes.policy import Policy, resolve_model
-from logratio.recipes.prompt_format import PromptFormatConfig, announce_rendering
+from logratio.recipes.policy import ModelName, as_policy, resolve_model
+from logratio.recipes.prompt_format import announce_rendering
 from logratio.recipes.prompts import answerable, columns_of_judges, limits_of_all
 from logratio.recipes.rewards import RewardSpec, as_reward
-from logratio.recipes.rows import RowConfig, settle_rows
-from logratio.recipes.run import Run
+from logratio.recipes.rows import settle_rows
 from logratio.rollouts.rewards import Reward
 from logratio.run_directory import (
     CONFIG_FILE,
@@ -51,72 +46,14 @@ if TYPE_CHECKING:
 ALSO = re.compile(r"(?P<name>[A-Za-z][\w-]*)=(?P<source>.+)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSampling(SamplingConfig):
-    """How answers to be compared are drawn: from the models themselves unless the temperature is not 1."""
-
-    top_k: tyro.conf.Suppress[int] = 0
-    top_p: tyro.conf.Suppress[float] = 1.0
-    precision: tyro.conf.Suppress[Precision] = "fp32"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationOptions:
-    """On which prompts models are compared, and how their answers are drawn."""
-
-    prompt_format: Annotated[PromptFormatConfig, tyro.conf.arg(name="")] = field(
-        default_factory=PromptFormatConfig
-    )
-    """How prompts given as text are rendered."""
-    num_prompts: int = 0
-    """Evaluate on so many of the prompts, drawn by --seed; 0 takes all."""
-    sampling: Annotated[EvaluationSampling, tyro.conf.arg(name="")] = field(
-        default_factory=partial(EvaluationSampling, decode_batch_size=64)
-    )
-    """How answers are drawn; only temperature 1 measures the models themselves."""
-    seed: int = 0
-    """Seed of answers and intervals, the same for every model."""
-    device: str = "cpu"
-    """Where the models run: cpu, cuda, cuda:1, mps."""
-    dtype: str = "float32"
-    """Numbers of the weights: float32, or bfloat16 (KL is then less exact)."""
-    rows: Annotated[RowConfig, tyro.conf.arg(name="")] = field(default_factory=RowConfig)
-    """What becomes of prompts that cannot be answered or judged."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateSettings:
-    """All that `evaluate` is told, as `logratio evaluate` takes it."""
-
-    policy: str
-    """The model in question: a transformers directory, a run directory, a hub id, a .gguf file, or
-    `embedded`."""
-    reference: str
-    """What it is compared with, given likewise; usually the model that training started from."""
-    prompts: Path
-    """Held-out prompts: JSON Lines with a column `prompt`, or a .txt file with one prompt a line. Further
-    columns are given to the judge."""
-    reward: str
-    """The judge: module:function, found in this directory or among the installed packages, or the directory
-    of a reward model."""
-    out: Path = Path("runs/evaluation")
-    """Directory of report.json and samples.jsonl."""
-    also: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
-    """Models between the two, as name=model: --also sft=runs/sft."""
-    options: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluationOptions)
-    """Prompts and sampling."""
-    overwrite: bool = False
-    """Replace a report that stands in --out."""
-
-
 def evaluate(
-    policy: Policy | Run | str | Path,
+    policy: ModelName,
     *,
-    reference: Policy | Run | str | Path,
+    reference: ModelName,
     prompts: Path | str | GivenRows | Sequence[Row],
     reward: RewardSpec,
     out: Path | str,
-    also: Mapping[str, Policy | Run | str | Path] | None = None,
+    also: Mapping[str, ModelName] | None = None,
     options: EvaluationOptions | None = None,
     overwrite: bool = False,
 ) -> EvaluationResult:
@@ -150,23 +87,16 @@ def evaluate(
     options = options or EvaluationOptions()
     judge = as_reward(reward, device=options.device)
     settings = EvaluateSettings(
-        policy=model_name(policy),
-        reference=model_name(reference),
+        policy=as_policy(policy).name,
+        reference=as_policy(reference).name,
         prompts=Path(out) / TRAINING_DATA if isinstance(source, GivenRows) else source,
         reward=str(reward) if isinstance(reward, str | Path) else judge.name,
         out=Path(out),
-        also=tuple(f"{name}={model_name(model)}" for name, model in (also or {}).items()),
+        also=tuple(f"{name}={as_policy(model).name}" for name, model in (also or {}).items()),
         options=options,
         overwrite=overwrite,
     )
     return run_evaluate(settings, judge, source)
-
-
-def model_name(model: Policy | Run | str | Path) -> str:
-    """The name that opens a model: a run's is its directory."""
-    if isinstance(model, Policy):
-        return model.name
-    return str(model.path if isinstance(model, Run) else model)
 
 
 def run_evaluate(

@@ -20,7 +20,7 @@ from logratio.recipes.actor import NO_CRITIC, SHARED, check_critic, open_actor
 from logratio.recipes.compute import ComputeConfig
 from logratio.recipes.dataset import PromptDataConfig
 from logratio.recipes.lora import LoRA
-from logratio.recipes.policy import EMBEDDED, Policy, as_policy, resolve_model
+from logratio.recipes.policy import EMBEDDED, ModelName, Policy, as_policy, resolve_model
 from logratio.recipes.preference import DATA
 from logratio.recipes.prompt_format import announce_rendering
 from logratio.recipes.prompts import answerable, columns_of_judges, limits_of_all
@@ -306,7 +306,7 @@ def best_model_kept(actor: LanguageActor, run: RunDirectory) -> Iterator[None]:
 
 
 def on_policy_settings(
-    policy: Policy | str | Path,
+    policy: ModelName,
     prompts: Path | str | GivenRows | Sequence[Row],
     rewards: Sequence[RewardSpec | tuple[float, RewardSpec]],
     *,

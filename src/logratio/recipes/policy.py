@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -35,9 +36,13 @@ class Policy:
     """
 
     def __init__(
-        self, name: str | Path = EMBEDDED, *, lora: LoRA | None = None, compute: ComputeConfig | None = None
+        self,
+        name: str | os.PathLike[str] = EMBEDDED,
+        *,
+        lora: LoRA | None = None,
+        compute: ComputeConfig | None = None,
     ) -> None:
-        self.name = str(name)
+        self.name = os.fspath(name)
         self.lora = lora or LoRA()
         self.compute = compute or ComputeConfig()
         self._loaded: LoadedModel | None = None
@@ -109,6 +114,10 @@ class Policy:
             self.unload()
 
 
+ModelName = Policy | str | os.PathLike[str]
+"""A model: loaded, by its name, or the run that trained it."""
+
+
 def resolve_model(name: str) -> str:
     """The path of the embedded model where that is asked for; otherwise the name as it is."""
     if name != EMBEDDED:
@@ -119,7 +128,7 @@ def resolve_model(name: str) -> str:
 
 
 def load_policy(
-    model: str | Path = EMBEDDED,
+    model: str | os.PathLike[str] = EMBEDDED,
     *,
     lora: LoRA | None = None,
     device: str = "cpu",
@@ -157,6 +166,6 @@ def load_policy(
     return policy
 
 
-def as_policy(policy: Policy | str | Path) -> Policy:
-    """A policy by itself or by the name of its model, or the run that trained it."""
-    return policy if isinstance(policy, Policy) else Policy(policy)
+def as_policy(policy: ModelName) -> Policy:
+    """A policy by itself, by the name of its model, or by the run that trained it."""
+    return policy if isinstance(policy, Policy) else Policy(os.fspath(policy))

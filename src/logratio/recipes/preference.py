@@ -21,7 +21,7 @@ from logratio.progress import say
 from logratio.recipes.compute import ComputeConfig
 from logratio.recipes.dataset import PreferenceDataConfig
 from logratio.recipes.lora import LoRA
-from logratio.recipes.policy import EMBEDDED, Policy, as_policy
+from logratio.recipes.policy import EMBEDDED, ModelName, Policy, as_policy
 from logratio.recipes.run import HELD_OUT
 from logratio.recipes.run_identity import describe_beginning
 from logratio.run_directory import (
@@ -104,7 +104,7 @@ class PreferenceJob(Generic[Config]):
 
 
 def preference_settings(
-    policy: Policy | str | Path,
+    policy: ModelName,
     comparisons: Path | str | GivenRows | Sequence[Row],
     *,
     out: Path | str,

@@ -20,7 +20,7 @@ from logratio.recipes.on_policy import (
     on_policy_settings,
     run_on_policy,
 )
-from logratio.recipes.policy import Policy
+from logratio.recipes.policy import ModelName
 from logratio.recipes.rewards import RewardSpec
 from logratio.recipes.run import Run
 from logratio.rollouts.collector_config import CollectorConfig
@@ -38,7 +38,7 @@ class ReinforceSettings(OnPolicySettings):
 
 
 def train_reinforce(
-    policy: Policy | str | Path,
+    policy: ModelName,
     prompts: Path | str | GivenRows | Sequence[Row],
     rewards: Sequence[RewardSpec | tuple[float, RewardSpec]],
     config: ReinforceConfig | None = None,

@@ -29,7 +29,7 @@ from logratio.policies.reward_scorer import RewardModel, drop_foreign_tokens, gr
 from logratio.progress import say
 from logratio.recipes import preference
 from logratio.recipes.dataset import PreferenceDataConfig
-from logratio.recipes.policy import Policy
+from logratio.recipes.policy import ModelName
 from logratio.recipes.preference import PreferenceJob, PreferenceSettings, preference_settings
 from logratio.recipes.run import HELD_OUT, Run
 from logratio.recipes.run_identity import as_of_beginning, settle_tokens
@@ -73,7 +73,7 @@ class TrainedRewardModel:
 
 
 def train_reward_model(
-    model: Policy | str | Path,
+    model: ModelName,
     comparisons: Path | str | GivenRows | Sequence[Row],
     config: RewardConfig | None = None,
     *,

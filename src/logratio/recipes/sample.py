@@ -22,7 +22,7 @@ from logratio.models import tokenisation
 from logratio.models.loading import LoadedModel, check_device, check_dtype, load, load_tokenizer, read_limits
 from logratio.models.template_dates import render_as_of
 from logratio.progress import Progress, say
-from logratio.recipes.policy import Policy, as_policy, resolve_model
+from logratio.recipes.policy import ModelName, as_policy, resolve_model
 from logratio.recipes.prompt_format import PromptFormatConfig, announce_rendering, with_format_taken
 from logratio.recipes.prompts import answerable
 from logratio.recipes.rows import LEFT_OUT, RowConfig, settle_rows, write_rows_left_out
@@ -83,7 +83,7 @@ class DrawnSamples:
 
 
 def sample(
-    policy: Policy | str | Path,
+    policy: ModelName,
     prompts: Path | str | GivenRows | Sequence[Row],
     *,
     num_samples: int = 4,

@@ -19,7 +19,7 @@ from logratio.policies.language import LanguagePolicy
 from logratio.progress import say
 from logratio.recipes import preference
 from logratio.recipes.dataset import PreferenceDataConfig
-from logratio.recipes.policy import Policy
+from logratio.recipes.policy import ModelName
 from logratio.recipes.preference import PreferenceJob, PreferenceSettings, preference_settings
 from logratio.recipes.run import Run
 from logratio.recipes.run_identity import as_of_beginning, settle_tokens
@@ -43,7 +43,7 @@ class SFTSettings(PreferenceSettings):
 
 
 def train_sft(
-    policy: Policy | str | Path,
+    policy: ModelName,
     comparisons: Path | str | GivenRows | Sequence[Row],
     config: SFTConfig | None = None,
     *,
