@@ -30,7 +30,7 @@ class RowLosses:
 
     @torch.no_grad()
     def sums(self) -> Tensor:
-        """Sums over the rows, as `Tally.add` takes them: one tensor, since each look at a number costs."""
+        """Sums over the rows, as `MetricSums.add` takes them: one tensor, since each look at one costs."""
         weights = self.log_weights.exp()
         # Not every device has float64.
         columns = torch.stack([weights, weights.square(), *self.parts.values()]).cpu()
@@ -53,7 +53,7 @@ class MicroBatch:
     loss: Tensor
     """Their share of the minibatch's loss, `[]`."""
     sums: Tensor
-    """What `RowLosses.measure` gave."""
+    """What `RowLosses.sums` gave."""
     names: tuple[str, ...]
     """The names of the losses' parts."""
     backward: Callable[[], None]

@@ -73,7 +73,7 @@ class MetricSums:
     """Sum of their squares."""
 
     def add(self, rows: int, names: Iterable[str], sums: Tensor) -> None:
-        """Count so many rows, with what `RowLosses.measure` gave and the names of its parts."""
+        """Count so many rows, with what `RowLosses.sums` gave and the names of its parts."""
         self.rows += rows
         total, squared, *parts, largest_deviation = sums.tolist()
         # NaN must not be lost to a comparison.

@@ -74,7 +74,7 @@ def open_actor(
 
     Raises:
         ReferenceAliased: policy and reference, or policy and critic, do not read the same tokens.
-        ModelNotFound and others: as for `pretrained.load`.
+        ModelNotFound and others: as for `loading.load`.
     """
     from logratio.models.loading import load
     from logratio.policies.actor_critic import LanguageActor

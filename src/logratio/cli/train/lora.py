@@ -39,7 +39,7 @@ def attach_lora(model: Any, flags: LoraFlags, *, source: str, seed: int, name: s
     """Lay the adapter that the flags ask for on a loaded model, in place; nothing where they ask for none.
 
     Args:
-        model: a transformers model as `pretrained.load` or `scoring.load_for_training` opened it.
+        model: a transformers model as `loading.load` or `reward_model.load_for_training` opened it.
         flags: its rank and scale.
         source: what the model was opened from; the saved adapter names it as its base.
         seed: of the adapter's first weights, which a resumed run must draw again.
