@@ -85,7 +85,7 @@ def compare_tokens(
     where the two are equal, and summed over the tokens of an answer from p the Rao-Blackwell estimate of the
     sequence's KL (Amini, Vieira and Cotterell, 2025, arXiv:2504.10637).
 
-    The log-probabilities are those of `vocabulary.token_logprobs` to the last bit: from the same tiles, by
+    The log-probabilities are those of `chunked_lm_head.token_logprobs` to the last bit: from the same chunks, by
     products of the same shapes, summed in the same order.
 
     Args:

@@ -1,12 +1,12 @@
 """Log-probabilities of given tokens without ever holding `[tokens, vocabulary]`.
 
 `log p(y) = h·w_y − logsumexp_v h·w_v`. The vocabulary is walked through in chunks, forward and backward, so
-that one `[chunk, tokens]` tile stands at a time; the gradient is formed in that tile's own memory:
-`∂ log p / ∂ logits = onehot(y) − softmax`. The words lie along a tile's first axis, because processors
+that logits stand for one chunk, `[words, tokens]`, at a time; the gradient is formed in its own memory:
+`∂ log p / ∂ logits = onehot(y) − softmax`. The words lie along a chunk's first axis, because processors
 multiply the large weight by the few states faster that way round, up to twice for a hundred tokens.
 
-Tiles are computed a second time for the gradient, but for the first of them, which are kept as far as a fixed
-number of bytes goes: what stands does not grow with the vocabulary.
+Chunks are computed a second time for the gradient, but for the first of them, which are kept as far as a
+fixed number of bytes goes: what stands does not grow with the vocabulary.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from logratio.kernels.precision import ALIGNMENT, ComputeWeights, multiply
 from logratio.runtime.malloc import mmap_zeros
 
 CHUNK = 2048
-"""Words of the vocabulary at a time: a tile of some hundred tokens stays in a processor's cache."""
+"""Words of the vocabulary at a time: a chunk of some hundred tokens stays in a processor's cache."""
 KEPT_BYTES = 64 << 20
-"""Of tiles that are kept for the gradient rather than computed again."""
+"""Of chunks that are kept for the gradient rather than computed again."""
 
 
 class LogitChunks:
@@ -35,7 +35,7 @@ class LogitChunks:
         states: `[N, H]` in the same precision.
         dtype: in which the logits are given.
         chunk: words at a time.
-        kept_bytes: of tiles that are kept.
+        kept_bytes: of chunks that are kept.
     """
 
     def __init__(
@@ -56,25 +56,25 @@ class LogitChunks:
             yield start, logits
 
     def second_pass(self) -> Iterator[tuple[int, Tensor]]:
-        """The same logits, in tiles that may be written over."""
+        """The same logits, in chunks that may be written over."""
         for start in range(0, len(self.compute_weight), self.chunk):
-            # A tile that has been written over is computed anew by whoever comes a third time.
+            # A chunk that has been written over is computed anew by whoever comes a third time.
             kept = self._kept.pop(start, None)
             yield start, self._at(start) if kept is None else kept
         # The graph, which holds this, lasts until the layers below have their gradients.
         self._workspace = Workspace()
 
     def subtract(self, logits: Tensor, value: Tensor) -> Tensor:
-        """`logits − value`, in memory that the next tile takes."""
+        """`logits − value`, in memory that the next chunk takes."""
         return torch.sub(logits, value, out=self._workspace.empty_like(logits))
 
     def logsumexp(self, logits: Tensor) -> Tensor:
-        """`[N]` of a tile's words."""
+        """`[N]` of a chunk's words."""
         largest = logits.amax(dim=0)
         return self.subtract(logits, largest).exp_().sum(dim=0).log_().add_(largest)
 
     def _room_for(self, start: int) -> int:
-        """Bytes of a tile, or 0 where there is no room to keep it."""
+        """Bytes of a chunk, or 0 where there is no room to keep it."""
         words = min(self.chunk, len(self.compute_weight) - start)
         size = words * len(self.states) * self.dtype.itemsize
         return size if size <= self._room else 0
@@ -132,7 +132,7 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
             chunk_logsumexp = logit_chunks.logsumexp(logits)
             chunk_mean = logit_chunks.subtract(logits, chunk_logsumexp).exp_().mul_(logits).sum(dim=0)
             new_logsumexp = torch.logaddexp(logsumexp, chunk_logsumexp)
-            # The mean logit so far, weighed by the shares of what was walked through and of this tile.
+            # The mean logit so far, weighed by the shares of what was walked through and of this chunk.
             mean = (
                 mean * (logsumexp - new_logsumexp).exp()
                 + chunk_mean * (chunk_logsumexp - new_logsumexp).exp()

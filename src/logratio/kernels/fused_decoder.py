@@ -1,4 +1,4 @@
-"""The body of a Llama-like model, computed by the functions of `products` on the model's own weights.
+"""The body of a Llama-like model, computed by the functions of `fused_layers` on the model's own weights.
 
 transformers' modules stay what the model is: they are loaded, saved and trained. This is another way to
 compute what their forward pass computes, for a packed row, in fewer and larger steps. It is for models whose

@@ -94,10 +94,10 @@ def run_checks(
         show: takes a line.
     """
     width = max((len(check.name) for check in checks), default=0)
-    for number, check in enumerate(checks, 1):
+    for position, check in enumerate(checks, 1):
         outcome = run_check(check, quick=quick)
-        place = f"[{number:>{len(str(len(checks)))}}/{len(checks)}]"
-        show(f"{place} {check.name:<{width}}  {heading(check)}: {summary(outcome)}")
+        progress = f"[{position:>{len(str(len(checks)))}}/{len(checks)}]"
+        show(f"{progress} {check.name:<{width}}  {heading(check)}: {summary(outcome)}")
         yield outcome
 
 
@@ -110,14 +110,14 @@ def summary(outcome: Outcome) -> str:
     """`12 comparisons hold  [3 s]`, or what does not."""
     failed = sum(not row.passed for row in outcome.rows)
     if outcome.skipped:
-        told = outcome.rows[0].what
+        result = outcome.rows[0].what
     elif outcome.fault:
-        told = f"stopped by {outcome.fault.rstrip().splitlines()[-1]}"
+        result = f"stopped by {outcome.fault.rstrip().splitlines()[-1]}"
     elif failed or not outcome.rows:
-        told = f"{failed} of {len(outcome.rows)} comparisons FAILED" if failed else "compared nothing"
+        result = f"{failed} of {len(outcome.rows)} comparisons FAILED" if failed else "compared nothing"
     else:
-        told = f"{count(len(outcome.rows), 'comparison')} hold"
-    return f"{told}  [{format_seconds(outcome.seconds)}]"
+        result = f"{count(len(outcome.rows), 'comparison')} hold"
+    return f"{result}  [{format_seconds(outcome.seconds)}]"
 
 
 def verdict(row: Row) -> str:
@@ -153,7 +153,7 @@ def gather(
         "num_rows": len(rows),
         "num_controls": sum(row.control for row in rows),
         "failed": [outcome.check.name for outcome in ran if not outcome.passed],
-        "skipped": {one.check.name: one.rows[0].what for one in outcomes if one.skipped},
+        "skipped": {outcome.check.name: outcome.rows[0].what for outcome in outcomes if outcome.skipped},
         "quick": quick,
         "finished": finished,
         "seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
@@ -166,8 +166,8 @@ def gather(
 
 def versions() -> dict[str, str]:
     """The versions of the libraries that are installed."""
-    found = {}
+    installed = {}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed

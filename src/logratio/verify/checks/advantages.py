@@ -19,8 +19,8 @@ from logratio.verify.worlds.world import World, token_logprobs
 
 
 def _flat(rows: list[list[list[float]]]) -> Tensor:
-    numbers = [number for row in rows for episode in row for number in episode]
-    return torch.tensor(numbers, dtype=torch.float64)
+    values = [value for row in rows for episode in row for value in episode]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def check_gae_definition(quick: bool) -> list[Row]:
@@ -209,7 +209,7 @@ def _conditional_means(
     world: World, logits: Tensor, rewards: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
     """E[A_t | s, a] as a sum over every sequence, and Q − V: of each prompt's states and tokens."""
-    trees = [grow(world, *one, gamma=gamma) for one in zip(logits, rewards, strict=True)]
+    trees = [grow(world, *prompt, gamma=gamma) for prompt in zip(logits, rewards, strict=True)]
     critic = torch.tensor([[tree.values[s] for s in world.prefixes] for tree in trees], dtype=torch.float64)
     advantages = _advantages_on(world, critic, rewards, gamma=gamma, lam=lam).tolist()
     ours, exact = [], []
@@ -217,9 +217,9 @@ def _conditional_means(
         weights = dict.fromkeys(((*s, a) for s in world.prefixes for a in range(world.vocabulary)), 0.0)
         sums = dict(weights)
         for sequence, row in zip(world.sequences, rows, strict=True):
-            places = range(len(sequence))
-            chance = math.prod(tree.policy[sequence[:t]][sequence[t]] for t in places)
-            for t in places:
+            steps = range(len(sequence))
+            chance = math.prod(tree.policy[sequence[:t]][sequence[t]] for t in steps)
+            for t in steps:
                 weights[sequence[: t + 1]] += chance
                 sums[sequence[: t + 1]] += chance * row[t]
         ours += [sums[step] / weights[step] for step in weights]

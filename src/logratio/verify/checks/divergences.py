@@ -158,7 +158,7 @@ def check_kl_gradients(quick: bool) -> list[Row]:
 
 
 def _kl_gradient_rows(reference: Tensor, least: dict[str, float]) -> list[Row]:
-    found = oracle.sequence_kl(WORLD, KL_POLICY, reference)
+    kl_value = oracle.sequence_kl(WORLD, KL_POLICY, reference)
 
     def divergence(logits: Tensor) -> float:
         return oracle.sequence_kl(WORLD, logits, reference)
@@ -169,9 +169,9 @@ def _kl_gradient_rows(reference: Tensor, least: dict[str, float]) -> list[Row]:
 
     def gradients(forms: Callable[[Tensor, Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         losses = forms(logprobs, other)
-        return {name: gradient_of((weights * own).sum(), parameters) for name, own in losses.items()}
+        return {name: gradient_of((weights * loss).sum(), parameters) for name, loss in losses.items()}
 
-    at = f"KL {found:.2g}: "
+    at = f"KL {kl_value:.2g}: "
     rows = [relative(at + name, ours, exact, tolerance=1e-7) for name, ours in gradients(exact_forms).items()]
     local = gradients(local_forms)
     rows += [

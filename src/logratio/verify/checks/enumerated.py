@@ -38,10 +38,10 @@ NUM_DIRECTIONS = 8
 def rewards() -> Tensor:
     """`[P·S, H]`: a reward for every token in its state, and a score of the whole at the last token."""
     table = WORLD.random_logits(seed=3)
-    found = table[:, WORLD.states, WORLD.tokens]
+    scores = table[:, WORLD.states, WORLD.tokens]
     last = WORLD.mask.sum(dim=1) - 1
-    found[:, torch.arange(NUM_SEQUENCES), last] += WORLD.rewards(seed=4)
-    return torch.where(MASK, found.flatten(0, 1), torch.zeros(MASK.shape, dtype=found.dtype))
+    scores[:, torch.arange(NUM_SEQUENCES), last] += WORLD.rewards(seed=4)
+    return torch.where(MASK, scores.flatten(0, 1), torch.zeros(MASK.shape, dtype=scores.dtype))
 
 
 @cache

@@ -57,11 +57,11 @@ def check_time_limits(quick: bool) -> list[Row]:
     """A critic learns what a reward of 1 for ever is worth, wherever a time limit cuts it."""
     from logratio.verify.worlds.environments import Endless, Process
 
-    one, two = torch.ones(1, 1), torch.eye(2)
+    constant, one_hot = torch.ones(1, 1), torch.eye(2)
     rows = [
         equal(
             f"1 a step for ever, cut off after {limit}, {mode}: the critic",
-            critic(lambda limit=limit: Endless(limit), one, mode=mode),  # type: ignore[misc]
+            critic(lambda limit=limit: Endless(limit), constant, mode=mode),  # type: ignore[misc]
             FOREVER,
             tolerance=1e-3,
         )
@@ -71,23 +71,23 @@ def check_time_limits(quick: bool) -> list[Row]:
     # The state that an episode begins in is worth less than the one it is cut off in.
     later = torch.tensor([FOREVER - 1.0, FOREVER], dtype=torch.float64)
     for mode in MODES:
-        found = critic(lambda: Process(endless_later(), 2), two, mode=mode)
+        estimate = critic(lambda: Process(endless_later(), 2), one_hot, mode=mode)
         what = f"1 a step from the second on, cut off after 2, {mode}: the critic"
-        for name, ours, exact in zip(("first", "second"), found, later, strict=True):
+        for name, ours, exact in zip(("first", "second"), estimate, later, strict=True):
             rows.append(equal(f"{what}, {name} state", ours, exact, tolerance=1e-3))
     for mode in MODES:
-        found = critic(lambda: Endless(5), one, mode=mode, misreading=truncation_as_termination)
+        estimate = critic(lambda: Endless(5), constant, mode=mode, misreading=truncation_as_termination)
         what = f"the cut after 5 taken for the end, {mode}: off by"
-        rows.append(control(what, float((found - FOREVER).abs()), at_least=0.3 * FOREVER))
-    found = critic(lambda: Endless(1), one, mode="NextStep", misreading=reset_rows_as_valid)
+        rows.append(control(what, float((estimate - FOREVER).abs()), at_least=0.3 * FOREVER))
+    estimate = critic(lambda: Endless(1), constant, mode="NextStep", misreading=reset_rows_as_valid)
     what = "rows that an autoreset adds taken for steps, NextStep: off by"
-    rows.append(control(what, float((found - FOREVER).abs()), at_least=0.3 * FOREVER))
+    rows.append(control(what, float((estimate - FOREVER).abs()), at_least=0.3 * FOREVER))
     for mode in ("SameStep", "Disabled"):
-        found = critic(
-            lambda: Process(endless_later(), 2), two, mode=mode, misreading=reset_observation_as_final
+        estimate = critic(
+            lambda: Process(endless_later(), 2), one_hot, mode=mode, misreading=reset_observation_as_final
         )
         what = f"the next episode's beginning taken for what followed the last step, {mode}: off by"
-        rows.append(control(what, float((found - later).abs().max()), at_least=0.3 * FOREVER))
+        rows.append(control(what, float((estimate - later).abs().max()), at_least=0.3 * FOREVER))
     return rows
 
 
@@ -161,7 +161,7 @@ def _masks() -> list[Row]:
             ),
             equal(
                 f"{of}: forbidden actions in {environments.steps:,} steps of training",
-                float(sum(one.num_forbidden for one in vector.envs)),  # type: ignore[attr-defined]
+                float(sum(env.num_forbidden for env in vector.envs)),  # type: ignore[attr-defined]
                 0.0,
                 tolerance=0.0,
             ),
@@ -171,7 +171,7 @@ def _masks() -> list[Row]:
     vector = make_vector_env(lambda: Narrow(strict=False), 8, autoreset="Disabled")
     environments = LateMaskAdapter(vector, seed=0, name="Narrow")
     _learn(new_policy(environments, SMALL), environments, steps=1_000)
-    late = sum(one.num_forbidden for one in vector.envs) / environments.steps  # type: ignore[attr-defined]
+    late = sum(env.num_forbidden for env in vector.envs) / environments.steps  # type: ignore[attr-defined]
     rows.append(control("masks a step late: share of steps with a forbidden action", late, at_least=0.2))
     return rows
 

@@ -87,8 +87,8 @@ def on_policy_losses(logprobs: Tensor) -> dict[str, Tensor]:
 
 def discounted_loss(logprobs: Tensor) -> Tensor:
     """The loss for `E Σ γ^t r_t`: rewards-to-go, each with the discount of its own place."""
-    places = DISCOUNT ** torch.arange(WORLD.horizon, dtype=torch.float64)
-    return summed(reinforce_loss(logprobs, returns_to_go(DISCOUNT) * places))
+    powers = DISCOUNT ** torch.arange(WORLD.horizon, dtype=torch.float64)
+    return summed(reinforce_loss(logprobs, returns_to_go(DISCOUNT) * powers))
 
 
 def off_policy_losses(logprobs: Tensor, behaviour: Tensor) -> dict[str, Tensor]:
@@ -163,8 +163,8 @@ def check_policy_gradient_expectation(quick: bool) -> list[Row]:
     rows.append(control("from another policy, ratios of tokens", distance(ours, exact), at_least=0.1))
     logprobs, parameters = language()
     behaviour = language(OTHER_SEED)[0].detach()
-    own, other = weights_of(language_logits()), weights_of(language_logits(OTHER_SEED))
-    rows += _exact_rows("transformer", logprobs, parameters, own, behaviour, other)
+    target_weights, behaviour_weights = weights_of(language_logits()), weights_of(language_logits(OTHER_SEED))
+    rows += _exact_rows("transformer", logprobs, parameters, target_weights, behaviour, behaviour_weights)
     return [*rows, _least_variance()]
 
 
@@ -183,8 +183,13 @@ def _exact_rows(
         for name, losses in off_policy_losses(logprobs, behaviour).items()
     ]
     return [
-        relative(f"{policy}: {name}", -gradient_of((own * losses).sum(), parameters), exact, tolerance=1e-9)
-        for name, losses, own in cases
+        relative(
+            f"{policy}: {name}",
+            -gradient_of((sequence_weights * losses).sum(), parameters),
+            exact,
+            tolerance=1e-9,
+        )
+        for name, losses, sequence_weights in cases
     ]
 
 
@@ -192,13 +197,15 @@ def _least_variance() -> Row:
     """The constant baseline of least variance, against the vertex of the variance's parabola."""
     norms, returns = column(oracle.squared_score_norms(WORLD, POLICY)), column(totals())
     # One prompt: each has its own best baseline.
-    weights, one = weights_of(POLICY) * NUM_PROMPTS, slice(0, NUM_SEQUENCES)
+    weights, first_prompt = weights_of(POLICY) * NUM_PROMPTS, slice(0, NUM_SEQUENCES)
     low, middle, high = (
-        float((weights[one] * norms[one] * (returns[one] - baseline).square()).sum())
+        float(
+            (weights[first_prompt] * norms[first_prompt] * (returns[first_prompt] - baseline).square()).sum()
+        )
         for baseline in (-1.0, 0.0, 1.0)
     )
     vertex = (low - high) / (2 * (low + high - 2 * middle))
-    ours = optimal_baseline(returns[one], weights[one] * norms[one])
+    ours = optimal_baseline(returns[first_prompt], weights[first_prompt] * norms[first_prompt])
     return equal("baseline of least variance", ours, vertex, tolerance=1e-9)
 
 
@@ -252,9 +259,9 @@ def pair_gradient(advantages: Tensor, *, over: str = "sum") -> Tensor:
 
 def _pairs(values: Tensor) -> Tensor:
     """`[P, S·S, 2, ...]` all ordered pairs of the sequences of each prompt, from `[P·S, ...]`."""
-    own = values.view(NUM_PROMPTS, NUM_SEQUENCES, *values.shape[1:])
-    first = own.repeat_interleave(NUM_SEQUENCES, dim=1)
-    second = own.repeat(1, NUM_SEQUENCES, *[1] * (own.ndim - 2))
+    by_prompt = values.view(NUM_PROMPTS, NUM_SEQUENCES, *values.shape[1:])
+    first = by_prompt.repeat_interleave(NUM_SEQUENCES, dim=1)
+    second = by_prompt.repeat(1, NUM_SEQUENCES, *[1] * (by_prompt.ndim - 2))
     return torch.stack([first, second], dim=2)
 
 
@@ -263,14 +270,14 @@ def _pairs(values: Tensor) -> Tensor:
 
 def sample_sequences(logits: Tensor, *, count: int, seed: int, top_k: int = 0) -> Tensor:
     """Draw sequences of a tabular policy token by token, as sampling does: `[P, count]` sequence numbers."""
-    index = {prefix: number for number, prefix in enumerate(WORLD.prefixes)}
+    index = {prefix: position for position, prefix in enumerate(WORLD.prefixes)}
     following = torch.tensor(
         [[index.get((*prefix, token), 0) for token in range(WORLD.vocabulary)] for prefix in WORLD.prefixes]
     )
-    places = WORLD.vocabulary ** torch.arange(WORLD.horizon)
-    numbers = torch.full((WORLD.vocabulary**WORLD.horizon,), -1)
-    numbers[(WORLD.tokens * places).sum(dim=1)] = torch.arange(NUM_SEQUENCES)
-    found = []
+    powers = WORLD.vocabulary ** torch.arange(WORLD.horizon)
+    sequence_of_code = torch.full((WORLD.vocabulary**WORLD.horizon,), -1)
+    sequence_of_code[(WORLD.tokens * powers).sum(dim=1)] = torch.arange(NUM_SEQUENCES)
+    sequences = []
     for prompt, table in enumerate(logits):
         chances = uniform_numbers(range(seed + prompt * count, seed + (prompt + 1) * count), WORLD.horizon)
         state, tokens = (
@@ -285,8 +292,8 @@ def sample_sequences(logits: Tensor, *, count: int, seed: int, top_k: int = 0) -
             tokens[:, t] = torch.where(going, drawn, END)
             going = going & (drawn != END)
             state = following[state, drawn]
-        found.append(numbers[(tokens * places).sum(dim=1)])
-    return torch.stack(found)
+        sequences.append(sequence_of_code[(tokens * powers).sum(dim=1)])
+    return torch.stack(sequences)
 
 
 def largest_z(losses: Tensor, parameters: Sequence[Tensor], exact: Tensor) -> float:
@@ -304,9 +311,9 @@ def largest_z(losses: Tensor, parameters: Sequence[Tensor], exact: Tensor) -> fl
     worst = 0.0
     for _ in range(NUM_PROJECTIONS):
         way = torch.randn(exact.shape, generator=generator, dtype=torch.float64)
-        (own,) = torch.autograd.grad(torch.dot(gradient.flatten(), way), weights, retain_graph=True)
-        error = own.std() / len(own) ** 0.5
-        worst = max(worst, abs(float((own.mean() + torch.dot(exact, way)) / error)))
+        (projections,) = torch.autograd.grad(torch.dot(gradient.flatten(), way), weights, retain_graph=True)
+        error = projections.std() / len(projections) ** 0.5
+        worst = max(worst, abs(float((projections.mean() + torch.dot(exact, way)) / error)))
     return worst
 
 

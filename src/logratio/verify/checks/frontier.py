@@ -74,9 +74,11 @@ def _mean_estimates(
     even = [1 / NUM_DRAWN] * NUM_DRAWN
     for drawn in product(range(len(gold)), repeat=NUM_DRAWN):
         chance = math.prod(probabilities[index] for index in drawn)
-        own, likes = [gold[index] for index in drawn], [proxy[index] for index in drawn]
-        ours.append(chance * expected_best(own, likes, n=n))
-        replaced.append(chance * frontier.expectation(frontier.best_of_n(even, likes, n=n), own))
+        true_rewards, proxy_rewards = [gold[index] for index in drawn], [proxy[index] for index in drawn]
+        ours.append(chance * expected_best(true_rewards, proxy_rewards, n=n))
+        replaced.append(
+            chance * frontier.expectation(frontier.best_of_n(even, proxy_rewards, n=n), true_rewards)
+        )
     return math.fsum(ours), math.fsum(replaced)
 
 
@@ -101,7 +103,9 @@ def _divergence_of_best(problem: Problem, n: int) -> list[float]:
     """The exact KL of best-of-n by the gold reward at each prompt."""
     columns = oracle.sequence_probabilities(problem.world, problem.reference)
     pairs = zip(columns, problem.rewards.tolist(), strict=True)
-    return [frontier.divergence(frontier.best_of_n(column, own, n=n), column) for column, own in pairs]
+    return [
+        frontier.divergence(frontier.best_of_n(column, rewards, n=n), column) for column, rewards in pairs
+    ]
 
 
 def check_reward_kl_bound(quick: bool) -> list[Row]:
@@ -135,7 +139,7 @@ def _policies_below() -> list[Row]:
     what = f"{len(placed)} policies: the largest reward above the bound"
     rows = [below(what, max(_above(kl, reward) for kl, reward in placed), 1e-12)]
     bests = [_place_best(n) for n in (2, 4, 16, 64)]
-    rows.append(below("best of 2, 4, 16, 64: the same", max(_above(*one) for one in bests), 1e-12))
+    rows.append(below("best of 2, 4, 16, 64: the same", max(_above(*point) for point in bests), 1e-12))
     touching = [_above(point.kl, point.reward.value) for point in exact_points()]
     rows.append(
         equal("the best policies: their rewards above the bound", max(touching), 0.0, tolerance=1e-12)
@@ -155,8 +159,8 @@ def _place_best(n: int) -> tuple[float, float]:
     """The KL that best-of-n has at most, and its exact reward."""
     columns = oracle.sequence_probabilities(WORLD, REFERENCE)
     rewards = [
-        frontier.expectation(frontier.best_of_n(column, own, n=n), own)
-        for column, own in zip(columns, REWARDS.tolist(), strict=True)
+        frontier.expectation(frontier.best_of_n(column, prompt_rewards, n=n), prompt_rewards)
+        for column, prompt_rewards in zip(columns, REWARDS.tolist(), strict=True)
     ]
     return best_of_n_kl_bound(n), math.fsum(rewards) / len(rewards)
 
@@ -171,13 +175,13 @@ def _sampled(repeats: int) -> list[Row]:
     rows = []
     for beta, limit in ((1.0, 0.025), (0.6, 0.08)):
         reward, kl = frontier.edge(problem.world, problem.reference, problem.rewards, beta=beta)
-        found = sampled_points(problem, beta=beta, repeats=repeats)
-        errors = found[:, :2] - torch.tensor([kl, reward], dtype=found.dtype)
-        what = f"{NUM_SAMPLES:,} samples, β = {beta:g}, {found[:, 2].mean():.0f} effective"
+        points = sampled_points(problem, beta=beta, repeats=repeats)
+        errors = points[:, :2] - torch.tensor([kl, reward], dtype=points.dtype)
+        what = f"{NUM_SAMPLES:,} samples, β = {beta:g}, {points[:, 2].mean():.0f} effective"
         spread = float(errors[:, 0].square().mean().sqrt())
         rows.append(below(f"{what}: root mean square error of a KL of {kl:.3f}", spread, limit, exact=0.0))
         depths = beta * errors[:, 0] - errors[:, 1]
-        bias = float((beta / found[:, 2] - beta / NUM_SAMPLES).mean()) / 2
+        bias = float((beta / points[:, 2] - beta / NUM_SAMPLES).mean()) / 2
         z = abs(float(depths.mean()) - bias) / (float(depths.std()) / math.sqrt(repeats))
         rows.append(below(f"{what}: mean depth below the edge is β(1/ESS − 1/N)/2, |z|", z, 4.0))
     few = sampled_points(problem, beta=0.3, repeats=repeats, num_samples=128)
@@ -191,15 +195,15 @@ def sampled_points(problem: Problem, *, beta: float, repeats: int, num_samples: 
     """`[repeats, 3]` KL, reward and effective samples of the bound at β, from samples of the reference."""
     generator = torch.Generator().manual_seed(17)
     probabilities = problem.reference_logprobs.exp()
-    found = []
+    points = []
     for _ in range(repeats):
         drawn = torch.multinomial(probabilities, num_samples, replacement=True, generator=generator)
         rewards = problem.rewards.gather(1, drawn)
-        tilts = [tilt(own, beta=beta) for own in rewards]
-        kl, gain = (math.fsum(getattr(one, key) for one in tilts) / len(tilts) for key in ("kl", "gain"))
-        worth = len(tilts) / math.fsum(1 / one.effective_samples for one in tilts)
-        found.append([kl, gain + float(rewards.mean()), worth])
-    return torch.tensor(found, dtype=torch.float64)
+        tilts = [tilt(prompt_rewards, beta=beta) for prompt_rewards in rewards]
+        kl, gain = (math.fsum(getattr(each, key) for each in tilts) / len(tilts) for key in ("kl", "gain"))
+        worth = len(tilts) / math.fsum(1 / each.effective_samples for each in tilts)
+        points.append([kl, gain + float(rewards.mean()), worth])
+    return torch.tensor(points, dtype=torch.float64)
 
 
 CHECKS = (

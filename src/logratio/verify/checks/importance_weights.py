@@ -105,7 +105,7 @@ def alone(estimate: Callable[..., Tensor], *columns: Tensor) -> list[float]:
 def check_ordinary_importance_sampling(quick: bool) -> list[Row]:
     """The ordinary estimate has the right mean and the variance that its formula gives."""
     rows = []
-    for place, p in enumerate(problems()):
+    for index, p in enumerate(problems()):
         log_weights = p.log_weights("sequence")
         estimates = alone(importance.ordinary_estimate, p.rewards, log_weights)
         rewards = p.rewards.tolist()
@@ -114,9 +114,9 @@ def check_ordinary_importance_sampling(quick: bool) -> list[Row]:
         centred = [e - p.value for e in estimates]
         kurtosis = p.expected([c**4 for c in centred]) / single**2
         repeats = 2_000 if quick else 20_000
-        sampled = _replicate(importance.ordinary_estimate, p, repeats=repeats, seed=20 + place)
+        sampled = _replicate(importance.ordinary_estimate, p, repeats=repeats, seed=20 + index)
         slack = 5 * math.sqrt((2 + (kurtosis - 3) / SAMPLES) / repeats)
-        name = f"prompt {place + 1}"
+        name = f"prompt {index + 1}"
         rows += [
             equal(
                 f"expectation of the ordinary estimate, {name}",
@@ -148,7 +148,7 @@ def check_ordinary_importance_sampling(quick: bool) -> list[Row]:
 def check_self_normalised(quick: bool) -> list[Row]:
     """The self-normalised estimate of two samples, over all pairs of sequences."""
     rows = []
-    for place, p in enumerate(problems()):
+    for index, p in enumerate(problems()):
         log_weights, rewards = p.log_weights("sequence"), p.rewards.tolist()
         ratios = [a / m for a, m in zip(p.pi, p.mu, strict=True)]
         ours, exact = [], []
@@ -166,13 +166,13 @@ def check_self_normalised(quick: bool) -> list[Row]:
         )
         rows += [
             equal(
-                f"bias of the self-normalised estimate of two, all 121² pairs, prompt {place + 1}",
+                f"bias of the self-normalised estimate of two, all 121² pairs, prompt {index + 1}",
                 math.fsum(ours) - p.value,
                 bias,
                 tolerance=1e-12,
             ),
-            control(f"that bias, were it taken for 0, prompt {place + 1}", abs(bias), at_least=1e-3),
-            equal(f"all sequences with weights μw, prompt {place + 1}", every, p.value, tolerance=1e-12),
+            control(f"that bias, were it taken for 0, prompt {index + 1}", abs(bias), at_least=1e-3),
+            equal(f"all sequences with weights μw, prompt {index + 1}", every, p.value, tolerance=1e-12),
         ]
     return rows
 
@@ -180,8 +180,8 @@ def check_self_normalised(quick: bool) -> list[Row]:
 def check_truncated_weights(quick: bool) -> list[Row]:
     """Per-decision and truncated weights, the effective sample size, the χ² divergence."""
     rows = []
-    for place, p in enumerate(problems()):
-        name = f"prompt {place + 1}"
+    for index, p in enumerate(problems()):
+        name = f"prompt {index + 1}"
         by_step, by_token = (
             alone(importance.ordinary_estimate, p.steps, p.log_weights(level))
             for level in ("per_decision", "token")
@@ -213,7 +213,7 @@ def check_truncated_weights(quick: bool) -> list[Row]:
             lambda values, weights: importance.effective_sample_size(weights),
             p,
             repeats=repeats,
-            seed=40 + place,
+            seed=40 + index,
         )
         share = float(sizes.mean()) / SAMPLES * (1 + p.chi_square)
         rows.append(
@@ -254,8 +254,8 @@ def check_pareto_k(quick: bool) -> list[Row]:
     rows = []
     count = 200_000 if quick else 1_000_000
     tail = math.ceil(3 * math.sqrt(count))
-    for place, shape in enumerate((0.3, 0.7, 1.2)):
-        generator = torch.Generator().manual_seed(60 + place)
+    for index, shape in enumerate((0.3, 0.7, 1.2)):
+        generator = torch.Generator().manual_seed(60 + index)
         uniform = torch.rand(count, generator=generator, dtype=torch.float64).clamp(min=1e-300)
         ours = float(pareto_k(-shape * uniform.log()))
         slack = 5 * (1 + shape) / math.sqrt(tail)

@@ -61,22 +61,24 @@ def check_probabilities_sum_to_one(quick: bool) -> list[Row]:
     for layout in ("packed", "unpacked"):
         policy = LanguagePolicy(transformer.small_llama(seed=POLICY_SEED), None, layout=layout)
         with torch.no_grad():
-            found = policy.sequence_logprobs(policy.pack(WORLD.groups()))
+            logprobs = policy.sequence_logprobs(policy.pack(WORLD.groups()))
         rows += [
-            equal(f"transformer, {layout}: Σ π(y)", _sums(found), torch.ones(NUM_PROMPTS), tolerance=1e-12),
-            equal(f"transformer, {layout}: log π(y)", found, exact, tolerance=1e-12),
+            equal(
+                f"transformer, {layout}: Σ π(y)", _sums(logprobs), torch.ones(NUM_PROMPTS), tolerance=1e-12
+            ),
+            equal(f"transformer, {layout}: log π(y)", logprobs, exact, tolerance=1e-12),
         ]
     single = LanguagePolicy(transformer.small_llama(seed=POLICY_SEED).float(), None)
     packed = single.pack(WORLD.groups())
     with torch.no_grad():
-        found = single.sequence_logprobs(packed)
+        logprobs = single.sequence_logprobs(packed)
         shifted = single.sequence_logprobs([_shifted(row) for row in packed])
     endless = summed(tabular()[0].detach() * (WORLD.tokens != END).repeat(NUM_PROMPTS, 1))
     table = sequence_logprobs(WORLD, POLICY).flatten()
     by_oracle = column(oracle.sequence_probabilities(WORLD, POLICY)).log()
     return [
         *rows,
-        equal("transformer in float32: Σ π(y)", _sums(found), torch.ones(NUM_PROMPTS), tolerance=1e-6),
+        equal("transformer in float32: Σ π(y)", _sums(logprobs), torch.ones(NUM_PROMPTS), tolerance=1e-6),
         equal("table of logits: Σ π(y)", _sums(table), torch.ones(NUM_PROMPTS), tolerance=1e-12),
         equal("table of logits: log π(y)", table, by_oracle, tolerance=1e-12),
         control("tokens read one place late", float((_sums(shifted) - 1).abs().max()), at_least=0.1),
@@ -118,12 +120,12 @@ def wide_llama() -> LlamaForCausalLM:
 @torch.no_grad()
 def scored(policy: LanguagePolicy, groups: Sequence[AnswerGroup], *, max_tokens: int) -> Tensor:
     """`[N]` log-probabilities of all answer tokens in the order of the groups."""
-    found: dict[int, Tensor] = {}
+    by_group: dict[int, Tensor] = {}
     for part, rows in policy.micro_batches(groups, max_tokens=max_tokens):
         tokens = torch.cat([policy.evaluate(row) for row in rows])
         sizes = [groups[index].num_answer_tokens for index in part]
-        found |= dict(zip(part, tokens.split(sizes), strict=True))
-    return torch.cat([found[index] for index in range(len(groups))])
+        by_group |= dict(zip(part, tokens.split(sizes), strict=True))
+    return torch.cat([by_group[index] for index in range(len(groups))])
 
 
 def check_logprobs_batch_invariance(quick: bool) -> list[Row]:
@@ -142,12 +144,12 @@ def check_logprobs_batch_invariance(quick: bool) -> list[Row]:
     rows = []
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         model = wide_llama().to(dtype)
-        number = str(dtype).removeprefix("torch.")
+        precision = str(dtype).removeprefix("torch.")
         for name, capacity in CAPACITIES.items():
             ours = scored(LanguagePolicy(model, None), groups, max_tokens=capacity)
-            rows.append(equal(f"{number}: {name}", ours, exact, tolerance=tolerance))
+            rows.append(equal(f"{precision}: {name}", ours, exact, tolerance=tolerance))
         apart = scored(LanguagePolicy(model, None, layout="unpacked"), groups, max_tokens=1)
-        rows.append(equal(f"{number}: each answer by itself", apart, exact, tolerance=tolerance))
+        rows.append(equal(f"{precision}: each answer by itself", apart, exact, tolerance=tolerance))
     policy = LanguagePolicy(wide_llama(), None)
     (row,) = policy.pack(groups)
     width = row.input_ids.shape[1]
@@ -205,7 +207,7 @@ def _sampling_rows() -> list[Row]:
 
 def _column(values: Sequence[Sequence[float] | None]) -> Tensor:
     """`[N]` in float64 of what the answers' records hold."""
-    return torch.tensor([value for own in values for value in own or ()], dtype=torch.float64)
+    return torch.tensor([value for answer in values for value in answer or ()], dtype=torch.float64)
 
 
 def _oracle_logprobs(groups: Sequence[AnswerGroup], *, temperature: float, top_k: int) -> Tensor:
@@ -233,15 +235,17 @@ def _frequencies(*, draws: int) -> Row:
         pad_id=END,
         config=SamplingConfig(max_new_tokens=WORLD.horizon, decode_batch_size=512),
     )
-    number = {sequence: index for index, sequence in enumerate(WORLD.sequences)}
-    drawn = torch.tensor([[number[answer.token_ids] for answer in own] for own in answers])
+    index_of = {sequence: index for index, sequence in enumerate(WORLD.sequences)}
+    drawn = torch.tensor(
+        [[index_of[answer.token_ids] for answer in drawn_answers] for drawn_answers in answers]
+    )
     generator = torch.Generator().manual_seed(SEED)
     values = torch.randn(32, NUM_PROMPTS, NUM_SEQUENCES, generator=generator, dtype=torch.float64)
     probabilities = column(oracle.sequence_probabilities(WORLD, language_logits())).view(NUM_PROMPTS, -1)
     mean = (probabilities * values).sum(dim=-1)
     deviation = ((probabilities * values.square()).sum(dim=-1) - mean.square()).sqrt()
-    found = values.gather(2, drawn.expand(32, -1, -1)).mean(dim=-1)
-    z = (found - mean) / (deviation / draws**0.5)
+    means = values.gather(2, drawn.expand(32, -1, -1)).mean(dim=-1)
+    z = (means - mean) / (deviation / draws**0.5)
     return below("sampled sequences come as often as they must: largest |z| of 64", float(z.abs().max()), 5.5)
 
 
@@ -289,12 +293,12 @@ def _gradient_in_training(
     config: TrainingConfig,
 ) -> Tensor:
     """The gradient that a trainer has accumulated before its one update, as one column in float64."""
-    held: dict[int, Tensor] = {}
-    for number, parameter in enumerate(model.parameters()):
+    gradients: dict[int, Tensor] = {}
+    for index, parameter in enumerate(model.parameters()):
 
-        def keep(owner: Tensor, number: int = number) -> None:
+        def keep(owner: Tensor, index: int = index) -> None:
             assert owner.grad is not None
-            held[number] = owner.grad.double().flatten().clone()
+            gradients[index] = owner.grad.double().flatten().clone()
 
         parameter.register_post_accumulate_grad_hook(keep)
     with (
@@ -303,7 +307,7 @@ def _gradient_in_training(
         RunDirectory.begin(Path(directory) / "run", {"identity": config.identity()}) as run,
     ):
         train(LanguagePolicy(model, None), groups, config, run)
-    return torch.cat([held[number] for number in sorted(held)])
+    return torch.cat([gradients[index] for index in sorted(gradients)])
 
 
 def _gradient_alone(

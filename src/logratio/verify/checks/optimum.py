@@ -122,9 +122,9 @@ def check_methods_agree(quick: bool) -> list[Row]:
     }
     policies = {name: probabilities(problem.world, table) for name, table in logits.items()}
     rows = []
-    for one, other in combinations(policies, 2):
-        apart = float(total_variation(policies[one], policies[other]))
-        rows.append(below(f"{one} and {other}: TV between their policies", apart, 0.01, exact=0.0))
+    for first, second in combinations(policies, 2):
+        apart = float(total_variation(policies[first], policies[second]))
+        rows.append(below(f"{first} and {second}: TV between their policies", apart, 0.01, exact=0.0))
     return rows
 
 
@@ -178,9 +178,9 @@ def optimal_logits(problem: Problem) -> Tensor:
     """`[P, N, V]` the optimum as a table of log-probabilities, from sums over sequences."""
     world = problem.world
     mass = torch.zeros(*problem.reference.shape, dtype=problem.reference.dtype).flatten(1)
-    places = (world.states * world.vocabulary + world.tokens)[world.mask]
+    cells = (world.states * world.vocabulary + world.tokens)[world.mask]
     owners = torch.arange(len(world.sequences))[:, None].expand_as(world.states)[world.mask]
-    mass = mass.index_add(1, places, problem.optimum[:, owners]).reshape(problem.reference.shape)
+    mass = mass.index_add(1, cells, problem.optimum[:, owners]).reshape(problem.reference.shape)
     return (mass / mass.sum(dim=-1, keepdim=True)).log()
 
 

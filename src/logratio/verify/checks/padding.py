@@ -35,12 +35,12 @@ def random_rows(*, seed: int, lengths: Sequence[int]) -> list[dict[str, Tensor]]
     """Sequences of so many tokens, each a column of every name; every other one is cut off."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    for place, length in enumerate(lengths):
+    for index, length in enumerate(lengths):
         row = {name: torch.randn(length, generator=generator, dtype=torch.float64) for name in COLUMNS}
         row["behaviour"] = row["logprobs"] + 0.3 * row["behaviour"]
         row["discounts"] = torch.full((length,), 0.99, dtype=torch.float64)
         row["traces"] = torch.full((length,), 0.95, dtype=torch.float64)
-        row["discounts"][-1] *= place % 2
+        row["discounts"][-1] *= index % 2
         row["traces"][-1] = 0
         rows.append(row)
     return rows
@@ -59,12 +59,12 @@ def learn(
     longest = max(len(row["rewards"]) for row in rows) + left + right
     padded = {name: torch.full((len(rows), longest), garbage, dtype=torch.float64) for name in COLUMNS}
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    places = {}
+    cells = {}
     for line, which in enumerate(order):
-        places[which] = (line, slice(left, left + len(rows[which]["rewards"])))
-        mask[places[which]] = True
+        cells[which] = (line, slice(left, left + len(rows[which]["rewards"])))
+        mask[cells[which]] = True
         for name, values in rows[which].items():
-            padded[name][places[which]] = values
+            padded[name][cells[which]] = values
     counted = mask if masked else torch.ones_like(mask)
     logprobs, values = padded["logprobs"].requires_grad_(), padded["values"].requires_grad_()
     raw = gae(
@@ -74,15 +74,15 @@ def learn(
     log_ratio = log_weights(logprobs, padded["behaviour"], counted, level="token")
     policy = masked_mean(clip_loss(log_ratio, white, clip_range=0.2), counted)
     # What the critic says of padding is set to 0 before the loss: 0 times the slope of a NaN would be NaN.
-    said, target = (torch.where(counted, x, 0.0) for x in (values, raw + values.detach()))
-    critic = masked_mean(value_loss(said, target), counted)
+    values_counted, target = (torch.where(counted, x, 0.0) for x in (values, raw + values.detach()))
+    critic = masked_mean(value_loss(values_counted, target), counted)
     gradients = torch.autograd.grad(policy + 0.5 * critic, (logprobs, values))
     indices = range(len(rows))
     return Learned(
-        advantages=[raw[places[i]] for i in indices],
-        whitened=[white[places[i]] for i in indices],
-        policy_gradient=[gradients[0][places[i]] for i in indices],
-        critic_gradient=[gradients[1][places[i]] for i in indices],
+        advantages=[raw[cells[i]] for i in indices],
+        whitened=[white[cells[i]] for i in indices],
+        policy_gradient=[gradients[0][cells[i]] for i in indices],
+        critic_gradient=[gradients[1][cells[i]] for i in indices],
         loss=(policy + 0.5 * critic).detach(),
         padding_gradient=torch.cat([gradient[~mask] for gradient in gradients]),
     )
@@ -114,26 +114,26 @@ def check_padding_invariance(quick: bool) -> list[Row]:
     return [*result, control("padding counted as tokens: the policy's gradient", error / scale, at_least=0.1)]
 
 
-def _same(what: str, one: Learned, other: Learned) -> list[Row]:
+def _same(what: str, ours: Learned, other: Learned) -> list[Row]:
     """What is computed row by row is the same bit for bit; what passes through a sum, to rounding.
 
     A sum over a batch adds its entries in another order when they stand in other places, so its last digit
     may differ, and with it the whitened advantages, the loss and the gradients.
     """
     return [
-        equal(f"{what}: advantages", torch.cat(other.advantages), torch.cat(one.advantages), tolerance=0.0),
-        equal(f"{what}: whitened", torch.cat(other.whitened), torch.cat(one.whitened), tolerance=1e-14),
-        equal(f"{what}: the loss", other.loss, one.loss, tolerance=1e-14),
+        equal(f"{what}: advantages", torch.cat(other.advantages), torch.cat(ours.advantages), tolerance=0.0),
+        equal(f"{what}: whitened", torch.cat(other.whitened), torch.cat(ours.whitened), tolerance=1e-14),
+        equal(f"{what}: the loss", other.loss, ours.loss, tolerance=1e-14),
         equal(
             f"{what}: the policy's gradient",
             torch.cat(other.policy_gradient),
-            torch.cat(one.policy_gradient),
+            torch.cat(ours.policy_gradient),
             tolerance=1e-15,
         ),
         equal(
             f"{what}: the critic's gradient",
             torch.cat(other.critic_gradient),
-            torch.cat(one.critic_gradient),
+            torch.cat(ours.critic_gradient),
             tolerance=1e-15,
         ),
         equal(

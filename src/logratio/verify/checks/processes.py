@@ -122,7 +122,7 @@ def _as_written_down() -> list[Row]:
     same = equal(
         "FrozenLake-v1: chances in Gymnasium's table", theirs.transitions, ours.transitions, tolerance=1e-12
     )
-    best = [float(optimal_values(one, gamma=GAMMA)[one.start]) for one in (theirs, ours)]
+    best = [float(optimal_values(process, gamma=GAMMA)[process.start]) for process in (theirs, ours)]
     return [same, equal("FrozenLake-v1: V* by Gymnasium's table", *best, tolerance=1e-9)]
 
 

@@ -110,8 +110,8 @@ def check_reward_model_recovery(quick: bool) -> list[Row]:
         learned = ranking.climb(lambda r: -loss(r), torch.zeros_like(truth))
         worst = max(worst, _spread(learned - truth))
         moved = max(moved, float((loss(truth + 7.0) - loss(truth)).abs()))
-        asked = ranking.climb(lambda r: -loss(r, 1.0), torch.zeros_like(truth))
-        margin_error = max(margin_error, _spread(asked - truth))
+        with_margin = ranking.climb(lambda r: -loss(r, 1.0), torch.zeros_like(truth))
+        margin_error = max(margin_error, _spread(with_margin - truth))
     return [
         below("gradient of the loss at the true rewards", slope, 1e-12, exact=0.0),
         below("rewards learned less true rewards: the largest difference", worst, 1e-4, exact=0.0),
@@ -248,8 +248,8 @@ def _all_graphs(items: int) -> list[Tensor]:
     graphs = []
     for code in range(2 ** len(edges)):
         graph = torch.zeros(items, items, dtype=torch.bool)
-        for place, (i, j) in enumerate(edges):
-            graph[i, j] = bool(code >> place & 1)
+        for bit, (i, j) in enumerate(edges):
+            graph[i, j] = bool(code >> bit & 1)
         graphs.append(graph)
     return graphs
 

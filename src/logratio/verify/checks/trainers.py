@@ -131,8 +131,8 @@ def train(trainer: str, *, seed: int, charged: float = 1.0, precision: Precision
     problem = Problem(world=WORLD, reference=reference, rewards=rewards, beta=charged * BETA)
     collector = EnumeratedCollector(actor, problem, num_samples=128, seed=seed)
     with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stderr(io.StringIO()):
-        place = Path(directory) / "run"
-        with RunDirectory.begin(place, {"identity": config.identity()}) as run:
+        path = Path(directory) / "run"
+        with RunDirectory.begin(path, {"identity": config.identity()}) as run:
             if isinstance(config, PPOConfig):
                 train_ppo(actor, collector, config, run)
             else:

@@ -62,7 +62,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _machine(report: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {one}" for name, one in report["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     machine, quick = report["machine"], " with fewer samples (`--quick`)" if report["quick"] else ""
     return (
         f"Measured{quick} in {format_seconds(report['seconds'])} on {machine['cores']} cores, "
@@ -72,12 +72,12 @@ def _machine(report: Mapping[str, Any]) -> str:
 
 def _line(check: Mapping[str, Any]) -> list[str]:
     row = nearest(check)
-    controls = sum(one["control"] for one in check["rows"])
+    controls = sum(comparison["control"] for comparison in check["rows"])
     compared = 0 if check["skipped"] else len(check["rows"])
     count = f"{compared}" + (f", {controls} of a wrong form" if controls else "")
-    told = ["–", "–", "–"] if row is None else [row["what"], number(row["error"]), limit(row)]
+    cells = ["–", "–", "–"] if row is None else [row["what"], number(row["error"]), limit(row)]
     verdict = "holds" if check["passed"] else "**skipped**" if check["skipped"] else "**FAILED**"
-    return [check["name"], check["title"], count, *told, verdict]
+    return [check["name"], check["title"], count, *cells, verdict]
 
 
 def _section(check: Mapping[str, Any]) -> str:

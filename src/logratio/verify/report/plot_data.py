@@ -113,8 +113,8 @@ def kl_gradients() -> dict[str, Any]:
     and the cosine of the two; no cosine where the gradient is 0.
     """
     world = World()
-    places = {}
-    for place, distance in (("far", FAR), ("near", NEAR)):
+    gradients = {}
+    for where, distance in (("far", FAR), ("near", NEAR)):
         policy, reference = _pair(world, distance)
         logits = policy.clone().requires_grad_()
         logprobs = token_logprobs(world, logits).flatten(0, 1)
@@ -127,8 +127,8 @@ def kl_gradients() -> dict[str, Any]:
             # Expected over sequences from π: the weights say how often each comes, and carry no gradient.
             loss = (weights.detach() * form(logprobs, log_ratio)).sum()
             forms[name] = _compare(_gradient(loss, logits), true)
-        places[place] = {"kl": float(divergence.detach()), "forms": forms}
-    return places
+        gradients[where] = {"kl": float(divergence.detach()), "forms": forms}
+    return gradients
 
 
 def ways(*, quick: bool) -> dict[str, Any]:

@@ -76,13 +76,13 @@ def plot_sections(pictures: Mapping[str, Any]) -> list[Section]:
     return [make(pictures[name]) for name, make in makers.items() if name in pictures]
 
 
-def _importance_section(numbers: Mapping[str, Any]) -> Section:
+def _importance_section(measured: Mapping[str, Any]) -> Section:
     body = element(
         "div",
-        _question(numbers["truth"]),
-        _estimates(numbers),
-        _wrong_signs(numbers),
-        _worth(numbers),
+        _question(measured["truth"]),
+        _estimates(measured),
+        _wrong_signs(measured),
+        _worth(measured),
         class_="charts two",
     )
     return Section(
@@ -111,9 +111,9 @@ def _question(truth: float) -> Html:
     )
 
 
-def _estimates(numbers: Mapping[str, Any]) -> Html:
-    series = _by_size(numbers, "median")
-    levels = [Level(value=numbers["truth"], label="the truth"), Level(value=0.0, label="the sign turns")]
+def _estimates(measured: Mapping[str, Any]) -> Html:
+    series = _by_size(measured, "median")
+    levels = [Level(value=measured["truth"], label="the truth"), Level(value=0.0, label="the sign turns")]
     return figure(
         line_chart(
             series,
@@ -124,45 +124,45 @@ def _estimates(numbers: Mapping[str, Any]) -> Html:
         title="The estimate",
         note="Close by, ten samples suffice. Far away even the sign comes out wrong, since the rare samples "
         "that would say otherwise were never drawn; more samples only put it off.",
-        legend=[(one.label, one.style) for one in series],
+        legend=[(line.label, line.style) for line in series],
     )
 
 
-def _wrong_signs(numbers: Mapping[str, Any]) -> Html:
-    series = _by_size(numbers, "wrong_sign", scale=100)
+def _wrong_signs(measured: Mapping[str, Any]) -> Html:
+    series = _by_size(measured, "wrong_sign", scale=100)
     return figure(
         line_chart(series, name="Share of estimates whose sign is wrong", x_label="distance of the hills"),
         title="Sign wrong, % of attempts",
-        note=f"The same estimate made {numbers['repeats']} times over with new samples. Nothing in the "
+        note=f"The same estimate made {measured['repeats']} times over with new samples. Nothing in the "
         "number itself tells a wrong one from a right one.",
-        legend=[(one.label, one.style) for one in series],
+        legend=[(line.label, line.style) for line in series],
     )
 
 
-def _worth(numbers: Mapping[str, Any]) -> Html:
-    exact = [100 * share for share in numbers["exact_effective"]]
+def _worth(measured: Mapping[str, Any]) -> Html:
+    exact = [100 * share for share in measured["exact_effective"]]
     series = [
-        *_by_size(numbers, "effective", scale=100),
-        Series(label="exact", xs=numbers["shifts"], ys=exact, style="c"),
+        *_by_size(measured, "effective", scale=100),
+        Series(label="exact", xs=measured["shifts"], ys=exact, style="c"),
     ]
     return figure(
         line_chart(series, name="Effective sample size, as a share", x_label="distance of the hills"),
         title="Effective samples, % of those drawn",
         note="The effective sample size says how many samples from the right place would tell as much: this "
         "is the warning to watch. With few samples it flatters itself, since it knows only what was drawn.",
-        legend=[(one.label, one.style) for one in series],
+        legend=[(line.label, line.style) for line in series],
     )
 
 
-def _by_size(numbers: Mapping[str, Any], name: str, *, scale: float = 1) -> list[Series]:
+def _by_size(measured: Mapping[str, Any], name: str, *, scale: float = 1) -> list[Series]:
     return [
         Series(
-            label=f"{one['size']:,} samples",
-            xs=numbers["shifts"],
-            ys=[scale * value for value in one[name]],
+            label=f"{entry['size']:,} samples",
+            xs=measured["shifts"],
+            ys=[scale * value for value in entry[name]],
             style=style,
         )
-        for one, style in zip(numbers["sizes"], SIZE_STYLES, strict=True)
+        for entry, style in zip(measured["sizes"], SIZE_STYLES, strict=True)
     ]
 
 
@@ -170,16 +170,16 @@ def _normal(x: float) -> float:
     return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
-def _estimators_section(numbers: Mapping[str, Any]) -> Section:
+def _estimators_section(measured: Mapping[str, Any]) -> Section:
     charts = [
         _estimator_chart(
-            numbers,
+            measured,
             "bias",
             title="Bias, % of the truth",
             note="How far each is off on average. Only k2 is, the more the further the policies are apart.",
         ),
         _estimator_chart(
-            numbers,
+            measured,
             "deviation",
             title="Spread of one sample, % of the truth",
             note="How far a single text's estimate strays. Close by, k1 strays by several times what it "
@@ -197,23 +197,23 @@ def _estimators_section(numbers: Mapping[str, Any]) -> Section:
     )
 
 
-def _estimator_chart(numbers: Mapping[str, Any], name: str, *, title: str, note: str) -> Html:
+def _estimator_chart(measured: Mapping[str, Any], name: str, *, title: str, note: str) -> Html:
     series = [
-        Series(label=label, xs=numbers["kl"], ys=[100 * value for value in numbers[name][key]], style=style)
+        Series(label=label, xs=measured["kl"], ys=[100 * value for value in measured[name][key]], style=style)
         for key, (label, style) in ESTIMATORS.items()
     ]
     chart = line_chart(series, name=title, x_label="true KL divergence, nats a text")
-    return figure(chart, title=title, note=note, legend=[(one.label, one.style) for one in series])
+    return figure(chart, title=title, note=note, legend=[(line.label, line.style) for line in series])
 
 
-def _gradients_section(numbers: Mapping[str, Any]) -> Section:
-    places = [numbers[place] for place in ("far", "near")]
+def _gradients_section(measured: Mapping[str, Any]) -> Section:
+    distances = [measured[where] for where in ("far", "near")]
     headings = ["Form of the penalty"]
-    for place in places:
-        kl = number(place["kl"], digits=2)
+    for distance in distances:
+        kl = number(distance["kl"], digits=2)
         headings += [f"Error at KL {kl}", f"Direction at KL {kl}"]
     rows = [
-        [_form_name(name), *(part for place in places for part in _form_cells(place["forms"][name]))]
+        [_form_name(name), *(part for distance in distances for part in _form_cells(distance["forms"][name]))]
         for name in FORMS
     ]
     return Section(
@@ -243,14 +243,14 @@ def _form_cells(form: Mapping[str, Any]) -> list[Html]:
     ]
 
 
-def _ways_section(numbers: Mapping[str, Any]) -> Section:
-    runs = numbers["runs"]
+def _ways_section(measured: Mapping[str, Any]) -> Section:
+    runs = measured["runs"]
     charts = [_way_chart(runs[name], name) for name in WAYS if name in runs]
     return Section(
         anchor="ways",
         title="The way to the best policy",
         lede="With the reward of every text known, the best policy under a KL penalty (here "
-        f"β{NO_BREAK}={NO_BREAK}{number(numbers['beta'])}) is a formula, and a training run has a place "
+        f"β{NO_BREAK}={NO_BREAK}{number(measured['beta'])}) is a formula, and a training run has a place "
         "where it must arrive. Shown is what percentage of the probability still lies on the wrong texts, "
         "update by update.",
         body=element("div", *charts, class_="charts two"),
@@ -261,12 +261,12 @@ def _way_chart(runs: list[list[float]], name: str) -> Html:
     title, note, x_label, style = WAYS[name]
     series = [
         Series(
-            label=f"run {place}",
+            label=f"run {run_number}",
             xs=list(range(len(run))),
             ys=[100 * value for value in run],
             style=style,
         )
-        for place, run in enumerate(runs, 1)
+        for run_number, run in enumerate(runs, 1)
     ]
     end = f"{title}: ends at {number(100 * max(run[-1] for run in runs), digits=2)}{NO_BREAK}%"
     chart = line_chart(series, name=end, x_label=x_label, levels=[ARRIVED])

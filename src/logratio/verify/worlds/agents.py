@@ -79,7 +79,7 @@ class EnumeratedCollector:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         drawn = torch.multinomial(chances, self.num_samples, replacement=True, generator=generator)
         groups = [
-            AnswerGroup(prompt=world.prompts[prompt], answers=tuple(world.sequences[place] for place in row))
+            AnswerGroup(prompt=world.prompts[prompt], answers=tuple(world.sequences[index] for index in row))
             for prompt, row in zip(prompts.tolist(), drawn.tolist(), strict=True)
         ]
         return Rollout(
@@ -103,14 +103,14 @@ class EnumeratedCollector:
 
     def trajectories(self, logits: Tensor, values: Tensor, prompts: Tensor, drawn: Tensor) -> Trajectories:
         """Rows of the tables, for `[examples, k]` numbers of prompts and of their sequences."""
-        world, owner, place = self.problem.world, prompts.flatten(), drawn.flatten()
-        mask = world.mask[place]
+        world, owner, sequence = self.problem.world, prompts.flatten(), drawn.flatten()
+        mask = world.mask[sequence]
         continues = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
-        logprobs = token_logprobs(world, logits)[owner, place]
-        log_ratio = logprobs - self._reference[owner, place]
+        logprobs = token_logprobs(world, logits)[owner, sequence]
+        log_ratio = logprobs - self._reference[owner, sequence]
         zero = torch.zeros_like(logprobs)
-        score = torch.where(mask & ~continues, self.problem.rewards[owner, place][:, None], zero)
-        here = torch.where(mask, values[owner[:, None], world.states[place]], zero)
+        score = torch.where(mask & ~continues, self.problem.rewards[owner, sequence][:, None], zero)
+        here = torch.where(mask, values[owner[:, None], world.states[sequence]], zero)
         return Trajectories(
             mask=mask,
             logprobs=logprobs,

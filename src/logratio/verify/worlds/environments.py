@@ -129,9 +129,9 @@ class Recall(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Act once."""
-        asked = self.time == self.delay
+        ends = self.time == self.delay
         self.time += 1
-        return self._show(), float(asked and int(action) == self.bit), asked, False, {}
+        return self._show(), float(ends and int(action) == self.bit), ends, False, {}
 
     def _show(self) -> np.ndarray:
         shown = np.zeros(3, np.float32)

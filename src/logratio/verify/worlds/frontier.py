@@ -47,12 +47,12 @@ def best_of_n(probabilities: Sequence[float], proxy: Sequence[float], *, n: int)
 
 def mean_over_subsets(gold: Sequence[float], proxy: Sequence[float], *, n: int) -> float:
     """The gold reward of the best by proxy of a subset of n, averaged over all subsets and over ties."""
-    found = []
+    means = []
     for subset in combinations(range(len(gold)), n):
         most = max(proxy[index] for index in subset)
         best = [gold[index] for index in subset if proxy[index] == most]
-        found.append(math.fsum(best) / len(best))
-    return math.fsum(found) / len(found)
+        means.append(math.fsum(best) / len(best))
+    return math.fsum(means) / len(means)
 
 
 def expectation(probabilities: Sequence[float], values: Sequence[float]) -> float:
@@ -76,8 +76,13 @@ def edge(world: World, reference: Tensor, rewards: Tensor, *, beta: float) -> tu
     """
     best, _ = optimal_probabilities(world, reference, rewards, beta=beta)
     before = oracle.sequence_probabilities(world, reference)
-    gained = [expectation(column, own) for column, own in zip(best, rewards.tolist(), strict=True)]
-    spent = [divergence(column, own) for column, own in zip(best, before, strict=True)]
+    gained = [
+        expectation(column, prompt_rewards)
+        for column, prompt_rewards in zip(best, rewards.tolist(), strict=True)
+    ]
+    spent = [
+        divergence(column, reference_column) for column, reference_column in zip(best, before, strict=True)
+    ]
     return math.fsum(gained) / len(gained), math.fsum(spent) / len(spent)
 
 
@@ -97,6 +102,8 @@ def written_out(world: World, reference: Tensor, values: Tensor) -> list[list[fl
     """Of each prompt the values `[P, S]` of all sequences, each as often as `dyadic_logits` has it: `8^H`."""
     size = 8**world.horizon
     return [
-        [value for p, value in zip(column, own, strict=True) for _ in range(round(p * size))]
-        for column, own in zip(oracle.sequence_probabilities(world, reference), values.tolist(), strict=True)
+        [value for p, value in zip(column, prompt_values, strict=True) for _ in range(round(p * size))]
+        for column, prompt_values in zip(
+            oracle.sequence_probabilities(world, reference), values.tolist(), strict=True
+        )
     ]

@@ -94,8 +94,8 @@ def two_step_bandit() -> DecisionProcess:
 
 def endless() -> DecisionProcess:
     """One state, one action, a reward of 1 for ever: worth 1/(1 − γ), whenever an episode is cut off."""
-    one = torch.ones(1, 1, 1, dtype=torch.float64)
-    return DecisionProcess(transitions=one, rewards=one, terminal=torch.tensor([False]), start=0)
+    ones = torch.ones(1, 1, 1, dtype=torch.float64)
+    return DecisionProcess(transitions=ones, rewards=ones, terminal=torch.tensor([False]), start=0)
 
 
 def endless_later() -> DecisionProcess:

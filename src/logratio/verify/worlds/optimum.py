@@ -34,10 +34,12 @@ def optimal_probabilities(
         `[P][S]` probabilities and `[P]` log Z in nats.
     """
     columns, normalisers = [], []
-    for probabilities, own in zip(
+    for probabilities, prompt_rewards in zip(
         oracle.sequence_probabilities(world, reference), rewards.tolist(), strict=True
     ):
-        exponents = [math.log(p) + reward / beta for p, reward in zip(probabilities, own, strict=True)]
+        exponents = [
+            math.log(p) + reward / beta for p, reward in zip(probabilities, prompt_rewards, strict=True)
+        ]
         log_z = _log_sum(exponents)
         columns.append([math.exp(exponent - log_z) for exponent in exponents])
         normalisers.append(log_z)
@@ -59,15 +61,15 @@ def soft_values(world: World, reference: Tensor, rewards: Tensor, *, beta: float
     Returns:
         V as `[P, N]`, Q as `[P, N, V]`; V of the empty prefix is β log Z.
     """
-    number = {sequence: index for index, sequence in enumerate(world.sequences)}
+    index_of = {sequence: index for index, sequence in enumerate(world.sequences)}
     all_values, all_actions = [], []
-    for rows, own in zip(reference.tolist(), rewards.tolist(), strict=True):
+    for rows, prompt_rewards in zip(reference.tolist(), rewards.tolist(), strict=True):
         values: dict[tuple[int, ...], float] = {}
         actions: list[list[float]] = []
         for index in reversed(range(len(world.prefixes))):
             prefix = world.prefixes[index]
             longer = [(*prefix, token) for token in range(world.vocabulary)]
-            q = [own[number[end]] if end in number else values[end] for end in longer]
+            q = [prompt_rewards[index_of[end]] if end in index_of else values[end] for end in longer]
             chances = oracle.softmax(rows[index])
             values[prefix] = beta * _log_sum(
                 [math.log(p) + value / beta for p, value in zip(chances, q, strict=True)]

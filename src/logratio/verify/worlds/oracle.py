@@ -118,8 +118,8 @@ def expected(world: World, logits: Tensor, values: Columns) -> float:
     """`E_π` of a value that every sequence has, such as its reward: J."""
     columns = sequence_probabilities(world, logits)
     return _mean(
-        math.fsum(p * value for p, value in zip(column, own, strict=True))
-        for column, own in zip(columns, values, strict=True)
+        math.fsum(p * value for p, value in zip(column, prompt_values, strict=True))
+        for column, prompt_values in zip(columns, values, strict=True)
     )
 
 
@@ -175,9 +175,9 @@ def central_differences(value: Callable[[Tensor], float], at: Tensor, *, step: f
 @cache
 def _paths(world: World) -> list[list[tuple[int, int]]]:
     """The states that each sequence passes through and the tokens it takes there."""
-    place = {prefix: index for index, prefix in enumerate(world.prefixes)}
+    index_of = {prefix: index for index, prefix in enumerate(world.prefixes)}
     return [
-        [(place[sequence[:t]], token) for t, token in enumerate(sequence)] for sequence in world.sequences
+        [(index_of[sequence[:t]], token) for t, token in enumerate(sequence)] for sequence in world.sequences
     ]
 
 
@@ -186,5 +186,5 @@ def _tables(logits: Tensor) -> list[list[list[float]]]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found)
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)

@@ -60,7 +60,7 @@ class World:
     @cached_property
     def states(self) -> Tensor:
         """`[S, H]` index of the prefix before each token; 0 behind the end."""
-        index = {prefix: place for place, prefix in enumerate(self.prefixes)}
+        index = {prefix: position for position, prefix in enumerate(self.prefixes)}
         rows = [
             [index.get(row[:t], 0) if t < len(row) else 0 for t in range(self.horizon)]
             for row in self.sequences
