@@ -29,12 +29,13 @@ CHUNKS = "kernels/test_chunked_lm_head.py::test_every_chunk_size_gives_the_whole
 MOVED = "runtime/test_mapped_weights.py::test_trained_weights_move_out_of_their_file_as_they_are"
 MOVED_PARTS = "runtime/test_mapped_weights.py::test_parts_of_one_tensor_stay_that"
 GRAPHS = "training/test_graph_memory.py::test_no_graph_stands_when_the_next_part_is_computed"
-PREFIXES, READER = "logratio.kernels.shared_prefix", "logratio.policies.packed_forward"
+PREFIXES, READER = "logratio.kernels.packing", "logratio.policies.packed_forward"
 PRODUCTS, DECODER, SEGMENTS = (
     "logratio.kernels.fused_layers",
     "logratio.kernels.fused_decoder",
     "logratio.kernels.packed_attention",
 )
+MERGED = "logratio.generation.engines.merged_layer"
 GRID, BATCHING = (
     "logratio.generation.engines.shared_prompt_cache",
     "logratio.generation.engines.continuous_batching",
@@ -97,15 +98,15 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the residual is left out of the backward pass",
         PRODUCTS,
-        "return (to_states.add_(grad_output), to_scale, None, None, None, *gradients, to_down)",
-        "return (to_states, to_scale, None, None, None, *gradients, to_down)",
+        "return (to_states.add_(grad_output), to_scale, None, None, None, None, *gradients, to_down)",
+        "return (to_states, to_scale, None, None, None, None, *gradients, to_down)",
         (EQUAL,),
     ),
     (
         "a frozen weight gets a gradient",
         PRODUCTS,
-        "to_weight = weight_gradient(weight, narrow, inner) if ctx.needs_input_grad[3] else None",
-        "to_weight = weight_gradient(weight, narrow, inner)",
+        "            if ctx.needs_input_grad[4]\n",
+        "            if grad_output is not None\n",
         (FROZEN,),
     ),
     (
@@ -372,8 +373,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "a layer without positions has them all the same",
         DECODER,
-        ("        if uses_rope(attention):\n"),
-        "        if attention is not None:\n",
+        "    if uses_rope(attention):\n",
+        "    if attention is not None:\n",
         (EQUAL,),
     ),
     (
@@ -392,14 +393,14 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "while answers are drawn, a layer without positions has them",
-        DECODER,
+        MERGED,
         ("        if uses_rope(self.layer.self_attn):\n"),
         "        if self.layer is not None:\n",
         (COME_AND_GO,),
     ),
     (
         "while answers are drawn, the heads of keys are not normalised",
-        DECODER,
+        MERGED,
         "zip((query, key), qk_norms(self.layer.self_attn), strict=False)",
         "zip((query,), qk_norms(self.layer.self_attn), strict=False)",
         (COME_AND_GO,),

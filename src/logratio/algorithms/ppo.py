@@ -117,15 +117,16 @@ def train_ppo(actor: Actor, collector: Collector, config: PPOConfig, run: RunDir
     """
     actor.module.eval()
     frozen = collector.reference_fingerprint()
-    with Session(
-        actor.module,
-        config,
-        run,
-        stage="ppo",
-        num_examples=collector.num_examples,
-        unit=collector.unit,
-        param_group_lr=critic_param_group(actor, config),
-    ) as session:
+    with (
+        actor.accumulate_in_place(),
+        Session(
+            *(actor.module, config, run),
+            stage="ppo",
+            num_examples=collector.num_examples,
+            unit=collector.unit,
+            param_group_lr=critic_param_group(actor, config),
+        ) as session,
+    ):
         guard = session.register_state("runaway_guard", RunawayGuard())
         kl_penalty = (
             session.register_state("kl_penalty", new_kl_penalty(config)) if config.kl_penalty else None

@@ -104,15 +104,16 @@ def train_reinforce(
     """
     actor.module.eval()
     frozen = collector.reference_fingerprint()
-    with Session(
-        actor.module,
-        config,
-        run,
-        stage="reinforce",
-        num_examples=collector.num_examples,
-        unit=collector.unit,
-        param_group_lr=critic_param_group(actor, config),
-    ) as session:
+    with (
+        actor.accumulate_in_place(),
+        Session(
+            *(actor.module, config, run),
+            stage="reinforce",
+            num_examples=collector.num_examples,
+            unit=collector.unit,
+            param_group_lr=critic_param_group(actor, config),
+        ) as session,
+    ):
         guard = session.register_state("runaway_guard", RunawayGuard())
         for name, controller in collector.controllers.items():
             session.register_state(name, controller)

@@ -86,6 +86,7 @@ class LanguagePolicy(PackedModel):
             self.model.get_output_embeddings().weight,
             row.target_ids,
             compute_weights=self.compute_weights,
+            accumulate_in_place=self.accumulates_in_place,
         )
 
     def hidden_states(self, row: PackedRow) -> Tensor:

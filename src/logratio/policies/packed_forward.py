@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +11,8 @@ import torch
 from logratio.errors import BadConfig
 from logratio.kernels.block_diagonal_sdpa import use_block_attention
 from logratio.kernels.fused_decoder import Decoder
-from logratio.kernels.packing import Layout, assign_rows
+from logratio.kernels.packing import Layout, assign_rows, common_prefix
 from logratio.kernels.precision import ComputeWeights, Precision, autocast
-from logratio.kernels.shared_prefix import common_prefix
 from logratio.packed_rows import AnswerGroup, TokenIds
 
 PROBE_TOKENS = 12
@@ -36,6 +35,7 @@ class PackedModel:
         self.layout: Layout = layout
         self.compute_weights = ComputeWeights("fp32")
         self.recompute_activations = False
+        self.accumulates_in_place = False
         use_block_attention(model)
 
     @property
@@ -55,7 +55,25 @@ class PackedModel:
     @property
     def decoder(self) -> Decoder | None:
         """Computes packed rows, where every part of the model is known to it."""
-        return Decoder.of(self.model.base_model, self.compute_weights, recompute=self.recompute_activations)
+        return Decoder.of(
+            self.model.base_model,
+            self.compute_weights,
+            recompute=self.recompute_activations,
+            accumulate_in_place=self.accumulates_in_place,
+        )
+
+    @contextmanager
+    def accumulate_in_place(self) -> Iterator[None]:
+        """Have backward passes of what is computed in here add to the weights' `grad` past the graph.
+
+        That saves a training step the memory of a second gradient. A weight with hooks, or that is no plain
+        tensor, gets its gradient by the graph; of the others `torch.autograd.grad` finds none.
+        """
+        before, self.accumulates_in_place = self.accumulates_in_place, True
+        try:
+            yield
+        finally:
+            self.accumulates_in_place = before
 
     def assign_rows(
         self, groups: Sequence[AnswerGroup], lengths: Sequence[int], *, max_tokens: int

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway, ResumeMismatch
-from logratio.kernels.fused_layers import gradients_in_place
 from logratio.legacy_names import INVARIANTS, current_invariants, invariants_path
 from logratio.progress import Progress
 from logratio.run_directory import RunDirectory, ensure_space, write_json
@@ -115,8 +114,6 @@ class Session:
 
     def __enter__(self) -> Session:
         self.model.eval()
-        self._open = ExitStack()
-        self._open.enter_context(gradients_in_place())
         copy_out_of_mapping(self.model)
         restored = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
         self.step, self._restored = restored.step, restored.extra_state
@@ -155,7 +152,6 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
         self._metric_writer.close()
         if isinstance(error, EnvironmentFault):
             # The weights are those of the last whole update: what cost hours is not lost to one environment.
