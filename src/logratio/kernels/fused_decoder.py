@@ -156,6 +156,8 @@ class FusedLookup(nn.Module):
         return apply_function(EmbeddingLookup, self.weight, tokens, accumulate_in_place)
 
 
+# The compiler cannot follow derivatives that are written out: a compiled layer computes them as they are.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def compute_layer(
     layer: Any, weights: Sequence[Tensor], hidden: Tensor, packed: PackedContext, wanted: Tensor | None = None
 ) -> Tensor:
