@@ -20,7 +20,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from working import Job, do_job
 
-from logratio.kernels.fused_layers import gradients_in_place
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
 from logratio.runtime.malloc import keep_freed_memory
@@ -60,7 +59,7 @@ def run(job: Job) -> dict[str, Any]:
         alone = [AnswerGroup(group.prompt, (answer,)) for group in groups for answer in group.answers]
         parts = [policy.pack([group]) for group in alone]
     seconds = []
-    with gradients_in_place():
+    with policy.accumulate_in_place():
         # The first pass takes the gradients' memory.
         _pass(policy, parts)
         _forget_peak()

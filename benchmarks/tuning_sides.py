@@ -17,7 +17,7 @@ import torch
 from dpo_sides import BETA, MAX_GRADIENT_NORM, MAX_LENGTH, encode, fitting_comparisons
 from working import Clock, Job, do_job, forward_flops, score_flops
 
-from logratio.kernels.shared_prefix import common_prefix
+from logratio.kernels.packing import common_prefix
 from logratio.models.loading import load
 from logratio.models.reward_model import load_for_training
 from logratio.models.tokenisation import render_prompt

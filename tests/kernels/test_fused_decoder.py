@@ -23,9 +23,8 @@ from logratio.errors import BadConfig
 from logratio.kernels import fused_decoder as decoder_module
 from logratio.kernels import packed_attention
 from logratio.kernels.fused_decoder import Decoder
-from logratio.kernels.fused_layers import gradients_in_place
+from logratio.kernels.packing import PrefixSharedRow
 from logratio.kernels.precision import ComputeWeights
-from logratio.kernels.shared_prefix import PrefixSharedRow
 from logratio.packed_rows import AnswerGroup, Span
 from logratio.policies.language import LanguagePolicy
 from logratio.training.config import TrainingConfig
@@ -187,15 +186,18 @@ def test_a_row_has_room_for_what_a_prefix_saves():
     assert [part for part, _ in policy.micro_batches(groups, max_tokens=20)] == [[0, 1], [2, 3], [4, 5]]
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
-def test_gradients_added_in_place_are_those_of_the_graph(tied):
+def test_gradients_added_in_place_are_those_of_the_graph(tied, recompute):
     groups = random_groups(6, vocab_size=VOCABULARY)
     rows = [groups[:2], groups[2:3], groups[3:]]
     model = exact_llama(VOCABULARY, tied=tied)
     model.model.embed_tokens.padding_idx = None
     _, expected = values_and_gradients(LanguagePolicy(model, None), groups, rows=rows)
-    with gradients_in_place():
-        _, found = values_and_gradients(LanguagePolicy(model, None), groups, rows=rows)
+    policy = LanguagePolicy(model, None)
+    policy.set_compute(recompute_activations=recompute)
+    with policy.accumulate_in_place():
+        _, found = values_and_gradients(policy, groups, rows=rows)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
@@ -203,7 +205,7 @@ def test_gradients_added_in_place_are_those_of_the_graph(tied):
 def test_a_gradient_that_stands_keeps_its_memory_and_what_was_in_it():
     policy = LanguagePolicy(tiny_llama(VOCABULARY), None)
     groups = random_groups(4, vocab_size=VOCABULARY)
-    with gradients_in_place():
+    with policy.accumulate_in_place():
         _, first = values_and_gradients(policy, groups)
         before = [gradient.clone() for gradient in first]
         policy.sequence_logprobs(policy.pack(groups)).sum().backward()
@@ -228,8 +230,9 @@ def test_frozen_weights_have_no_gradient_and_change_no_other():
     frozen = [weight for number, weight in enumerate(model.parameters()) if number % 3 == 1]
     for weight in frozen:
         weight.requires_grad_(False)
-    with gradients_in_place():
-        _, found = values_and_gradients(LanguagePolicy(model, None), groups)
+    policy = LanguagePolicy(model, None)
+    with policy.accumulate_in_place():
+        _, found = values_and_gradients(policy, groups)
     for weight, mine, theirs in zip(model.parameters(), found, expected, strict=True):
         if weight.requires_grad:
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
@@ -263,7 +266,7 @@ def test_bf16_is_the_same_but_for_rounding_with_gradients_in_float32(make, nativ
     assert policy.decoder is not None
     values, gradients = values_and_gradients(policy, groups)
     policy.set_compute(precision="bf16")
-    with gradients_in_place():
+    with policy.accumulate_in_place():
         coarse, coarse_gradients = values_and_gradients(policy, groups, rows=[groups[:3], groups[3:]])
     assert coarse.dtype == torch.float32
     assert 1e-4 < float((coarse - values).abs().max()) < 0.3

@@ -22,7 +22,6 @@ from logratio.errors import BadConfig, MissingExtra
 from logratio.generation.config import SamplingConfig
 from logratio.generation.sampler import sample
 from logratio.kernels.fused_decoder import Decoder
-from logratio.kernels.fused_layers import gradients_in_place
 from logratio.kernels.precision import ComputeWeights
 from logratio.models.loading import weights_fingerprint
 from logratio.models.lora import (
@@ -272,9 +271,10 @@ def test_our_own_layers_compute_an_adapter_as_peft_does(name, recompute, in_plac
     policy = LanguagePolicy(model, None, adapter=POLICY)
     policy.set_compute(recompute_activations=recompute)
     assert policy.decoder is not None
-    found = policy.sequence_logprobs(policy.pack(groups))
+    with policy.accumulate_in_place() if in_place else nullcontext():
+        found = policy.sequence_logprobs(policy.pack(groups))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    with use_adapter(model, CRITIC), gradients_in_place() if in_place else nullcontext():
+    with use_adapter(model, CRITIC):
         (found * outer).sum().backward()
     for weight, gradient in zip(adapter_parameters(model, POLICY), gradients, strict=True):
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-9, atol=1e-9)

@@ -41,8 +41,10 @@ MUTANTS = (
     Mutant(
         name="a layer that is computed again takes the adapter that is in use by then",
         module="logratio.kernels.fused_decoder",
-        old="        attention, output = layer.self_attn, weights[3]\n",
-        new="        weights = weights_of(layer)\n        attention, output = layer.self_attn, weights[3]\n",
+        old="    attention, workspace = layer.self_attn, packed.workspace\n",
+        new=(
+            "    weights = weights_of(layer)\n    attention, workspace = layer.self_attn, packed.workspace\n"
+        ),
         checks=(OURS,),
     ),
     Mutant(

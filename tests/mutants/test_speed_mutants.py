@@ -28,13 +28,29 @@ TWICE = "kernels/test_chunked_lm_head.py::test_chunks_that_are_kept_are_those_co
 CHUNKS = "kernels/test_chunked_lm_head.py::test_every_chunk_size_gives_the_whole_softmax_and_its_gradient"
 MOVED = "runtime/test_mapped_weights.py::test_trained_weights_move_out_of_their_file_as_they_are"
 MOVED_PARTS = "runtime/test_mapped_weights.py::test_parts_of_one_tensor_stay_that"
+SEEN = "kernels/test_fused_modules.py::test_hooks_of_a_layer_are_called_once_a_pass"
+BY_THE_GRAPH = (
+    "kernels/test_fused_modules.py::test_gradients_are_found_by_the_graph_unless_somebody_asks_otherwise"
+)
+WAITED_FOR = (
+    "kernels/test_fused_modules.py::test_a_weight_that_somebody_waits_for_has_its_gradient_by_the_graph",
+    "kernels/test_fused_modules.py::test_only_plain_leaves_without_hooks_are_added_to",
+)
+EVERY_LAYER = (
+    "kernels/test_fused_modules.py::test_in_place_is_the_graph_s_gradient_bit_for_bit",
+    "kernels/test_fused_modules.py::test_what_is_computed_again_trains_every_layer_as_what_is_kept",
+)
+OWN_FORWARD = "kernels/test_fused_modules.py::test_a_layer_with_a_forward_pass_of_its_own_is_left_to_it"
+COPIED = "kernels/test_fused_modules.py::test_a_copy_computes_the_same_with_weights_of_its_own"
+TRAINERS = "training/test_graph_memory.py::test_trainers_add_gradients_where_they_stand"
 GRAPHS = "training/test_graph_memory.py::test_no_graph_stands_when_the_next_part_is_computed"
-PREFIXES, READER = "logratio.kernels.shared_prefix", "logratio.policies.language"
+PREFIXES, READER = "logratio.kernels.packing", "logratio.policies.language"
 PRODUCTS, DECODER, SEGMENTS = (
     "logratio.kernels.fused_layers",
     "logratio.kernels.fused_decoder",
     "logratio.kernels.packed_attention",
 )
+MERGED = "logratio.generation.engines.merged_layer"
 GRID, BATCHING = (
     "logratio.generation.engines.shared_prompt_cache",
     "logratio.generation.engines.continuous_batching",
@@ -97,15 +113,15 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the residual is left out of the backward pass",
         PRODUCTS,
-        "return (to_states.add_(grad_output), to_scale, None, None, None, *gradients, to_down)",
-        "return (to_states, to_scale, None, None, None, *gradients, to_down)",
+        "return (to_states.add_(grad_output), to_scale, None, None, None, None, *gradients, to_down)",
+        "return (to_states, to_scale, None, None, None, None, *gradients, to_down)",
         (EQUAL,),
     ),
     (
         "a frozen weight gets a gradient",
         PRODUCTS,
-        "to_weight = weight_gradient(weight, narrow, inner) if ctx.needs_input_grad[3] else None",
-        "to_weight = weight_gradient(weight, narrow, inner)",
+        "            if ctx.needs_input_grad[4]\n",
+        "            if grad_output is not None\n",
         (FROZEN,),
     ),
     (
@@ -373,8 +389,8 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "a layer without positions has them all the same",
         DECODER,
-        ("        if uses_rope(attention):\n"),
-        "        if attention is not None:\n",
+        "    if uses_rope(attention):\n",
+        "    if attention is not None:\n",
         (EQUAL,),
     ),
     (
@@ -393,17 +409,101 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "while answers are drawn, a layer without positions has them",
-        DECODER,
+        MERGED,
         ("        if uses_rope(self.layer.self_attn):\n"),
         "        if self.layer is not None:\n",
         (COME_AND_GO,),
     ),
     (
         "while answers are drawn, the heads of keys are not normalised",
-        DECODER,
+        MERGED,
         "zip((query, key), qk_norms(self.layer.self_attn), strict=False)",
         "zip((query,), qk_norms(self.layer.self_attn), strict=False)",
         (COME_AND_GO,),
+    ),
+    (
+        "a layer is computed beside its module, whose hooks nobody calls",
+        DECODER,
+        "hidden = layer(hidden, packed=packed)",
+        "hidden = layer.forward(hidden, packed=packed)",
+        (SEEN,),
+    ),
+    (
+        "the last layer is computed beside its module",
+        DECODER,
+        "self.body.norm(last(hidden,",
+        "self.body.norm(last.forward(hidden,",
+        (SEEN,),
+    ),
+    (
+        "embeddings are looked up beside their module",
+        DECODER,
+        "self.body.embed_tokens(tokens, acc",
+        "self.body.embed_tokens.forward(tokens, acc",
+        (SEEN,),
+    ),
+    (
+        "a forward pass that somebody gave a layer's class is not noticed",
+        DECODER,
+        "        _computes_as(layer, layer_class, FusedLayer)\n",
+        "        isinstance(layer, layer_class)\n",
+        (OWN_FORWARD,),
+    ),
+    (
+        "a forward pass that somebody gave a module inside of a layer is not noticed",
+        DECODER,
+        '        and not any("forward" in vars(module) for module in _parts(layer))\n',
+        "",
+        (OWN_FORWARD,),
+    ),
+    (
+        "every fused layer has a class of its own, which no pickle finds",
+        DECODER,
+        "@cache\ndef fused_class",
+        "def fused_class",
+        (COPIED,),
+    ),
+    (
+        "gradients are added in place though nobody asked for it",
+        READER,
+        "            accumulate_in_place=self.accumulates_in_place,\n",
+        "            accumulate_in_place=True,\n",
+        (BY_THE_GRAPH,),
+    ),
+    (
+        "gradients are added in place after a trainer has ended",
+        READER,
+        "            self.accumulates_in_place = before\n",
+        "            self.accumulates_in_place = True\n",
+        (BY_THE_GRAPH,),
+    ),
+    (
+        "a trainer makes each gradient beside the one that stands",
+        READER,
+        "before, self.accumulates_in_place = self.accumulates_in_place, True",
+        "before = self.accumulates_in_place",
+        (TRAINERS,),
+    ),
+    (
+        "a weight's gradient is added past a hook that waits for it",
+        PRODUCTS,
+        "        and not weight._backward_hooks\n",
+        "",
+        WAITED_FOR,
+    ),
+    (
+        "a weight's gradient is added past a hook that waits for the sum",
+        PRODUCTS,
+        "        and not weight._post_accumulate_grad_hooks\n",
+        "",
+        WAITED_FOR,
+    ),
+    (
+        "of a layer that is computed again a copy of the weights has the gradient",
+        PRODUCTS,
+        "ctx.weight, ctx.accumulate_in_place = weight, accumulate_in_place",
+        "ctx.weight, ctx.accumulate_in_place = weight.detach(), accumulate_in_place",
+        EVERY_LAYER,
     ),
     (
         "rows that have ended are computed to the end of the batch",

@@ -12,6 +12,7 @@ from logratio.algorithms.reinforce import ReinforceConfig, train_reinforce
 from logratio.algorithms.reward import Label, LabelledGroup, RewardConfig, train_reward
 from logratio.algorithms.sft import SFTConfig, train_sft
 from logratio.kernels import fused_decoder
+from logratio.kernels.fused_decoder import Decoder
 from logratio.kernels.fused_layers import Workspace
 from logratio.models.reward_model import add_score_head
 from logratio.policies.actor_critic import LanguageActor, ValueHead
@@ -96,3 +97,20 @@ def test_no_graph_stands_when_the_next_part_is_computed(tmp_path, monkeypatch, t
         train(run)
     assert len(Counted.stood) > 2
     assert set(Counted.stood) == {0}
+
+
+@pytest.mark.parametrize("train", [sft, dpo, reward, ppo, reinforce])
+def test_trainers_add_gradients_where_they_stand(tmp_path, monkeypatch, train):
+    """Rather than make each beside what stands, and without gradient as they like."""
+    in_place, honest = [], Decoder.hidden_states
+
+    def watched(decoder, row, indices):
+        if torch.is_grad_enabled():
+            in_place.append(decoder.accumulate_in_place)
+        return honest(decoder, row, indices)
+
+    monkeypatch.setattr(Decoder, "hidden_states", watched)
+    with RunDirectory.begin(tmp_path / "run", {"identity": {}}) as run:
+        train(run)
+    assert len(in_place) > 2
+    assert all(in_place)

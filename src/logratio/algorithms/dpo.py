@@ -145,7 +145,10 @@ def train_dpo(
     reference_hash = hash_reference(policy, reference)
     labels = torch.ones(len(groups)) if preferences is None else torch.tensor(preferences)
     longest = max(group.num_tokens for group in groups)
-    with Session(policy.model, config, run, stage="dpo", num_examples=len(groups), unit="pairs") as session:
+    with (
+        policy.accumulate_in_place(),
+        Session(policy.model, config, run, stage="dpo", num_examples=len(groups), unit="pairs") as session,
+    ):
         session.record_invariant(layout_invariant)
         for step in session.steps():
             examples = session.batch(step)

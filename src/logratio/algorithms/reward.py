@@ -104,9 +104,12 @@ def train_reward(
     scorer.model.eval()
     layout_invariant = select_score_layout(scorer, [group.answers for group in groups])
     longest = max(num_tokens_read(group.answers) for group in groups)
-    with Session(
-        scorer.model, config, run, stage="reward", num_examples=len(groups), unit="prompts"
-    ) as session:
+    with (
+        scorer.accumulate_in_place(),
+        Session(
+            scorer.model, config, run, stage="reward", num_examples=len(groups), unit="prompts"
+        ) as session,
+    ):
         session.record_invariant(layout_invariant)
         for step in session.steps():
             examples = session.batch(step)

@@ -49,9 +49,10 @@ def train_sft(
     policy.model.eval()
     layout_invariant = select_layout(policy, groups)
     longest = max(group.num_tokens for group in groups)
-    with Session(
-        policy.model, config, run, stage="sft", num_examples=len(groups), unit="examples"
-    ) as session:
+    with (
+        policy.accumulate_in_place(),
+        Session(policy.model, config, run, stage="sft", num_examples=len(groups), unit="examples") as session,
+    ):
         session.record_invariant(layout_invariant)
         for step in session.steps():
             examples = session.batch(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,6 +299,10 @@ class ControlActor:
                 action="make the ControlPolicy with separate_critic=True, or leave the rate at 0",
             )
         return self.policy.critic_parameters
+
+    def accumulate_in_place(self) -> AbstractContextManager[None]:
+        """Nothing: the gradients of these networks all come by the graph."""
+        return nullcontext()
 
     def evaluate(
         self, items: Sequence[Any], item_ids: ItemIds, rollout: Rollout

@@ -94,7 +94,12 @@ class TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, logit_chunks: LogitChunks, target_ids: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        logit_chunks: LogitChunks,
+        target_ids: Tensor,
+        accumulate_in_place: bool,
     ) -> Tensor:
         """`[N, H]`, `[V, H]`, `[N]` to `[N]`, in float32 at least."""
         rows = torch.arange(len(target_ids), device=target_ids.device)
@@ -105,14 +110,14 @@ class TokenLogprobs(torch.autograd.Function):
             inside = (target_ids >= start) & (target_ids < start + len(logits))
             target_logit[inside] = logits[target_ids[inside] - start, rows[inside]]
         ctx.save_for_backward(weight, target_ids, logsumexp)
-        ctx.logit_chunks = logit_chunks
+        ctx.logit_chunks, ctx.accumulate_in_place = logit_chunks, accumulate_in_place
         return target_logit - logsumexp
 
     @staticmethod
     def backward(ctx: Any, *grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients for `hidden` and `weight`; what is not asked for is not computed."""
-        weight, target_ids, logsumexp = ctx.saved_tensors
-        return (*head_gradients(ctx, weight, target_ids, logsumexp, grad_logprob=grad_output[0]), None, None)
+        gradients = head_gradients(ctx, *ctx.saved_tensors, grad_logprob=grad_output[0])
+        return (*gradients, None, None, None)
 
 
 class TokenLogprobsAndEntropy(torch.autograd.Function):
@@ -120,7 +125,12 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, logit_chunks: LogitChunks, target_ids: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        logit_chunks: LogitChunks,
+        target_ids: Tensor,
+        accumulate_in_place: bool,
     ) -> tuple[Tensor, Tensor]:
         """`[N, H]`, `[V, H]`, `[N]` to two of `[N]`, in float32 at least."""
         rows = torch.arange(len(target_ids), device=target_ids.device)
@@ -139,7 +149,7 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
             )
             logsumexp = new_logsumexp
         ctx.save_for_backward(weight, target_ids, logsumexp, mean)
-        ctx.logit_chunks = logit_chunks
+        ctx.logit_chunks, ctx.accumulate_in_place = logit_chunks, accumulate_in_place
         # An entropy that is only looked at has no gradient, rather than one of zeros to be computed with.
         ctx.set_materialize_grads(False)
         return target_logit - logsumexp, logsumexp - mean
@@ -155,7 +165,7 @@ class TokenLogprobsAndEntropy(torch.autograd.Function):
         gradients = head_gradients(
             ctx, weight, target_ids, logsumexp, grad_logprob=grad_logprob, entropy_grad=entropy_grad
         )
-        return (*gradients, None, None)
+        return (*gradients, None, None, None)
 
 
 def head_gradients(
@@ -170,7 +180,7 @@ def head_gradients(
     """Gradients for `hidden` and `weight`, chunk by chunk of the vocabulary.
 
     Args:
-        ctx: says which are wanted, and has the logits.
+        ctx: says which are wanted and whether they are added in place, and has the logits.
         weight: `[V, H]`.
         target_ids: `[N]`.
         logsumexp: `[N]` logsumexp of the logits.
@@ -180,7 +190,9 @@ def head_gradients(
     to_hidden, to_weight = ctx.needs_input_grad[:2]
     compute_weight, narrow = ctx.logit_chunks.compute_weight, ctx.logit_chunks.states
     hidden_gradient = logsumexp.new_zeros(narrow.shape[::-1]) if to_hidden else None
-    weight_gradient = ChunkedWeightGradient(weight) if to_weight else None
+    weight_gradient = (
+        ChunkedWeightGradient(weight, accumulate_in_place=ctx.accumulate_in_place) if to_weight else None
+    )
     rows = torch.arange(len(target_ids), device=target_ids.device)
     for start, logits in ctx.logit_chunks.second_pass():
         words = compute_weight[start : start + len(logits)]
@@ -210,11 +222,13 @@ def token_logprobs_and_entropy(
     *,
     chunk: int = CHUNK,
     compute_weights: ComputeWeights | None = None,
+    accumulate_in_place: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` with the entropy of each distribution, `[N]` nats each, both differentiable."""
     states, padded_ids = pad_to_alignment(hidden, target_ids)
     logprobs, entropy = TokenLogprobsAndEntropy.apply(  # type: ignore[no-untyped-call]
-        states, weight, logit_chunks_of(states, weight, chunk, compute_weights), padded_ids
+        *(states, weight, logit_chunks_of(states, weight, chunk, compute_weights), padded_ids),
+        accumulate_in_place,
     )
     return logprobs[: len(target_ids)], entropy[: len(target_ids)]
 
@@ -226,6 +240,7 @@ def token_logprobs(
     *,
     chunk: int = CHUNK,
     compute_weights: ComputeWeights | None = None,
+    accumulate_in_place: bool = False,
 ) -> Tensor:
     """Log-probability of each target under a linear head.
 
@@ -235,13 +250,15 @@ def token_logprobs(
         target_ids: `[N]` token ids below `V`.
         chunk: words of the vocabulary at a time.
         compute_weights: what is multiplied with in the place of the head; without it, the head.
+        accumulate_in_place: whether the backward pass adds to the head's `grad` past the graph.
 
     Returns:
         `[N]` nats, in float32 or wider, differentiable with respect to `hidden` and `weight`.
     """
     states, padded_ids = pad_to_alignment(hidden, target_ids)
     logprobs: Tensor = TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        states, weight, logit_chunks_of(states, weight, chunk, compute_weights), padded_ids
+        *(states, weight, logit_chunks_of(states, weight, chunk, compute_weights), padded_ids),
+        accumulate_in_place,
     )
     return logprobs[: len(target_ids)]
 

@@ -1,27 +1,27 @@
-"""The body of a Llama-like model, computed by the functions of `fused_layers` on the model's own weights.
+"""The body of a Llama-like model, whose layers compute packed rows by the functions of `fused_layers`.
 
-transformers' modules stay what the model is: they are loaded, saved and trained. This is another way to
-compute what their forward pass computes, for a packed row, in fewer and larger steps. It is for models whose
-every part is known here; others are computed by their own forward pass. Both give the same numbers up to
-rounding, and `training.layout_check.select_layout` holds them against each other before every run.
+transformers' modules stay what the model is: they are loaded, saved and trained, and each is called, so that
+hooks, profilers, `fully_shard` and checkpointing see it. The class of a layer is replaced by a subclass that
+computes a packed row in fewer and larger steps, and anything else as before. That is for models whose every
+part is known here; others are computed by their own forward pass. Both give the same numbers up to rounding,
+and `training.layout_check.select_layout` holds them against each other before every run. Inside of a layer no
+module is called.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from inspect import unwrap
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import LlamaModel, MistralModel, Qwen2Model, Qwen3Model, SmolLM3Model
 from transformers.activations import SiLUActivation
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
-from transformers.models.mistral.modeling_mistral import MistralAttention, MistralMLP, MistralRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
-from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention, SmolLM3MLP, SmolLM3RMSNorm
 
 from logratio.kernels.fused_layers import (
     EmbeddingLookup,
@@ -31,23 +31,15 @@ from logratio.kernels.fused_layers import (
     SwiGLU,
     Workspace,
     apply_function,
-    inverse_rms,
-    normalise,
 )
 from logratio.kernels.packed_attention import SegmentAttention
-from logratio.kernels.precision import ComputeWeights, small_batch_matmul
-from logratio.kernels.shared_prefix import PrefixSharedRow
+from logratio.kernels.packing import PrefixSharedRow
+from logratio.kernels.precision import ComputeWeights
 from logratio.models.lora import is_linear, weight_of
 from logratio.packed_rows import PackedRow
 
-SUPPORTED_LAYERS = {
-    LlamaModel: (LlamaAttention, LlamaMLP, LlamaRMSNorm),
-    MistralModel: (MistralAttention, MistralMLP, MistralRMSNorm),
-    Qwen2Model: (Qwen2Attention, Qwen2MLP, Qwen2RMSNorm),
-    Qwen3Model: (Qwen3Attention, Qwen3MLP, Qwen3RMSNorm),
-    SmolLM3Model: (SmolLM3Attention, SmolLM3MLP, SmolLM3RMSNorm),
-}
-"""Models that are known here, with what their layers are made of."""
+FAMILIES = {"Llama": "llama", "Mistral": "mistral", "Qwen2": "qwen2", "Qwen3": "qwen3", "SmolLM3": "smollm3"}
+"""Models that are known here: what their classes' names begin with, and transformers' module of them."""
 SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose frequencies do not depend on the length of what is read."""
 
@@ -62,11 +54,23 @@ class Decoder:
     """Weights in the precision of products."""
     recompute: bool = False
     """Whether a layer's activations are computed again in the backward pass, from its states alone."""
+    accumulate_in_place: bool = False
+    """Whether backward passes add to the weights' `grad` past the graph, where `is_accumulable`."""
 
     @classmethod
-    def of(cls, body: Any, compute_weights: ComputeWeights, *, recompute: bool = False) -> Decoder | None:
-        """The decoder of a body, or `None` where a part of it is not known here."""
-        return cls(body, compute_weights, recompute) if is_supported(body) else None
+    def of(
+        cls,
+        body: Any,
+        compute_weights: ComputeWeights,
+        *,
+        recompute: bool = False,
+        accumulate_in_place: bool = False,
+    ) -> Decoder | None:
+        """The decoder of a body, whose layers are fused then, or `None` where a part is not known here."""
+        if not is_supported(body):
+            return None
+        fuse(body)
+        return cls(body, compute_weights, recompute, accumulate_in_place)
 
     @property
     def layers(self) -> list[Any]:
@@ -75,10 +79,7 @@ class Decoder:
 
     def begin(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Embeddings `[T, H]` of tokens, and cosine and sine `[T, 1, D]` of the angles of their positions."""
-        embeddings = self.body.embed_tokens
-        # A padding token whose embedding is not trained is the module's own affair.
-        still = embeddings.padding_idx is not None
-        hidden = embeddings(tokens) if still else apply_function(EmbeddingLookup, embeddings.weight, tokens)
+        hidden = self.body.embed_tokens(tokens, accumulate_in_place=self.accumulate_in_place)
         # Between layers nothing is narrower than float32, whatever the weights are.
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         cosine, sine = self.body.rotary_emb(hidden, positions[None])
@@ -88,134 +89,102 @@ class Decoder:
         """`[N, H]` states behind a row's tokens at `indices`, differentiable."""
         compact = PrefixSharedRow.of(row.input_ids[0], row.position_ids[0], row.spans)
         hidden, angles = self.begin(compact.tokens, compact.positions)
-        scale = self.layers[0].self_attn.scaling
-        workspace = Workspace()
+        *layers, last = self.layers
+        scale, workspace = last.self_attn.scaling, Workspace()
         attend = SegmentAttention(
             row.spans, scale=scale, like=hidden, prefix=compact.prefix, workspace=workspace
         )
-        common = (angles, attend, workspace)
-        *layers, last = self.layers
+        packed = PackedContext(self, angles, attend, workspace)
         for layer in layers:
-            # Not within what is computed again: by the backward pass another adapter may be in use.
-            arguments = (layer, weights_of(layer), hidden, *common)
-            if self.recompute and torch.is_grad_enabled():
-                hidden = checkpoint(self._layer, *arguments, use_reentrant=False, preserve_rng_state=False)
-            else:
-                hidden = self._layer(*arguments)
-        hidden = self._layer(last, weights_of(last), hidden, *common, wanted=compact.map_indices(indices))
-        return self.body.norm(hidden)
-
-    def _layer(
-        self,
-        layer: Any,
-        weights: Sequence[Tensor],
-        hidden: Tensor,
-        angles: tuple[Tensor, Tensor],
-        attend: SegmentAttention,
-        workspace: Workspace,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """States `[t, H]` behind a layer, or `[N, H]` behind its `wanted` tokens alone."""
-        attention, output = layer.self_attn, weights[3]
-        *queries_keys, values = self._normed_products(hidden, layer, weights[:3], workspace)
-        if norms := qk_norms(attention):
-            queries_keys = [
-                apply_function(QKNorm, states, norm.weight, epsilon(norm), workspace)
-                for states, norm in zip(queries_keys, norms, strict=True)
-            ]
-        if uses_rope(attention):
-            queries_keys = [apply_function(Rotation, states, *angles) for states in queries_keys]
-        attended = attend(
-            *(states.unflatten(-1, (-1, attention.head_dim)) for states in (*queries_keys, values))
-        )
-        if wanted is not None:
-            hidden, attended = hidden[wanted], attended[wanted]
-        hidden = apply_function(LinearResidual, hidden, attended, self.compute_weights.of(output), output)
-        norm, mlp = layer.post_attention_layernorm, weights[4:]
-        compute_weights = [self.compute_weights.of(weight) for weight in mlp]
-        return apply_function(SwiGLU, hidden, norm.weight, epsilon(norm), workspace, compute_weights, *mlp)
-
-    def _normed_products(
-        self, hidden: Tensor, layer: Any, weights: Sequence[Tensor], workspace: Workspace
-    ) -> tuple[Tensor, ...]:
-        norm, compute_weights = layer.input_layernorm, [self.compute_weights.of(weight) for weight in weights]
-        biases = [module.bias for module in _linear(layer)[:3]]
-        return apply_function(
-            RMSNormLinear, hidden, norm.weight, epsilon(norm), workspace, compute_weights, *weights, *biases
-        )
+            hidden = layer(hidden, packed=packed)
+        return self.body.norm(last(hidden, packed=packed, indices=compact.map_indices(indices)))
 
 
 @dataclass(frozen=True, slots=True)
-class MergedQKVLayer:
-    """A layer to be computed without gradient: what is multiplied with the same states is one matrix."""
+class PackedContext:
+    """What all layers compute one packed row with."""
 
-    layer: Any
-    """transformers' layer, of which norms are read."""
-    qkv: Tensor
-    """Projections to queries, keys and values, one under the other."""
-    qkv_bias: Tensor | None
-    """Their biases."""
-    output: Tensor
-    """From what was attended to."""
-    gate_up: Tensor
-    """Gate and up, one under the other."""
-    down: Tensor
-    """Back to the states' width."""
+    decoder: Decoder
+    """How they compute."""
+    angles: tuple[Tensor, Tensor]
+    """Cosine and sine of the tokens' positions, `[T, 1, D]` each."""
+    attend: SegmentAttention
+    """Who sees whom."""
+    workspace: Workspace
+    """Memory that a layer leaves to the next."""
 
-    @classmethod
-    def of(cls, layer: Any, compute_weights: ComputeWeights) -> MergedQKVLayer:
-        """Join a layer's weights as they are now."""
-        biases = [module.bias.detach() for module in _linear(layer)[:3] if module.bias is not None]
-        weights = [compute_weights.widened(weight) for weight in weights_of(layer)]
-        return cls(
-            layer=layer,
-            qkv=torch.cat(weights[:3]),
-            qkv_bias=torch.cat(biases) if biases else None,
-            output=weights[3],
-            gate_up=torch.cat(weights[4:6]),
-            down=weights[6],
-        )
 
-    @property
-    def key_heads(self) -> int:
-        """Heads of keys and values."""
-        return int(self.layer.self_attn.k_proj.out_features // self.head_width)
+class FusedLayer(nn.Module):
+    """What stands before the class of a decoder layer of transformers, and computes packed rows."""
 
-    @property
-    def head_width(self) -> int:
-        """Numbers of a head."""
-        return int(self.layer.self_attn.head_dim)
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *arguments: Any,
+        packed: PackedContext | None = None,
+        indices: Tensor | None = None,
+        **settings: Any,
+    ) -> Any:
+        """States `[T, H]` of a packed row to those behind the layer; of its tokens at `indices` alone.
 
-    @property
-    def scaling(self) -> float:
-        """What a query's product with a key is multiplied by."""
-        return float(self.layer.self_attn.scaling)
+        Without `packed`, the layer's own forward pass.
+        """
+        if packed is None:
+            return super().forward(hidden_states, *arguments, **settings)
+        # Not within what is computed again: by the backward pass another adapter may be in use.
+        weights = weights_of(self)
+        if packed.decoder.recompute and indices is None and torch.is_grad_enabled():
+            return checkpoint(
+                *(compute_layer, self, weights, hidden_states, packed),
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+        return compute_layer(self, weights, hidden_states, packed, indices)
 
-    def project_qkv(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `[T, heads, D]`, keys and values `[T, key heads, D]`, turned to their positions."""
-        qkv = small_batch_matmul(self.qkv, self._normed(hidden, self.layer.input_layernorm))
-        if self.qkv_bias is not None:
-            qkv += self.qkv_bias
-        heads = qkv.reshape(len(hidden), -1, self.head_width)
-        queries_keys, values = heads[:, : -self.key_heads], heads[:, -self.key_heads :]
-        query, key = queries_keys[:, : -self.key_heads], queries_keys[:, -self.key_heads :]
-        for states, norm in zip((query, key), qk_norms(self.layer.self_attn), strict=False):
-            wide = states.to(torch.promote_types(states.dtype, norm.weight.dtype))
-            states.copy_(normalise(wide, norm.weight, inverse_rms(wide, epsilon(norm))))
-        if uses_rope(self.layer.self_attn):
-            rotate(queries_keys, cosine, sine)
-        return query, key, values
 
-    def after_attention(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """The states `[T, H]` behind the layer, from those before it and what was attended to."""
-        hidden = hidden + small_batch_matmul(self.output, attended.to(self.output.dtype))
-        normed = self._normed(hidden, self.layer.post_attention_layernorm)
-        gate, up = small_batch_matmul(self.gate_up, normed).chunk(2, dim=-1)
-        return hidden + small_batch_matmul(self.down, torch.nn.functional.silu(gate).mul_(up))
+class FusedLookup(nn.Module):
+    """What stands before the class of embeddings, whose gradient then takes memory for what is read."""
 
-    def _normed(self, hidden: Tensor, norm: Any) -> Tensor:
-        inverse = inverse_rms(hidden, epsilon(norm))
-        return normalise(hidden, norm.weight, inverse).to(self.qkv.dtype)
+    padding_idx: int | None
+    weight: Tensor
+
+    def forward(self, tokens: Tensor, *, accumulate_in_place: bool | None = None) -> Any:
+        """Embeddings of tokens; without `accumulate_in_place` by the module's own forward pass."""
+        # A padding token whose embedding is not trained is the module's own affair.
+        if accumulate_in_place is None or self.padding_idx is not None:
+            return super().forward(tokens)
+        return apply_function(EmbeddingLookup, self.weight, tokens, accumulate_in_place)
+
+
+# The compiler cannot follow derivatives that are written out: a compiled layer computes them as they are.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def compute_layer(
+    layer: Any, weights: Sequence[Tensor], hidden: Tensor, packed: PackedContext, wanted: Tensor | None = None
+) -> Tensor:
+    """States `[T, H]` behind a layer, or `[N, H]` behind its `wanted` tokens alone."""
+    attention, workspace = layer.self_attn, packed.workspace
+    compute_weights = [packed.decoder.compute_weights.of(weight) for weight in weights]
+    in_place, norm = packed.decoder.accumulate_in_place, layer.input_layernorm
+    biases = [module.bias for module in linear_modules(layer)[:3]]
+    shared = (workspace, in_place, compute_weights[:3])
+    *queries_keys, values = apply_function(
+        RMSNormLinear, hidden, norm.weight, epsilon(norm), *shared, *weights[:3], *biases
+    )
+    if norms := qk_norms(attention):
+        queries_keys = [
+            apply_function(QKNorm, states, norm.weight, epsilon(norm), workspace)
+            for states, norm in zip(queries_keys, norms, strict=True)
+        ]
+    if uses_rope(attention):
+        queries_keys = [apply_function(Rotation, states, *packed.angles) for states in queries_keys]
+    attended = packed.attend(
+        *(states.unflatten(-1, (-1, attention.head_dim)) for states in (*queries_keys, values))
+    )
+    if wanted is not None:
+        hidden, attended = hidden[wanted], attended[wanted]
+    hidden = apply_function(LinearResidual, hidden, attended, in_place, compute_weights[3], weights[3])
+    norm, shared = layer.post_attention_layernorm, (workspace, in_place, compute_weights[4:])
+    return apply_function(SwiGLU, hidden, norm.weight, epsilon(norm), *shared, *weights[4:])
 
 
 class Rotation(torch.autograd.Function):
@@ -257,7 +226,7 @@ def epsilon(norm: Any) -> float:
 
 def weights_of(layer: Any) -> list[Tensor]:
     """The weights that a layer computes with now: of queries, keys, values, output, gate, up and down."""
-    return [weight_of(module) for module in _linear(layer)]
+    return [weight_of(module) for module in linear_modules(layer)]
 
 
 def qk_norms(attention: Any) -> tuple[Any, ...]:
@@ -270,34 +239,89 @@ def uses_rope(attention: Any) -> bool:
     return bool(getattr(attention, "use_rope", True))
 
 
+# --- which models are known ---------------------------------------------------------------------------
+
+
 def is_supported(body: Any) -> bool:
     """Whether every part of a body is one that `Decoder` computes."""
-    if type(body) not in SUPPORTED_LAYERS or "forward" in vars(body):
+    if (family := _family(body)) is None or "forward" in vars(body):
         return False
-    attention, mlp, norm = SUPPORTED_LAYERS[type(body)]
-    config = body.config
+    config, (layer_class, attention, mlp, norm) = body.config, family
     plain = (
-        type(body.embed_tokens) is nn.Embedding
+        _computes_as(body.embed_tokens, nn.Embedding, FusedLookup)
         and config.rope_parameters.get("rope_type") in SUPPORTED_ROPE_TYPES
         and not getattr(config, "sliding_window", None)
         and not getattr(config, "attention_dropout", 0.0)
     )
     return plain and all(
-        type(layer.self_attn) is attention
+        _computes_as(layer, layer_class, FusedLayer)
+        and type(layer.self_attn) is attention
         and type(layer.mlp) is mlp
         and isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation))
         and {type(module) for module in _norms(layer)} <= {norm, nn.RMSNorm}
-        and all(is_linear(module) for module in _linear(layer))
-        and all(module.bias is None for module in _linear(layer)[3:])
+        and all(is_linear(module) for module in linear_modules(layer))
+        and all(module.bias is None for module in linear_modules(layer)[3:])
+        and not any("forward" in vars(module) for module in _parts(layer))
         for layer in body.layers
     )
+
+
+def fuse(body: Any) -> None:
+    """Have the layers of a supported body compute packed rows; what else they compute stays as it is."""
+    modules: list[nn.Module] = [body.embed_tokens, *body.layers]
+    for module, fused in zip(modules, [FusedLookup, *[FusedLayer] * len(body.layers)], strict=True):
+        if not isinstance(module, fused):
+            module.__class__ = fused_class(fused, type(module))
+
+
+@cache
+def fused_class(fused: type[nn.Module], module_class: type[nn.Module]) -> type[nn.Module]:
+    """The class of a module with what is fused before it."""
+    return type(f"Fused{module_class.__name__}", (fused, module_class), {"__module__": __name__})
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    """The fused classes by their names, as a pickled model names them."""
+    if name == "FusedEmbedding":
+        return fused_class(FusedLookup, nn.Embedding)
+    for family in FAMILIES:
+        if name == f"Fused{family}DecoderLayer":
+            module = import_module(_module_of(family))
+            return fused_class(FusedLayer, getattr(module, f"{family}DecoderLayer"))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _module_of(family: str) -> str:
+    return "transformers.models.{0}.modeling_{0}".format(FAMILIES[family])
+
+
+def _family(body: Any) -> tuple[type[nn.Module], ...] | None:
+    """The classes of a known body's layers, attention, gated unit and norms; its module is imported."""
+    family = type(body).__name__.removesuffix("Model")
+    if family not in FAMILIES or type(body).__module__ != _module_of(family):
+        return None
+    module = sys.modules[_module_of(family)]
+    return tuple(
+        getattr(module, f"{family}{part}") for part in ("DecoderLayer", "Attention", "MLP", "RMSNorm")
+    )
+
+
+def _computes_as(module: nn.Module, known: type[nn.Module], fused: type[nn.Module]) -> bool:
+    """Whether a module's forward pass is that of a known class, also under one that `fully_shard` made."""
+    forward = unwrap(type(module).forward)
+    return "forward" not in vars(module) and forward in (unwrap(known.forward), fused.forward)
+
+
+def _parts(layer: Any) -> list[Any]:
+    return [layer.self_attn, layer.mlp, *_norms(layer), *linear_modules(layer)]
 
 
 def _norms(layer: Any) -> list[Any]:
     return [layer.input_layernorm, layer.post_attention_layernorm, *qk_norms(layer.self_attn)]
 
 
-def _linear(layer: Any) -> list[Any]:
+def linear_modules(layer: Any) -> list[Any]:
+    """The projections of a layer to queries, keys, values, output, gate, up and down."""
     attention, mlp = layer.self_attn, layer.mlp
     products = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
     return [*products, mlp.gate_proj, mlp.up_proj, mlp.down_proj]

@@ -1,9 +1,10 @@
-"""Layers of a decoder that keep little for their backward pass, and add gradients where they stand.
+"""Layers of a decoder that keep little for their backward pass, and may add gradients where they stand.
 
 Each function here is one step of a Llama-like layer with its derivative written out. What is cheap to
 compute again (normalised states, the gate's activation) is computed again rather than kept, which leaves less
 than half of what automatic differentiation of the same formulas keeps. A weight's gradient is one matrix
-product; inside `gradients_in_place` it is added to the gradient that stands rather than made beside it first.
+product; with `accumulate_in_place` it is added to the gradient that stands rather than made beside it first.
+The sums are those of `backward`, and `torch.autograd.grad` finds no gradient of such a weight.
 
 Weights come with the copies that are computed with: the weights themselves, or the same in fewer bits
 (`precision`). States between layers, norms and gradients of weights are in the weights' own precision.
@@ -11,19 +12,17 @@ Weights come with the copies that are computed with: the weights themselves, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from logratio.kernels.precision import multiply
 from logratio.runtime.malloc import mmap_zeros
 
 BLOCK = 1 << 18
 """Numbers of the memory that small tensors are cut from."""
-_in_place = False
 
 
 def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -31,23 +30,21 @@ def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> 
     return function.apply(*arguments)
 
 
-@contextmanager
-def gradients_in_place() -> Iterator[None]:
-    """Have backward passes in here add to the weights' `grad` at once, and not by way of the graph.
-
-    The sums are those of `backward`. `torch.autograd.grad` finds no gradient of such a weight in here.
-    """
-    global _in_place
-    before, _in_place = _in_place, True
-    try:
-        yield
-    finally:
-        _in_place = before
+def is_accumulable(weight: Tensor) -> bool:
+    """Whether adding to `weight.grad` is all that the graph would do: a plain leaf without hooks."""
+    return (
+        weight.is_leaf
+        and type(weight) in (Tensor, nn.Parameter)
+        and not weight._backward_hooks
+        and not weight._post_accumulate_grad_hooks
+    )
 
 
-def weight_gradient(weight: Tensor, grad_output: Tensor, inner: Tensor) -> Tensor | None:
+def weight_gradient(
+    weight: Tensor, grad_output: Tensor, inner: Tensor, *, accumulate_in_place: bool
+) -> Tensor | None:
     """`grad_outputᵀ inner` of a weight `[out, in]` from `[T, out]` and `[T, in]`; `None` if it was added."""
-    if not (_in_place and weight.is_leaf):
+    if not (accumulate_in_place and is_accumulable(weight)):
         return multiply(grad_output.T, inner).to(weight.dtype)
     if weight.grad is None:
         weight.grad = multiply(grad_output.T, inner).to(weight.dtype)
@@ -61,15 +58,17 @@ class ChunkedWeightGradient:
 
     Args:
         weight: `[rows, in]`.
+        accumulate_in_place: whether to add to its gradient, where it `is_accumulable`.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        existing = weight.grad if _in_place and weight.is_leaf else None
+    def __init__(self, weight: Tensor, *, accumulate_in_place: bool) -> None:
+        in_place = accumulate_in_place and is_accumulable(weight)
+        existing = weight.grad if in_place else None
         self._accumulates = existing is not None
         self._gradient = mmap_zeros(weight) if existing is None else existing
         self.returned: Tensor | None = None if self._accumulates else self._gradient
         """What the graph is given: nothing where it was added to what stood."""
-        if _in_place and weight.is_leaf and not self._accumulates:
+        if in_place and not self._accumulates:
             weight.grad, self.returned = self._gradient, None
 
     def add(self, start: int, grad_output: Tensor, inner: Tensor) -> None:
@@ -143,6 +142,7 @@ class RMSNormLinear(torch.autograd.Function):
         scale: Tensor,
         epsilon: float,
         workspace: Workspace,
+        accumulate_in_place: bool,
         compute_weights: Sequence[Tensor],
         *weights: Tensor | None,
     ) -> tuple[Tensor, ...]:
@@ -151,8 +151,9 @@ class RMSNormLinear(torch.autograd.Function):
         normed = normalise(states, scale, inverse, out=workspace.empty_like(states)).to(
             compute_weights[0].dtype
         )
-        ctx.save_for_backward(states, scale, inverse, *weights)
-        ctx.compute_weights, ctx.workspace = compute_weights, workspace
+        ctx.save_for_backward(states, scale, inverse, *compute_weights)
+        # Not among what is saved: of a layer that is computed again that would be another tensor's gradient.
+        ctx.weights, ctx.workspace, ctx.accumulate_in_place = weights, workspace, accumulate_in_place
         biases = weights[len(compute_weights) :]
         return tuple(
             multiply(normed, compute_weight.T)
@@ -164,25 +165,25 @@ class RMSNormLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_output: Tensor) -> tuple[Any, ...]:
         """Gradients of states and scale, and of every weight and bias that is trained."""
-        states, scale, inverse, *weights = ctx.saved_tensors
+        states, scale, inverse, *compute_weights = ctx.saved_tensors
         normed = normalise(states, scale, inverse, out=ctx.workspace.empty_like(states)).to(
-            ctx.compute_weights[0].dtype
+            compute_weights[0].dtype
         )
-        count = len(ctx.compute_weights)
+        count, wanted = len(compute_weights), ctx.needs_input_grad[6:]
         gradients = [
-            weight_gradient(weight, grad, normed) if wanted else None
-            for weight, grad, wanted in zip(
-                weights[:count], grad_output, ctx.needs_input_grad[5:], strict=False
-            )
+            weight_gradient(weight, grad, normed, accumulate_in_place=ctx.accumulate_in_place)
+            if trained
+            else None
+            for weight, grad, trained in zip(ctx.weights[:count], grad_output, wanted[:count], strict=True)
         ]
         gradients += [
-            grad.sum(0).to(bias.dtype) if wanted else None
-            for bias, grad, wanted in zip(
-                weights[count:], grad_output, ctx.needs_input_grad[5 + count :], strict=True
-            )
+            grad.sum(0).to(bias.dtype) if trained else None
+            for bias, grad, trained in zip(ctx.weights[count:], grad_output, wanted[count:], strict=True)
         ]
-        to_states, to_scale = rmsnorm_linear_backward(ctx, grad_output, states, scale, inverse)
-        return (to_states, to_scale, None, None, None, *gradients)
+        to_states, to_scale = rmsnorm_linear_backward(
+            ctx, grad_output, compute_weights, states, scale, inverse
+        )
+        return (to_states, to_scale, None, None, None, None, *gradients)
 
 
 class SwiGLU(torch.autograd.Function):
@@ -195,6 +196,7 @@ class SwiGLU(torch.autograd.Function):
         scale: Tensor,
         epsilon: float,
         workspace: Workspace,
+        accumulate_in_place: bool,
         compute_weights: Sequence[Tensor],
         *weights: Tensor,
     ) -> Tensor:
@@ -203,34 +205,37 @@ class SwiGLU(torch.autograd.Function):
         inverse = inverse_rms(states, epsilon, out=workspace.empty_small((len(states), 1), states))
         normed = normalise(states, scale, inverse, out=workspace.empty_like(states)).to(gate_weight.dtype)
         gate, up = multiply(normed, gate_weight.T), multiply(normed, up_weight.T)
-        ctx.save_for_backward(states, scale, inverse, gate, up, *weights)
-        ctx.compute_weights, ctx.workspace = compute_weights, workspace
+        ctx.save_for_backward(states, scale, inverse, gate, up, *compute_weights)
+        ctx.weights, ctx.workspace, ctx.accumulate_in_place = weights, workspace, accumulate_in_place
         activated = torch.ops.aten.silu(gate, out=workspace.empty_like(gate))
         return residual_matmul(states, activated.mul_(up), down_weight.T)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         """Gradients of states and scale, and of every weight that is trained."""
-        states, scale, inverse, gate, up, *weights = ctx.saved_tensors
-        down_weight = ctx.compute_weights[2]
-        wanted = ctx.needs_input_grad[5:]
+        states, scale, inverse, gate, up, *compute_weights = ctx.saved_tensors
+        down_weight, weights, wanted = compute_weights[2], ctx.weights, ctx.needs_input_grad[6:]
         inner = grad_output.to(down_weight.dtype)
-        workspace = ctx.workspace
+        workspace, in_place = ctx.workspace, {"accumulate_in_place": ctx.accumulate_in_place}
         activated = torch.ops.aten.silu(gate, out=workspace.empty_like(gate))
         other = workspace.empty_like(up, 1)
         to_down = (
-            weight_gradient(weights[2], inner, torch.mul(activated, up, out=other)) if wanted[2] else None
+            weight_gradient(weights[2], inner, torch.mul(activated, up, out=other), **in_place)
+            if wanted[2]
+            else None
         )
         to_hidden = multiply(inner, down_weight, out=other)
         to_up = activated.mul_(to_hidden)
         to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate, grad_input=other)
         normed = normalise(states, scale, inverse, out=workspace.empty_like(states, 2)).to(down_weight.dtype)
         gradients = [
-            weight_gradient(weight, grad, normed) if trained else None
+            weight_gradient(weight, grad, normed, **in_place) if trained else None
             for weight, grad, trained in zip(weights[:2], (to_gate, to_up), wanted[:2], strict=True)
         ]
-        to_states, to_scale = rmsnorm_linear_backward(ctx, (to_gate, to_up), states, scale, inverse)
-        return (to_states.add_(grad_output), to_scale, None, None, None, *gradients, to_down)
+        to_states, to_scale = rmsnorm_linear_backward(
+            ctx, (to_gate, to_up), compute_weights[:2], states, scale, inverse
+        )
+        return (to_states.add_(grad_output), to_scale, None, None, None, None, *gradients, to_down)
 
 
 class QKNorm(torch.autograd.Function):
@@ -268,41 +273,53 @@ class LinearResidual(torch.autograd.Function):
     """`x + y Wᵀ`."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, inner: Tensor, compute_weight: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        inner: Tensor,
+        accumulate_in_place: bool,
+        compute_weight: Tensor,
+        weight: Tensor,
+    ) -> Tensor:
         """`[T, H]` and `[T, in]` to `[T, H]`."""
-        ctx.save_for_backward(inner, weight)
-        ctx.compute_weight = compute_weight
+        ctx.save_for_backward(inner, compute_weight)
+        ctx.weight, ctx.accumulate_in_place = weight, accumulate_in_place
         return residual_matmul(states, inner, compute_weight.T)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         """Gradients of all three tensors that have one."""
-        inner, weight = ctx.saved_tensors
+        inner, compute_weight = ctx.saved_tensors
         narrow = grad_output.to(inner.dtype)
-        to_weight = weight_gradient(weight, narrow, inner) if ctx.needs_input_grad[3] else None
-        return grad_output, multiply(narrow, ctx.compute_weight), None, to_weight
+        to_weight = (
+            weight_gradient(ctx.weight, narrow, inner, accumulate_in_place=ctx.accumulate_in_place)
+            if ctx.needs_input_grad[4]
+            else None
+        )
+        return grad_output, multiply(narrow, compute_weight), None, None, to_weight
 
 
 class EmbeddingLookup(torch.autograd.Function):
     """Rows of a table of embeddings."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, token_ids: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, token_ids: Tensor, accumulate_in_place: bool) -> Tensor:
         """`[V, H]` and `[T]` to `[T, H]`."""
-        ctx.save_for_backward(table, token_ids)
+        ctx.save_for_backward(token_ids)
+        ctx.table, ctx.accumulate_in_place = table, accumulate_in_place
         return table[token_ids]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         """Rows that were not read have no gradient; where one stands, the others are all that is touched."""
-        table, token_ids = ctx.saved_tensors
-        if not (_in_place and table.is_leaf):
-            return torch.zeros_like(table).index_add_(0, token_ids, grad_output), None
+        table, (token_ids,) = ctx.table, ctx.saved_tensors
+        if not (ctx.accumulate_in_place and is_accumulable(table)):
+            return torch.zeros_like(table).index_add_(0, token_ids, grad_output), None, None
         if table.grad is None:
             # A batch reads few of a vocabulary's rows, and what it does not read has no gradient.
             table.grad = mmap_zeros(table, sparse=True)
         table.grad.index_add_(0, token_ids, grad_output)
-        return None, None
+        return None, None, None
 
 
 # --- norms --------------------------------------------------------------------------------------------
@@ -320,14 +337,19 @@ def normalise(states: Tensor, scale: Tensor, inverse: Tensor, *, out: Tensor | N
 
 
 def rmsnorm_linear_backward(
-    ctx: Any, grad_output: Sequence[Tensor], states: Tensor, scale: Tensor, inverse: Tensor
+    ctx: Any,
+    grad_output: Sequence[Tensor],
+    compute_weights: Sequence[Tensor],
+    states: Tensor,
+    scale: Tensor,
+    inverse: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of states and scale from those of several products of the normalised states.
 
     With `g = Σᵢ outerᵢ Wᵢ` and `u = x · inverse`: `∂scale = Σ_T g u`, `∂x = inverse (g s − u mean(g s u))`.
     """
-    gradient = multiply(grad_output[0], ctx.compute_weights[0]).to(states.dtype)
-    for grad, compute_weight in zip(grad_output[1:], ctx.compute_weights[1:], strict=False):
+    gradient = multiply(grad_output[0], compute_weights[0]).to(states.dtype)
+    for grad, compute_weight in zip(grad_output[1:], compute_weights[1:], strict=True):
         accumulate_matmul(gradient, grad, compute_weight)
     return rmsnorm_backward(gradient, states, scale, inverse, ctx.workspace, scaled=ctx.needs_input_grad[1])
 

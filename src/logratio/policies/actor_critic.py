@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,13 @@ class LanguageActor:
         self.module: nn.Module = nn.ModuleDict({"policy": policy.model} | modules)
         module_weights = [weight for module in modules.values() for weight in module.parameters()]
         self.critic_parameters = [*module_weights, *adapter_weights]
+
+    @contextmanager
+    def accumulate_in_place(self) -> Iterator[None]:
+        """Have backward passes of policy and critic add to the weights' `grad`; see `PackedModel`."""
+        critic = nullcontext() if self.critic is None else self.critic.accumulate_in_place()
+        with self.policy.accumulate_in_place(), critic:
+            yield
 
     def evaluate(
         self, items: Sequence[AnswerGroup], item_ids: ItemIds, rollout: Rollout
@@ -187,7 +195,9 @@ class LanguageActor:
             states = self.policy.hidden_states(row)
             weight = self.policy.model.get_output_embeddings().weight
             logprobs, entropy = token_logprobs_and_entropy(
-                states, weight, row.target_ids, compute_weights=self.policy.compute_weights
+                *(states, weight, row.target_ids),
+                compute_weights=self.policy.compute_weights,
+                accumulate_in_place=self.policy.accumulates_in_place,
             )
         else:
             states, logits = self.policy.states_and_logits(row)

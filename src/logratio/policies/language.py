@@ -18,10 +18,9 @@ from logratio.errors import BadConfig
 from logratio.kernels.block_diagonal_sdpa import use_block_attention
 from logratio.kernels.chunked_lm_head import token_logprobs
 from logratio.kernels.fused_decoder import Decoder
-from logratio.kernels.packing import Layout, assign_rows, pack, pack_single
+from logratio.kernels.packing import Layout, assign_rows, common_prefix, pack, pack_single
 from logratio.kernels.precision import ComputeWeights, Precision, autocast
 from logratio.kernels.rounding_error import LogprobDifference
-from logratio.kernels.shared_prefix import common_prefix
 from logratio.models.lora import use_adapter
 from logratio.packed_rows import AnswerGroup, PackedRow, TokenIds
 
@@ -45,6 +44,7 @@ class PackedModel(ABC):
         self.layout: Layout = layout
         self.compute_weights = ComputeWeights("fp32")
         self.recompute_activations = False
+        self.accumulates_in_place = False
         use_block_attention(model)
 
     @property
@@ -64,7 +64,25 @@ class PackedModel(ABC):
     @property
     def decoder(self) -> Decoder | None:
         """Computes packed rows, where every part of the model is known to it."""
-        return Decoder.of(self.model.base_model, self.compute_weights, recompute=self.recompute_activations)
+        return Decoder.of(
+            self.model.base_model,
+            self.compute_weights,
+            recompute=self.recompute_activations,
+            accumulate_in_place=self.accumulates_in_place,
+        )
+
+    @contextmanager
+    def accumulate_in_place(self) -> Iterator[None]:
+        """Have backward passes of what is computed in here add to the weights' `grad` past the graph.
+
+        That saves a training step the memory of a second gradient. A weight with hooks, or that is no plain
+        tensor, gets its gradient by the graph; of the others `torch.autograd.grad` finds none.
+        """
+        before, self.accumulates_in_place = self.accumulates_in_place, True
+        try:
+            yield
+        finally:
+            self.accumulates_in_place = before
 
     def assign_rows(
         self, groups: Sequence[AnswerGroup], lengths: Sequence[int], *, max_tokens: int
@@ -220,6 +238,7 @@ class LanguagePolicy(PackedModel):
             self.model.get_output_embeddings().weight,
             row.target_ids,
             compute_weights=self.compute_weights,
+            accumulate_in_place=self.accumulates_in_place,
         )
 
     def hidden_states(self, row: PackedRow) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ class Actor(Protocol):
     @property
     def critic_parameters(self) -> Sequence[nn.Parameter]:
         """What only the critic has: its head, and its body where that is its own; none without a critic."""
+        ...
+
+    def accumulate_in_place(self) -> AbstractContextManager[None]:
+        """Have backward passes of what is evaluated in here add to `grad` past the graph, where they can."""
         ...
 
     def evaluate(

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType, TracebackType
 from typing import Any
@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from logratio.errors import EnvironmentFault, Interrupted, OutOfMemory, PolicyRunaway, ResumeMismatch
-from logratio.kernels.fused_layers import gradients_in_place
 from logratio.legacy_names import INVARIANTS, current_invariants, invariants_path
 from logratio.policies.protocols import Controller, StatefulController
 from logratio.progress import Progress, say
@@ -89,8 +88,6 @@ class Session:
 
     def __enter__(self) -> Session:
         self.model.eval()
-        self._open = ExitStack()
-        self._open.enter_context(gradients_in_place())
         copy_out_of_mapping(self.model)
         restored = restore_latest(self.run.checkpoints_path, self.model, self.optimizer)
         self.step, self._restored = restored.step, restored.extra_state
@@ -128,7 +125,6 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if isinstance(error, EnvironmentFault):

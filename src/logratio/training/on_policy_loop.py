@@ -158,15 +158,16 @@ def on_policy_updates(
         Interrupted: on a signal, after a checkpoint.
     """
     reference = collector.reference_fingerprint()
-    with Session(
-        actor.module,
-        config,
-        run,
-        stage=stage,
-        num_examples=collector.num_examples,
-        unit=collector.unit,
-        param_group_lr=critic_param_group(actor, config),
-    ) as session:
+    with (
+        actor.accumulate_in_place(),
+        Session(
+            *(actor.module, config, run),
+            stage=stage,
+            num_examples=collector.num_examples,
+            unit=collector.unit,
+            param_group_lr=critic_param_group(actor, config),
+        ) as session,
+    ):
         guard = RunawayGuard()
         for name, controller in {"runaway_guard": guard, **controllers, **collector.controllers}.items():
             session.register_state(name, controller)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logratio.kernels.fused_decoder import Decoder, MergedQKVLayer
+from logratio.generation.engines.merged_layer import MergedQKVLayer
+from logratio.kernels.fused_decoder import Decoder
 from logratio.kernels.packed_attention import SegmentAttention
+from logratio.kernels.packing import PrefixSharedRow
 from logratio.kernels.precision import small_batch_matmul
-from logratio.kernels.shared_prefix import PrefixSharedRow
 from logratio.packed_rows import Span
 
 PREFILL_TOKENS = 2048
