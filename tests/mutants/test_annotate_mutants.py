@@ -16,7 +16,7 @@ MUTANTS = (
     # --- the course of a server ------------------------------------------------------------------------
     Mutant(
         name="Ctrl-C in the moment after the links were shown is a fault",
-        module="logratio.cli.annotate.serve",
+        symbol="logratio.cli.annotate.serve:listen",
         old="    with log_to(log_path(arguments.store)), ending_on_signals(server) as received:\n",
         new="    show_links(links, owner=owner_token, arguments=arguments)\n"
         "    with log_to(log_path(arguments.store)), ending_on_signals(server) as received:\n",
@@ -25,56 +25,56 @@ MUTANTS = (
     # --- who judges which pair -------------------------------------------------------------------------
     Mutant(
         name="a place that is kept for one person is given to another",
-        module="logratio.annotate.domain.queue",
+        symbol="logratio.annotate.domain.queue:Queue._is_free",
         old="and state.count(pair_id) + held.get(pair_id, 0) < self.settings.votes_per_pair",
         new="and state.count(pair_id) < self.settings.votes_per_pair",
         checks=(QUEUE + "two_annotators_do_not_meet",),
     ),
     Mutant(
         name="the same person fills all places of a pair",
-        module="logratio.annotate.domain.queue",
+        symbol="logratio.annotate.domain.queue:Queue._is_free",
         old=('and pair_id not in state.record(annotator).by_kind["first"]\n'),
         new="",
         checks=(QUEUE + "every_pair_gets_its_votes_from_different_people",),
     ),
     Mutant(
         name="a skip fills a place",
-        module="logratio.annotate.domain.votes",
+        symbol="logratio.annotate.domain.votes",
         old='COUNTED: tuple[Verdict, ...] = ("a", "b", "tie", "bad")',
         new='COUNTED: tuple[Verdict, ...] = ("a", "b", "tie", "bad", "skip")',
         checks=(QUEUE + "a_skipped_pair_goes_to_somebody_else",),
     ),
     Mutant(
         name="a lease never ends",
-        module="logratio.annotate.domain.leases",
+        symbol="logratio.annotate.domain.leases:Lease.lives",
         old="return now < self.lease_until <= now + 2 * lease_seconds",
         new="return True",
         checks=(QUEUE + "a_lease_that_ended_is_free_for_another",),
     ),
     Mutant(
         name="a clock that goes back strands a pair",
-        module="logratio.annotate.domain.leases",
+        symbol="logratio.annotate.domain.leases:Lease.lives",
         old="return now < self.lease_until <= now + 2 * lease_seconds",
         new="return now < self.lease_until",
         checks=(QUEUE + "a_clock_that_goes_back_strands_no_pair",),
     ),
     Mutant(
         name="a repeat has the sides of the first time",
-        module="logratio.annotate.domain.queue",
+        symbol="logratio.annotate.domain.queue:Queue._draw",
         old='swapped = not record.by_kind["first"][pair_id].swapped',
         new='swapped = record.by_kind["first"][pair_id].swapped',
         checks=(QUEUE + "repeats_have_their_sides_swapped_and_fill_no_place",),
     ),
     Mutant(
         name="a verdict that is sent again counts twice",
-        module="logratio.annotate.domain.queue",
+        symbol="logratio.annotate.domain.queue:Queue.vote",
         old="            if receipt is not None:\n                return receipt\n",
         new="",
         checks=(QUEUE + "a_verdict_that_is_sent_again_counts_once",),
     ),
     Mutant(
         name="what a margin chose is used in statistics",
-        module="logratio.annotate.domain.pair_order",
+        symbol="logratio.annotate.domain.pair_order:in_random_slice",
         old='    if settings.order != "margin":\n        return True\n    return chance',
         new='    if settings.order == "margin":\n        return True\n    return chance',
         checks=(QUEUE + "a_random_slice_is_spread_between_the_others_and_marked",),
@@ -82,28 +82,28 @@ MUTANTS = (
     # --- from verdicts to labels -----------------------------------------------------------------------
     Mutant(
         name="ties are no verdicts, so that one vote against one tie decides",
-        module="logratio.annotate.domain.vote_aggregation",
+        symbol="logratio.annotate.domain.vote_aggregation:_no_label",
         old="    num_judged = sum(counts[name] for name in JUDGED)\n    if pair",
         new='    num_judged = counts["a"] + counts["b"]\n    if pair',
         checks=(EXPORT + "a_label_is_what_more_than_half_say",),
     ),
     Mutant(
         name="half of the verdicts are enough",
-        module="logratio.annotate.domain.vote_aggregation",
+        symbol="logratio.annotate.domain.vote_aggregation:_no_majority",
         old="if 2 * counts[name] > num_judged",
         new="if 2 * counts[name] >= num_judged",
         checks=(EXPORT + "a_label_is_what_more_than_half_say",),
     ),
     Mutant(
         name="a flagged pair is exported",
-        module="logratio.annotate.domain.vote_aggregation",
+        symbol="logratio.annotate.domain.vote_aggregation:_no_label",
         old='    if counts["flag"]:\n        return "flag"\n',
         new="",
         checks=(EXPORT + "a_label_is_what_more_than_half_say",),
     ),
     Mutant(
         name="the left side's share is that of content A",
-        module="logratio.annotate.domain.votes",
+        symbol="logratio.annotate.domain.votes:Vote.left_won",
         old='return (self.verdict == "b") == self.swapped',
         new='return self.verdict == "a"',
         checks=(
@@ -114,7 +114,7 @@ MUTANTS = (
     # --- agreement -------------------------------------------------------------------------------------
     Mutant(
         name="disagreement is the error of one verdict",
-        module="logratio.annotate.domain.smoothing",
+        symbol="logratio.annotate.domain.smoothing:verdict_error",
         old="return (1 - (1 - 2 * disagreement) ** 0.5) / 2",
         new="return disagreement",
         checks=(AGREEMENT + "the_error_of_a_verdict_by_hand",),
@@ -122,14 +122,14 @@ MUTANTS = (
     # --- safety ----------------------------------------------------------------------------------------
     Mutant(
         name="any Host will do, which DNS rebinding needs",
-        module="logratio.annotate.web.security",
+        symbol="logratio.annotate.web.security:check_host",
         old="    if host not in hosts:\n",
         new="    if False:\n",
         checks=(SECURITY + "a_foreign_host_is_refused_on_every_route",),
     ),
     Mutant(
         name="pages of another origin may vote",
-        module="logratio.annotate.web.security",
+        symbol="logratio.annotate.web.security:check_site",
         old='if origin is not None and origin != f"http://{host}".encode():',
         new="if False:",
         checks=(SECURITY + "a_foreign_origin_is_refused",),
