@@ -1,6 +1,6 @@
 """Mutants: a pitfall written as a change of one place in the package, and the tests that must notice it.
 
-The whole package is copied to a temporary directory, the copy is changed, and the named tests run in a
+The whole package is laid in a temporary directory, one module of it is changed, and the named tests run in a
 pytest of their own, in this process, with the copy first on the path. Every module of the package and of
 the tests is imported afresh there, so a mutant may sit in any module, tests may use fixtures and parameters,
 and whatever imports the changed module sees the change. Torch and other libraries stay as they are loaded.
@@ -8,6 +8,7 @@ and whatever imports the changed module sees the change. Torch and other librari
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import importlib
 import io
@@ -16,10 +17,14 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
+
+from mutants.symbols import module_path, replace_within
 
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "src" / "logratio"
@@ -41,17 +46,33 @@ class Mutant:
     name: str
     """What is wrong, in words for a test's name."""
 
-    module: str
-    """The module that is changed, as `logratio.objectives.dpo`."""
+    symbol: str
+    """The function or class that is changed, as `logratio.objectives.dpo:dpo_loss`, or the module alone."""
 
     old: str
-    """Text that stands exactly once in the module."""
+    """Text that stands exactly once in what the symbol defines."""
 
     new: str
     """What stands there instead."""
 
     checks: tuple[str, ...]
     """Tests that must each fail, as `objectives/test_dpo.py::test_golden_values`, parameters or none."""
+
+    @property
+    def module(self) -> str:
+        """The module that is changed."""
+        return self.symbol.partition(":")[0]
+
+    def change(self, source: str) -> str:
+        """The module's source with the pitfall in it.
+
+        Raises:
+            LookupError: the text to change does not stand exactly once in what the symbol defines.
+        """
+        try:
+            return replace_within(source, self.symbol.partition(":")[2], self.old, self.new)
+        except LookupError as error:
+            raise LookupError(f"{self.name}: {error}, in {self.module}") from error
 
 
 @dataclass(eq=False)
@@ -85,20 +106,29 @@ def belonging(check: str, names: Sequence[str] | dict[str, str]) -> list[str]:
     return [name for name in names if name == check or name.startswith(check + "[")]
 
 
-def plant(mutant: Mutant | None, directory: Path) -> Path:
-    """Copy the package below `directory`, with the mutant's change in it; returns what goes on the path."""
+@cache
+def compiled_package(directory: Path) -> Path:
+    """A copy of the package below `directory`, with the bytecode of every module beside it."""
     copy = directory / PACKAGE.name
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(copy, quiet=2)
+    return copy
+
+
+def plant(mutant: Mutant | None, directory: Path) -> Path:
+    """Lay the package below `directory`, with the mutant's change in it; returns what goes on the path.
+
+    Files and bytecode are links to one copy in `directory`'s parent: only what is changed is compiled again.
+    """
+    package = compiled_package(directory.parent / "compiled")
+    shutil.copytree(package, directory / PACKAGE.name, copy_function=os.link)
     if mutant is not None:
-        relative = mutant.module.replace(".", "/")
-        path = next(
-            p for p in (directory / f"{relative}.py", directory / relative / "__init__.py") if p.exists()
-        )
-        source = path.read_text(encoding="utf-8")
-        count = source.count(mutant.old)
-        if count != 1:
-            raise LookupError(f"{mutant.name}: the text to change stands {count} times in {mutant.module}")
-        path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+        path = module_path(directory, mutant.module)
+        changed = mutant.change(path.read_text(encoding="utf-8"))
+        # Both are links to files that other mutants have too.
+        path.unlink()
+        Path(cache_from_source(path)).unlink()
+        path.write_text(changed, encoding="utf-8")
     return directory
 
 
@@ -119,16 +149,20 @@ def imported_afresh(path: Path) -> Iterator[None]:
     A library that is first imported in here stays imported: it is not ours to load twice.
     """
     modules, places, finders = dict(sys.modules), list(sys.path), list(sys.meta_path)
+    keeps_no_bytecode = sys.dont_write_bytecode
     options = os.environ.pop("PYTEST_ADDOPTS", None)
     forget_ours(TESTS)
     sys.path.insert(0, str(path))
     importlib.invalidate_caches()
+    # Tests are imported for every mutant: compiling them once instead halves what a quick one takes.
+    sys.dont_write_bytecode = False
     try:
         yield
     finally:
         forget_ours(TESTS, path)
         sys.modules.update(modules)
         sys.path[:], sys.meta_path[:] = places, finders
+        sys.dont_write_bytecode = keeps_no_bytecode
         if options is not None:
             os.environ["PYTEST_ADDOPTS"] = options
 

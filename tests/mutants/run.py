@@ -47,7 +47,7 @@ class Verdict:
     survived: tuple[str, ...] = ()
     """The tests it names that noticed nothing."""
     fault: str = ""
-    """Why it could not be tried: its text is not in the module any more, or a test does not run."""
+    """Why it could not be tried: its text is not in its symbol any more, or a test does not run."""
 
     @property
     def killed(self) -> bool:
@@ -56,10 +56,10 @@ class Verdict:
 
     @property
     def cells(self) -> tuple[str, str, str, str]:
-        """Pitfall, module, verdict, and the tests that noticed it or should have, or the fault."""
+        """Pitfall, symbol, verdict, and the tests that noticed it or should have, or the fault."""
         word = "killed" if self.killed else "not tried" if self.fault else "survived"
         tests = ", ".join(self.survived or self.mutant.checks)
-        return self.mutant.name, self.mutant.module.removeprefix("logratio."), word, self.fault or tests
+        return self.mutant.name, self.mutant.symbol.removeprefix("logratio."), word, self.fault or tests
 
 
 def gather() -> dict[str, tuple[Mutant, ...]]:
@@ -110,7 +110,7 @@ def as_markdown(verdicts: Sequence[Verdict]) -> str:
     lines = [
         f"{killed} of {len(verdicts)} mutants are killed.",
         "",
-        "| pitfall | module | verdict | by the tests |",
+        "| pitfall | symbol | verdict | by the tests |",
         "|---|---|---|---|",
     ]
     for name, module, word, tests in (verdict.cells for verdict in verdicts):
@@ -130,7 +130,7 @@ def write_table(page: Path, table: str) -> None:
 
 def show(verdicts: Iterable[Verdict]) -> None:
     """The table on the terminal."""
-    table = Table("pitfall", "module", "verdict", "tests")
+    table = Table("pitfall", "symbol", "verdict", "tests")
     for verdict in verdicts:
         table.add_row(*verdict.cells, style=None if verdict.killed else "bold red")
     Console(width=None if sys.stdout.isatty() else 180).print(table)

@@ -11,10 +11,17 @@ from mutants.harness import Mutant, plant, run_checks, survivors
 CHECK = "objectives/test_bradley_terry.py::test_hand_worked"
 OTHER_CHECK = "objectives/test_bradley_terry.py::test_gradcheck"
 MODULE = "logratio.objectives.bradley_terry"
+SYMBOL = f"{MODULE}:preference_probability"
 
 
-def mutant(new: str, *, old: str = "return (a - b).sigmoid()", checks: tuple[str, ...] = (CHECK,)) -> Mutant:
-    return Mutant(name="a trial", module=MODULE, old=old, new=new, checks=checks)
+def mutant(
+    new: str,
+    *,
+    old: str = "return (a - b).sigmoid()",
+    symbol: str = SYMBOL,
+    checks: tuple[str, ...] = (CHECK,),
+) -> Mutant:
+    return Mutant(name="a trial", symbol=symbol, old=old, new=new, checks=checks)
 
 
 def test_a_change_that_matters_is_seen_by_the_test_it_matters_to(tmp_path):
@@ -61,6 +68,31 @@ def test_the_copy_is_what_runs(tmp_path):
 def test_what_is_no_mutant_is_refused(tmp_path, new, old, checks, complaint):
     with pytest.raises(LookupError, match=complaint):
         survivors(mutant(new, old=old, checks=checks), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "complaint"),
+    [
+        (f"{MODULE}:comparison_loss", "stands 0 times in comparison_loss"),
+        (f"{MODULE}:nothing", "nothing is named nothing"),
+        ("logratio.objectives.nothing:comparison_loss", "no module logratio.objectives.nothing"),
+    ],
+)
+def test_the_text_is_looked_for_in_the_symbol_alone(tmp_path, symbol, complaint):
+    with pytest.raises(LookupError, match=complaint):
+        plant(mutant("x", symbol=symbol), tmp_path)
+
+
+def test_a_mutant_after_another_of_the_same_size_and_second_runs_its_own_code(tmp_path):
+    """Bytecode is told by a file's second and size."""
+    for index, new in enumerate(
+        ("return (b - a).sigmoid()", "return (a - a).sigmoid()", "return (a - b).sigmoid()")
+    ):
+        path = plant(
+            mutant(new, old="return (a - b).sigmoid()") if index < 2 else None, tmp_path / str(index)
+        )
+        outcomes = run_checks((CHECK,), path)
+        assert bool(outcomes.failed) == (index < 2)
 
 
 def test_the_package_itself_is_not_touched(tmp_path):

@@ -12,18 +12,18 @@ def of(module: str, test: str) -> str:
     return f"objectives/test_{module}.py::{test}"
 
 
-# What is wrong | module | text | what stands there instead | tests that must fail
+# What is wrong | symbol | text | what stands there instead | tests that must fail
 PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "k1 has the wrong sign",
-        KL,
+        f"{KL}:k1",
         "    return log_ratio\n",
         "    return -log_ratio\n",
         (of("kl", "test_two_gaussians_by_quadrature"), of("kl", "test_estimates_on_the_enumerated_model")),
     ),
     (
         "k2 is not halved",
-        KL,
+        f"{KL}:k2",
         "log_ratio.square() / 2",
         "log_ratio.square()",
         (
@@ -33,7 +33,7 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "k3 has the ratio upside down",
-        KL,
+        f"{KL}:k3",
         "return torch.expm1(-log_ratio) + log_ratio",
         "return torch.expm1(log_ratio) - log_ratio",
         (
@@ -44,21 +44,21 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "k3 loses its digits",
-        KL,
+        f"{KL}:k3",
         "return torch.expm1(-log_ratio) + log_ratio",
         "return torch.exp(-log_ratio) - 1 + log_ratio",
         (of("kl", "test_k3_keeps_its_digits_where_the_policies_are_close"),),
     ),
     (
         "k3 is clamped",
-        KL,
+        f"{KL}:k3",
         "return torch.expm1(-log_ratio) + log_ratio",
         "return (torch.expm1(-log_ratio) + log_ratio).clamp(max=10)",
         (of("kl", "test_estimates_at_the_ends"),),
     ),
     (
         "the KL is of q to p",
-        KL,
+        f"{KL}:exact_kl",
         "log_p = torch.log_softmax(logits_p, dim=-1, dtype=dtype)\n    log_q = torch.log_softmax(logits_q,",
         "log_p = torch.log_softmax(logits_q, dim=-1, dtype=dtype)\n    log_q = torch.log_softmax(logits_p,",
         (
@@ -69,28 +69,28 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the KL is the plain sum, which rounds below 0",
-        KL,
+        f"{KL}:exact_kl",
         "terms = torch.where(far, q - p * (1 - log_ratio), p * k3(log_ratio.clamp(min=-1)))",
         "terms = p * log_ratio",
         (of("kl", "test_exact_kl_is_never_negative_and_small_ones_are_right"),),
     ),
     (
         "the KL overflows where p vanishes",
-        KL,
+        f"{KL}:exact_kl",
         "terms = torch.where(far, q - p * (1 - log_ratio), p * k3(log_ratio.clamp(min=-1)))",
         "terms = p * k3(log_ratio)",
         (of("kl", "test_far_apart_logits_give_finite_values_and_gradients"),),
     ),
     (
         "the KL skips what q rules out",
-        KL,
+        f"{KL}:exact_kl",
         ".masked_fill(impossible, torch.inf)",
         "",
         (of("kl", "test_what_q_rules_out_and_p_does_not_is_infinitely_far"),),
     ),
     (
         "token ratios pass for per-decision weights",
-        IMPORTANCE,
+        f"{IMPORTANCE}:log_weights",
         "log_ratio.cumsum(dim=1)",
         "log_ratio",
         (
@@ -100,63 +100,63 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "padding counts in a sequence's weight",
-        IMPORTANCE,
+        f"{IMPORTANCE}:log_weights",
         "log_ratio = torch.where(mask, logprobs - behaviour_logprobs, zero)",
         "log_ratio = logprobs - behaviour_logprobs",
         (of("importance", "test_log_weights_hand_worked"),),
     ),
     (
         "importance weights are upside down",
-        IMPORTANCE,
+        f"{IMPORTANCE}:log_weights",
         "logprobs - behaviour_logprobs, zero",
         "behaviour_logprobs - logprobs, zero",
         (of("importance", "test_the_sequence_weight_is_the_ratio_of_probabilities"),),
     ),
     (
         "the ordinary estimate is normalised",
-        IMPORTANCE,
+        f"{IMPORTANCE}:ordinary_estimate",
         "return (log_weights.exp() * values).sum() / len(values)",
         "return (log_weights.exp() * values).sum() / log_weights.exp().sum()",
         (of("importance", "test_the_ordinary_estimate_is_unbiased"),),
     ),
     (
         "the ceiling is taken for a logarithm",
-        IMPORTANCE,
+        f"{IMPORTANCE}:truncate_weights",
         "clamp(max=math.log(ceiling))",
         "clamp(max=ceiling)",
         (of("importance", "test_truncation_has_exactly_its_known_bias"),),
     ),
     (
         "weights overflow before they are normalised",
-        IMPORTANCE,
+        f"{IMPORTANCE}:_relative_weights",
         "return (log_weights - largest).exp()",
         "return log_weights.exp()",
         (of("importance", "test_far_apart_policies_give_finite_values_and_gradients"),),
     ),
     (
         "the sample size forgets a square",
-        IMPORTANCE,
+        f"{IMPORTANCE}:effective_sample_size",
         "weights.sum().square() / weights.square().sum()",
         "weights.sum() / weights.square().sum()",
         (of("importance", "test_effective_sample_size"),),
     ),
     (
         "a mask multiplies, so that NaN comes through",
-        MASKED,
+        f"{MASKED}:masked_sum",
         "real = torch.where(mask, x, torch.zeros_like(x))",
         "real = x * mask",
         (of("masked", "test_hand_worked"),),
     ),
     (
         "a mean counts the padding",
-        MASKED,
+        f"{MASKED}:masked_mean",
         "count = mask.sum() if dim is None else mask.sum(dim)",
         "count = mask.sum() * 0 + mask.numel() if dim is None else mask.sum(dim) * 0 + mask.shape[dim]",
         (of("masked", "test_hand_worked"), of("masked", "test_masked_entries_have_exactly_no_gradient")),
     ),
     (
         "whitening divides by n − 1",
-        MASKED,
+        f"{MASKED}:masked_whiten",
         "variance = masked_mean(deviation.square(), mask)",
         "variance = masked_sum(deviation.square(), mask) / (mask.sum() - 1)",
         (
@@ -166,15 +166,15 @@ PITFALLS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "whitening magnifies the rounding of equal entries",
-        MASKED,
+        f"{MASKED}:masked_whiten",
         "unit = (x - low) / spread",
         "unit = x",
         (of("masked", "test_equal_entries_are_whitened_to_0_not_to_rounding_noise"),),
     ),
 )
 MUTANTS = tuple(
-    Mutant(name=name, module=module, old=old, new=new, checks=checks)
-    for name, module, old, new, checks in PITFALLS
+    Mutant(name=name, symbol=symbol, old=old, new=new, checks=checks)
+    for name, symbol, old, new, checks in PITFALLS
 )
 
 

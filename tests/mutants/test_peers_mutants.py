@@ -27,11 +27,11 @@ def distance(test: str) -> str:
     return f"evaluation/test_policy_divergence.py::{test}"
 
 
-# What is wrong | module | text | what stands there instead | tests that must fail
+# What is wrong | symbol | text | what stands there instead | tests that must fail
 OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "advantages are divided by their variance (garage)",
-        MASKED,
+        f"{MASKED}:masked_whiten",
         "torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()",
         "torch.where(variance > 0, variance, torch.ones_like(variance))",
         (
@@ -41,7 +41,7 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "whitened advantages keep their mean (torchtune)",
-        MASKED,
+        f"{MASKED}:masked_whiten",
         "white if shift_mean else white + mean",
         "white + mean if shift_mean else white",
         (
@@ -51,21 +51,21 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "a group's deviation divides by k − 1",
-        ADVANTAGES,
+        f"{ADVANTAGES}:group_centred",
         "std = deviation.square().mean(dim=1, keepdim=True).sqrt()",
         "std = deviation.std(dim=1, keepdim=True)",
         (of("advantages", "test_group_centred_hand_worked"),),
     ),
     (
         "a group of equal rewards is 0/0",
-        ADVANTAGES,
+        f"{ADVANTAGES}:group_centred",
         "(deviation / torch.where(std > 0, std, torch.ones_like(std))).flatten()",
         "(deviation / std).flatten()",
         (of("advantages", "test_equal_rewards_get_exactly_0"),),
     ),
     (
         "a time limit counts as death (CleanRL)",
-        ADVANTAGES,
+        f"{ADVANTAGES}:gae",
         "differences = rewards + weighted(discounts, next_values) - values",
         "differences = rewards + weighted(discounts * (traces != 0), next_values) - values",
         (
@@ -76,7 +76,7 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the value of the next episode's first state counts behind the end (Spinning Up)",
-        ADVANTAGES,
+        f"{ADVANTAGES}:gae",
         "differences = rewards + weighted(discounts, next_values) - values",
         "differences = rewards + discounts.max() * next_values.nan_to_num(0.5) - values",
         (
@@ -86,14 +86,14 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "advantages leak from one episode into the one before (skrl)",
-        ADVANTAGES,
+        f"{ADVANTAGES}:gae",
         "return discounted_sum(differences, discounts * traces)",
         "return discounted_sum(differences, discounts * traces.max())",
         (of("advantages", "test_cut_off_episodes_give_the_numbers_of_tianshou"),),
     ),
     (
         "the end is read one row too early (rlevo)",
-        ADVANTAGES,
+        f"{ADVANTAGES}:gae",
         "return discounted_sum(differences, discounts * traces)",
         "return discounted_sum(differences, discounts.roll(-1, dims=1) * traces)",
         (
@@ -103,7 +103,7 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the last value is counted twice (rl-triton)",
-        ADVANTAGES,
+        f"{ADVANTAGES}:gae",
         "return discounted_sum(differences, discounts * traces)",
         "last = weighted(discounts * traces, next_values)[:, -1:]\n"
         "    differences = torch.cat([differences[:, :-1], differences[:, -1:] + last], dim=1)\n"
@@ -112,7 +112,7 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the last advantage of a row is 0 (PufferLib)",
-        ADVANTAGES,
+        f"{ADVANTAGES}:gae",
         "return discounted_sum(differences, discounts * traces)",
         "differences = torch.cat([differences[:, :-1], 0 * differences[:, -1:]], dim=1)\n"
         "    return discounted_sum(differences, discounts * traces)",
@@ -120,7 +120,7 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the score stands one place behind the end token (TRL)",
-        ADVANTAGES,
+        f"{ADVANTAGES}:discounted_returns",
         "return discounted_sum(rewards, discounts)",
         "return discounted_sum(torch.cat([0 * rewards[:, :1], rewards[:, :-1]], dim=1), discounts)",
         (
@@ -130,7 +130,7 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the KL in the reward is k3",
-        KL,
+        f"{KL}:k1",
         "    return log_ratio\n",
         "    return k3(log_ratio)\n",
         (
@@ -144,42 +144,42 @@ OF_ADVANTAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 OF_PPO: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the dual clip is on without being asked for (verl)",
-        PPO,
+        f"{PPO}:clip_active",
         "    _check_dual(dual_clip)\n    ratio",
         "    dual_clip = dual_clip or 3.0\n    ratio",
         (of("ppo", "test_clip_in_every_region"),),
     ),
     (
         "a clip fraction counts samples whose gradient is left as it is (CleanRL)",
-        PPO,
+        f"{PPO}:clip_active",
         "active = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))",
         "active = (ratio > high) | (ratio < low)",
         (of("ppo", "test_clip_in_every_region"),),
     ),
     (
         "the value loss is cut off where it is large, and with it its gradient (RLlib)",
-        PPO,
+        f"{PPO}:value_loss",
         "return torch.maximum(error, (near - returns).square()) / 2",
         "return error.clamp(max=clip_range) / 2 + 0 * near",
         (of("ppo", "test_value_loss_in_every_region"),),
     ),
     (
         "a clipped value has no gradient, however wrong it is (Stable-Baselines3)",
-        PPO,
+        f"{PPO}:value_loss",
         "return torch.maximum(error, (near - returns).square()) / 2",
         "return (near - returns).square() / 2",
         (of("ppo", "test_value_loss_in_every_region"),),
     ),
     (
         "β falls once a minibatch, four times an update (TorchRL)",
-        PPO,
+        f"{PPO}:AdaptivePenalty.update",
         "self.beta = max(self.floor, self.beta / 2)",
         "self.beta = max(self.floor, self.beta / 2**4)",
         (of("ppo", "test_adaptive_penalty"),),
     ),
     (
         "β falls to 0 and never comes back (TorchRL)",
-        PPO,
+        f"{PPO}:AdaptivePenalty.update",
         "self.beta = max(self.floor, self.beta / 2)",
         "self.beta = self.beta / 2",
         (
@@ -189,21 +189,21 @@ OF_PPO: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "β rises by half above twice the target, not to the double above 1.5 (RLlib)",
-        PPO,
+        f"{PPO}:AdaptivePenalty.update",
         "elif update_kl > 1.5 * self.target:\n            self.beta = min(self.ceiling, self.beta * 2)",
         "elif update_kl > 2.0 * self.target:\n            self.beta = min(self.ceiling, self.beta * 1.5)",
         (of("ppo", "test_adaptive_penalty"),),
     ),
     (
         "the penalty rewards distance (RAGEN)",
-        PPO,
+        f"{PPO}:penalty_loss",
         "return beta * update_kl - log_ratio.exp()",
         "return -beta * update_kl - log_ratio.exp()",
         (of("ppo", "test_penalty_hand_worked"), of("ppo", "test_the_penalty_holds_the_policy_near")),
     ),
     (
         "the coefficient of the KL ignores how many sequences were measured (verl)",
-        PPO,
+        f"{PPO}:ReferenceKLController.update",
         "self.coefficient *= 1.0 + error * num_sequences / self.horizon",
         "self.coefficient *= 1.0 + error * min(num_sequences, 1) / self.horizon",
         (of("ppo", "test_reference_controller"),),
@@ -229,42 +229,42 @@ AS_LOADED = (
 OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the reference is the model that was loaded, not the one after fine-tuning (TRL)",
-        LANGUAGE,
+        f"{LANGUAGE}:LanguagePolicy.__init__",
         "super().__init__(model, tokenizer, layout=layout)",
         AS_LOADED,
         (AFTER_SFT,),
     ),
     (
         "the reference is half as precise as the policy (eric-mitchell/DPO)",
-        REFERENCE,
+        f"{REFERENCE}:compute_logprobs",
         "values[[batch[place] for place in part]] = result.cpu()",
         "values[[batch[place] for place in part]] = result.cpu().bfloat16().to(values.dtype)",
         (AFTER_SFT,),
     ),
     (
         "the reference kept with a run may be of other data",
-        REFERENCE,
+        f"{REFERENCE}:_read",
         "known = (stream.metadata() or {}).items() >= identity.items()",
         "known = bool(stream.metadata())",
         ("training/test_checkpointing.py::test_other_data_or_settings_are_not_resumed",),
     ),
     (
         "the policy is its own reference at every step, so that the loss stands still (TRL)",
-        DPO,
+        f"{DPO}:gather_pairs",
         "    before = reference.to(policy)\n",
         "    before = policy.detach()\n",
         (LEARNS,),
     ),
     (
         "label smoothing is taken and ignored by losses without it (TRL, Axolotl)",
-        DPO,
+        f"{DPO}:DPOConfig.__post_init__",
         "if self.label_smoothing and self.loss not in SMOOTHED:",
         "if self.label_smoothing and self.loss not in (*SMOOTHED, self.loss):",
         (REFUSED,),
     ),
     (
         "only the preferred answer is trained on",
-        DPO,
+        f"{DPO}:gather_pairs",
         "policy[:, 0], policy[:, 1], before",
         "policy[:, 0], policy[:, 1].detach(), before",
         (
@@ -273,7 +273,7 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "SFT weighs answers equally, not tokens",
-        SFT,
+        f"{SFT}:train_sft",
         "loss = negative.sum() / num_tokens",
         (
             "loss = sum(n / len(batch[i].answers[0]) for n, i in zip(negative, indices, "
@@ -283,21 +283,21 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "an answer without an end token passes the invariant",
-        INVARIANTS,
+        f"{INVARIANTS}:check_end_token_carries_loss",
         "if is_finished and (count != 1 or ends[0][1] != len(answer)):",
         "if is_finished and count > 1 + len(answer):",
         ("invariants/test_invariants.py::test_a_finished_answer_ends_in_one_end_token",),
     ),
     (
         "a negative exact KL passes the invariant",
-        INVARIANTS,
+        f"{INVARIANTS}:check_exact_kl_not_negative",
         "    if not value >= -tolerance:",
         "    if not abs(value) >= 0:",
         ("invariants/test_invariants.py::test_a_negative_exact_kl",),
     ),
     (
         "policy and reference may be one model",
-        INVARIANTS,
+        f"{INVARIANTS}:check_reference_is_separate",
         "        if other is not None:",
         "        if other is not None and tensor.requires_grad:",
         ("invariants/test_invariants.py::test_shared_storage_is_found",),
@@ -307,7 +307,7 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 OF_EVALUATION: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "the measured KL is of the reference to the policy",
-        DIVERGENCE,
+        f"{DIVERGENCE}:_token_values",
         "kl.append(exact_kl(p, q))",
         "kl.append(exact_kl(q, p))",
         (
@@ -317,21 +317,21 @@ OF_EVALUATION: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the measured KL leaves the end token out",
-        DIVERGENCE,
+        f"{DIVERGENCE}:_token_values",
         "kl.append(exact_kl(p, q))",
         "kl.append(exact_kl(p, q) * (chosen != 0))",
         (distance("test_the_end_token_counts"),),
     ),
     (
         "ties are losses",
-        WIN_RATE,
+        f"{WIN_RATE}:win_rate",
         "wins = counts[0] + counts[1] / 2",
         "wins = counts[0] + 0 * counts[1]",
         ("evaluation/test_win_rate.py::test_ties_are_half",),
     ),
     (
         "the longer answer wins, and nobody looks",
-        "logratio.evaluation.length_control",
+        "logratio.evaluation.length_control:length_controlled_win_rate",
         "weights, covariance = fit_logistic(design, won)",
         "weights, covariance = fit_logistic(design * np.array([1.0, 0.0]), won)",
         ("evaluation/test_length_control.py::test_wins_that_length_explains_are_not_counted",),
@@ -339,8 +339,8 @@ OF_EVALUATION: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 )
 PITFALLS = (*OF_ADVANTAGES, *OF_PPO, *OF_TRAINING, *OF_EVALUATION)
 MUTANTS = tuple(
-    Mutant(name=name, module=module, old=old, new=new, checks=checks)
-    for name, module, old, new, checks in PITFALLS
+    Mutant(name=name, symbol=symbol, old=old, new=new, checks=checks)
+    for name, symbol, old, new, checks in PITFALLS
 )
 
 

@@ -6,10 +6,11 @@ import pytest
 
 from mutants.harness import PACKAGE, TESTS, Mutant
 from mutants.run import BEGIN, END, Case, Verdict, as_markdown, gather, judge, read_record, write_table
+from mutants.symbols import module_path
 
 MUTANTS = [mutant for own in gather().values() for mutant in own]
 CHECKS = ("objectives/test_bradley_terry.py::test_hand_worked", "objectives/test_kl.py::test_gradcheck")
-TRIAL = Mutant(name="1 − σ", module="logratio.objectives.kl", old="a", new="b", checks=CHECKS)
+TRIAL = Mutant(name="1 − σ", symbol="logratio.objectives.kl:k1", old="a", new="b", checks=CHECKS)
 RECORD = """<testsuites><testsuite>
 <testcase classname="tests.mutants.test_trial_mutants" name="test_one[1 \\u2212 \\u03c3]">{inside}</testcase>
 <testcase classname="tests.mutants.test_trial_mutants" name="test_one[another]"/>
@@ -21,20 +22,18 @@ def verdict_of(inside: str) -> Verdict:
 
 
 def test_there_are_many_different_ones_and_none_stands_twice_in_a_file():
-    assert len({(one.module, one.old, one.new) for one in MUTANTS}) >= 120
+    assert len({(one.symbol, one.old, one.new) for one in MUTANTS}) >= 120
     for file, own in gather().items():
-        changes = Counter((one.module, one.old, one.new) for one in own)
+        changes = Counter((one.symbol, one.old, one.new) for one in own)
         assert [change for change, count in changes.items() if count > 1] == [], file
         assert len({one.name for one in own}) == len(own), file
 
 
-@pytest.mark.parametrize("one", MUTANTS, ids=lambda one: f"{one.module}: {one.name}")
+@pytest.mark.parametrize("one", MUTANTS, ids=lambda one: f"{one.symbol}: {one.name}")
 def test_the_text_to_change_stands_once_and_its_tests_are_there(one):
     """Said at once, where running the mutant would say it late."""
-    relative = one.module.removeprefix("logratio.").replace(".", "/")
-    text = (PACKAGE / f"{relative}.py").read_text(encoding="utf-8")
-    assert text.count(one.old) == 1
-    assert one.new != one.old
+    text = module_path(PACKAGE.parent, one.module).read_text(encoding="utf-8")
+    assert one.change(text) != text
     assert one.checks
     for check in one.checks:
         file, _, function = check.partition("::")
@@ -44,7 +43,7 @@ def test_the_text_to_change_stands_once_and_its_tests_are_there(one):
 def test_a_test_that_passes_has_seen_its_mutant_die():
     verdict = verdict_of("")
     assert verdict.killed
-    assert verdict.cells == ("1 − σ", "objectives.kl", "killed", ", ".join(CHECKS))
+    assert verdict.cells == ("1 − σ", "objectives.kl:k1", "killed", ", ".join(CHECKS))
 
 
 def test_the_survivor_is_named_with_the_tests_that_saw_nothing():
@@ -85,6 +84,6 @@ def test_the_page_has_every_mutant():
     page = (TESTS.parent / "docs" / "mutants.md").read_text(encoding="utf-8")
     table = page.partition(BEGIN)[2].partition(END)[0]
     listed = [tuple(line.split(" | ")[:2]) for line in table.splitlines() if line.startswith("| ")][1:]
-    expected = [(f"| {one.name}", f"`{one.module.removeprefix('logratio.')}`") for one in MUTANTS]
+    expected = [(f"| {one.name}", f"`{one.symbol.removeprefix('logratio.')}`") for one in MUTANTS]
     assert listed == expected
     assert f"{len(MUTANTS)} of {len(MUTANTS)} mutants are killed." in page
