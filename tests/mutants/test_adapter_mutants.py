@@ -4,7 +4,7 @@ import pytest
 
 from mutants.harness import Mutant, survivors
 
-LIVE, FILES, COMMANDS = "models/test_lora.py", "models/test_lora_files.py", "cli/train/test_lora.py"
+LIVE, FILES, COMMANDS = "models/test_lora.py", "models/test_lora_files.py", "recipes/test_lora.py"
 MERGING = "models/test_lora_merging.py"
 OFF = f"{LIVE}::test_off_it_is_the_base_bit_for_bit_and_on_again_what_it_was"
 BY_HAND = f"{LIVE}::test_merged_is_the_base_with_the_product_added"
@@ -263,13 +263,13 @@ MUTANTS = (
     Mutant(
         name="another rank is resumed",
         module="logratio.recipes.preference",
-        old='        "identity": config.identity()\n        | flags.lora.identity()\n',
-        new='        "identity": config.identity()\n',
+        old='        "identity": training.identity()\n        | settings.lora.identity()\n',
+        new='        "identity": training.identity()\n',
         checks=(f"{COMMANDS}::test_another_adapter_is_not_resumed",),
     ),
     Mutant(
         name="the head of a reward model is frozen with its base",
-        module="logratio.cli.train.reward",
+        module="logratio.recipes.reward_model",
         old="    loaded.model.score.requires_grad_(True)\n",
         new="",
         checks=(f"{COMMANDS}::test_a_reward_model_s_head_is_trained_beside_its_adapter",),

@@ -112,7 +112,7 @@ MUTANTS = (
         old="rows.append((view, seen, actions, logprobs, self.environments.step(actions.numpy())))",
         new="step = self.environments.step(actions.numpy())\n"
         "            rows.append((view, seen, actions.clamp(-0.5, 0.5), logprobs, step))",
-        checks=("cli/control/test_run.py::test_actions_that_are_numbers_and_a_memory",),
+        checks=("recipes/test_control.py::test_actions_that_are_numbers_and_a_memory",),
     ),
     Mutant(
         name="the log-density forgets the deviation",
@@ -297,7 +297,7 @@ MUTANTS = (
         module="logratio.recipes.control_seeds",
         old='found = description.get("action_scaling")',
         new='found = description.get("action_scaling") or {"centre": [20.0], "scale": [15.0]}',
-        checks=("cli/control/test_spaces.py::test_a_saved_policy_acts_in_the_units_that_its_file_names",),
+        checks=("recipes/test_control_spaces.py::test_a_saved_policy_acts_in_the_units_that_its_file_names",),
     ),
     Mutant(
         name="a mask is that of the step before where another environment begins anew",
@@ -477,7 +477,7 @@ MUTANTS = (
         module="logratio.recipes.control",
         old="seed=flags.seed + EVALUATION_SEED",
         new="seed=flags.seed",
-        checks=("cli/control/test_run.py::test_a_policy_is_judged_on_episodes_that_training_never_had",),
+        checks=("recipes/test_control.py::test_a_policy_is_judged_on_episodes_that_training_never_had",),
     ),
     Mutant(
         name="the interquartile mean is that of all",

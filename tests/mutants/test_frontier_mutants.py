@@ -190,14 +190,14 @@ MUTANTS = (
     ),
     Mutant(
         name="a reward function is taken for a model that was trained where it is called",
-        module="logratio.cli.evaluate",
+        module="logratio.recipes.evaluate",
         old="training_record(path).prompt_keys if path.is_dir() else frozenset()",
         new="training_record(path).prompt_keys",
         checks=("cli/test_evaluate.py::test_a_function_has_seen_nothing_whatever_lies_where_it_is_called",),
     ),
     Mutant(
         name="a judge that has seen the prompts is believed",
-        module="logratio.cli.evaluate",
+        module="logratio.recipes.evaluate",
         old="return sum(row.prompt.key in seen for row in rows)",
         new="return 0",
         checks=("cli/test_evaluate.py::test_a_judge_that_has_seen_prompts_is_warned_of",),

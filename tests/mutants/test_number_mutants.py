@@ -50,7 +50,7 @@ MUTANTS = (
         module="logratio.recipes.quickstart.stage_cache",
         old="return headline, earlier + time.monotonic() - started",
         new="return headline, time.monotonic() - started",
-        checks=("cli/quickstart/test_stage_cache.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",),
+        checks=("recipes/quickstart/test_stage_cache.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",),
     ),
 )
 

@@ -6,8 +6,8 @@ import pytest
 
 from mutants.harness import Mutant, survivors
 
-LEDGER = "cli/quickstart/test_stage_cache.py::"
-PPO = "cli/quickstart/test_ppo.py::"
+LEDGER = "recipes/quickstart/test_stage_cache.py::"
+PPO = "recipes/quickstart/test_ppo.py::"
 WHOLE = PPO + "test_a_run_without_ppo_goes_on_with_it"
 CHANGES = PPO + "test_after_a_change_only_what_depends_on_it_is_done_again"
 KEPT = PPO + "test_candidates_drawn_before_a_stop_are_kept"
@@ -94,15 +94,15 @@ MUTANTS = (
     Mutant(
         name="the reward model starts from the first model",
         module="logratio.recipes.quickstart.ppo",
-        old=("model=context.sources[SFT],\n        training=config"),
-        new=("model=context.sources[START],\n        training=config"),
+        old="model=context.sources[SFT],\n            training=config",
+        new="model=context.sources[START],\n            training=config",
         checks=(WHOLE,),
     ),
     Mutant(
         name="PPO's answers are as long as they happen to be",
-        module="logratio.cli.quickstart.command",
-        old="max_new_tokens=arguments.max_new_tokens",
-        new="max_new_tokens=arguments.collect.max_new_tokens",
+        module="logratio.recipes.quickstart.run",
+        old="max_new_tokens=settings.max_new_tokens",
+        new="max_new_tokens=settings.collect.max_new_tokens",
         checks=(WHOLE,),
     ),
     # --- what is compared ------------------------------------------------------------------------------

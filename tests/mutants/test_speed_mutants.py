@@ -466,8 +466,9 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "gradients are added in place though nobody asked for it",
         READER,
+        "recompute=self.recompute_activations,\n"
         "            accumulate_in_place=self.accumulates_in_place,\n",
-        "            accumulate_in_place=True,\n",
+        "recompute=self.recompute_activations,\n            accumulate_in_place=True,\n",
         (BY_THE_GRAPH,),
     ),
     (
