@@ -18,7 +18,7 @@ EXACT = BOUND_TESTS + "answers_as_often_as_they_are_probable_give_the_exact_edge
 MUTANTS = (
     Mutant(
         name="best-of-n's KL is taken for log n",
-        module=BEST,
+        symbol=f"{BEST}:best_of_n_kl_bound",
         old="return math.log(n) - (n - 1) / n",
         new="return math.log(n)",
         checks=(
@@ -28,28 +28,28 @@ MUTANTS = (
     ),
     Mutant(
         name="the bound of best-of-n's KL is no bound",
-        module=BEST,
+        symbol=f"{BEST}:best_of_n_kl_bound",
         old="return math.log(n) - (n - 1) / n",
         new="return math.log(n) - 1",
         checks=(BEST_TESTS + "the_exact_divergence_is_below_the_bound",),
     ),
     Mutant(
         name="best-of-n chooses with replacement from the answers drawn",
-        module=BEST,
+        symbol=f"{BEST}:order_weights",
         old="tuple(math.comb(below, n - 1) / subsets for below in range(num_answers))",
         new="tuple(((below + 1) ** n - below**n) / num_answers**n for below in range(num_answers))",
         checks=(HAND_WORKED, SUBSETS, UNBIASED),
     ),
     Mutant(
         name="best-of-n counts subsets with the answer twice",
-        module=BEST,
+        symbol=f"{BEST}:order_weights",
         old="math.comb(below, n - 1) / subsets",
         new="math.comb(below + 1, n - 1) / subsets",
         checks=(HAND_WORKED, SUBSETS, UNBIASED),
     ),
     Mutant(
         name="of answers liked alike the last takes all",
-        module=BEST,
+        symbol=f"{BEST}:expected_best",
         old="        share = math.fsum(next(weights) for _ in rewards) / len(rewards)\n"
         "        total += share * math.fsum(rewards)\n",
         new="        total += math.fsum(next(weights) * reward for reward in rewards)\n",
@@ -57,56 +57,56 @@ MUTANTS = (
     ),
     Mutant(
         name="best-of-n chooses by the reward that judges",
-        module=BEST,
+        symbol=f"{BEST}:expected_best",
         old="    order = sorted(range(len(proxy)), key=proxy.__getitem__)\n",
         new="    proxy = gold\n    order = sorted(range(len(proxy)), key=proxy.__getitem__)\n",
         checks=(HAND_WORKED, SUBSETS, UNBIASED),
     ),
     Mutant(
         name="the pick is among all answers, not among n",
-        module=BEST,
+        symbol=f"{BEST}:pick_best",
         old="max(range(n), key=rewards.__getitem__)",
         new="max(range(len(rewards)), key=rewards.__getitem__)",
         checks=(PICK,),
     ),
     Mutant(
         name="of answers liked alike the last is picked",
-        module=BEST,
+        symbol=f"{BEST}:pick_best",
         old="max(range(n), key=rewards.__getitem__)",
         new="max(range(n), key=lambda index: (rewards[index], index))",
         checks=(PICK,),
     ),
     Mutant(
         name="the bound's Z is a sum, not a mean",
-        module=BOUND,
+        symbol=f"{BOUND}:tilt",
         old="float(log_weights.logsumexp(dim=0)) - math.log(len(rewards))",
         new="float(log_weights.logsumexp(dim=0))",
         checks=(TILTED, EXACT),
     ),
     Mutant(
         name="the bound's weights are exp(βr)",
-        module=BOUND,
+        symbol=f"{BOUND}:tilt",
         old="log_weights = centred / beta",
         new="log_weights = centred * beta",
         checks=(EXACT, BOUND_TESTS + "the_curve_rises_with_falling_slope_and_ends_where_its_samples_do"),
     ),
     Mutant(
         name="the bound's reward is not weighted",
-        module=BOUND,
+        symbol=f"{BOUND}:tilt",
         old="gain = float(self_normalised_estimate(centred, log_weights))",
         new="gain = float(centred.mean())",
         checks=(TILTED, EXACT),
     ),
     Mutant(
         name="the bound's KL forgets that the reward is over β",
-        module=BOUND,
+        symbol=f"{BOUND}:tilt",
         old="gain / beta - log_z",
         new="gain - log_z",
         checks=(EXACT,),
     ),
     Mutant(
         name="one prompt with few effective samples hides behind the others",
-        module=BOUND,
+        symbol=f"{BOUND}:upper_bound",
         old="len(tilts) / math.fsum(1 / tilted.effective_samples for tilted in tilts)",
         new="math.fsum(tilted.effective_samples for tilted in tilts) / len(tilts)",
         checks=(
@@ -116,21 +116,21 @@ MUTANTS = (
     ),
     Mutant(
         name="the bound goes on where its samples end",
-        module=BOUND,
+        symbol=f"{BOUND}:upper_bound",
         old="if effective < least_samples:",
         new="if effective < 1:",
         checks=(BOUND_TESTS + "the_curve_rises_with_falling_slope_and_ends_where_its_samples_do",),
     ),
     Mutant(
         name="the level of the few prompts counts, not what is gained on them",
-        module=BOUND,
+        symbol=f"{BOUND}:upper_bound",
         old="float(own.mean()) if reference_mean is None else reference_mean",
         new="float(own.mean())",
         checks=(BOUND_TESTS + "the_gain_is_added_to_the_mean_over_all_prompts",),
     ),
     Mutant(
         name="the bound is flat between its points",
-        module=BOUND,
+        symbol=f"{BOUND}:bound_at",
         old="getattr(point.reward, side) + point.beta * (kl - point.kl)",
         new="getattr(point.reward, side)",
         checks=(
@@ -140,21 +140,21 @@ MUTANTS = (
     ),
     Mutant(
         name="whoever is above the bound is looked for at a KL that is not sure",
-        module=BOUND,
+        symbol=f"{BOUND}:above_the_bound",
         old="bound_at(points, stage.kl.high)",
         new="bound_at(points, stage.kl.value)",
         checks=(BOUND_TESTS + "the_upper_end_of_the_divergence_counts",),
     ),
     Mutant(
         name="whoever is above the bound hides in the spread of the prompts",
-        module=BOUND,
+        symbol=f"{BOUND}:above_the_bound",
         old="if start + gains[stage.name].low > most.high:",
         new="if stage.reward.low > most.high:",
         checks=(BOUND_TESTS + "what_a_stage_gains_is_compared_prompt_by_prompt",),
     ),
     Mutant(
         name="the methods' table has the best of n at a KL that it does not have",
-        module="logratio.evaluation.method_comparison",
+        symbol="logratio.evaluation.method_comparison:_describe_best",
         old='        "kl_is_bound": True,\n',
         new='        "kl_is_bound": False,\n',
         checks=(
@@ -164,14 +164,14 @@ MUTANTS = (
     ),
     Mutant(
         name="the picture leads from PPO to DPO",
-        module="logratio.report.sections.frontier",
+        symbol="logratio.report.sections.frontier:_trails",
         old="return [[*stem, end] for end in ends] or [stem]",
         new="return [[*stem, *reversed(ends)]]",
         checks=(PICTURE_TESTS + "both_methods_go_out_from_what_they_start_from",),
     ),
     Mutant(
         name="DPO and PPO are both the policy",
-        module="logratio.report.stages",
+        symbol="logratio.report.stages:stage_label",
         old='"DPO" if name == "policy" and "ppo" in beside else LABELS.get(name, name)',
         new="LABELS.get(name, name)",
         checks=(
@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         name="labels of the picture cover each other",
-        module="logratio.report.charts.label_placement",
+        symbol="logratio.report.charts.label_placement:find_label_position.cost",
         old="hidden = sum(position.box.overlap(box) for box in solid)",
         new="hidden = 0.0",
         checks=(
@@ -190,14 +190,14 @@ MUTANTS = (
     ),
     Mutant(
         name="a reward function is taken for a model that was trained where it is called",
-        module="logratio.recipes.evaluate",
+        symbol="logratio.recipes.evaluate:count_seen",
         old="training_record(path).prompt_keys if path.is_dir() else frozenset()",
         new="training_record(path).prompt_keys",
         checks=("cli/test_evaluate.py::test_a_function_has_seen_nothing_whatever_lies_where_it_is_called",),
     ),
     Mutant(
         name="a judge that has seen the prompts is believed",
-        module="logratio.recipes.evaluate",
+        symbol="logratio.recipes.evaluate:count_seen",
         old="return sum(row.prompt.key in seen for row in rows)",
         new="return 0",
         checks=("cli/test_evaluate.py::test_a_judge_that_has_seen_prompts_is_warned_of",),

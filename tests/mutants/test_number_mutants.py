@@ -9,35 +9,35 @@ WARNINGS = "report/warnings/test_all_warnings.py::test_"
 MUTANTS = (
     Mutant(
         name="a share that is not quite all is shown as 100 %",
-        module="logratio.stats.wilson",
+        symbol="logratio.stats.wilson",
         old="ENDS = (0.0, 1.0)",
         new="ENDS = (0.0,)",
         checks=("stats/test_wilson.py::test_a_share_is_all_or_nothing_only_where_it_is",),
     ),
     Mutant(
         name="the last batch of a pass weighs as a whole one",
-        module=WARNING,
+        symbol=f"{WARNING}:_weights",
         old="min(size, examples - (int(step) - 1) % per_pass * size)",
         new="size",
         checks=(WARNINGS + "the_last_batch_of_a_pass_weighs_as_much_as_it_holds",),
     ),
     Mutant(
         name="the loss of SFT is a mean over updates",
-        module=WARNING,
+        symbol=f"{WARNING}:_weights",
         old="return tokens if len(tokens) == len(steps) else []",
         new="return []",
         checks=(WARNINGS + "the_loss_of_sft_is_a_mean_over_tokens",),
     ),
     Mutant(
         name="an update of ties alone counts with nothing",
-        module=WARNING,
+        symbol=f"{WARNING}:_weighted",
         old="is_number(value) and weight > 0",
         new="is_number(value)",
         checks=(WARNINGS + "updates_of_ties_alone_say_nothing_of_the_others",),
     ),
     Mutant(
         name="a policy gradient's updates weigh the same",
-        module=WARNING,
+        symbol=f"{WARNING}:_weights",
         old="    examples = measured(report",
         new="    if stage != 'dpo':\n        return []\n    examples = measured(report",
         checks=(
@@ -47,10 +47,12 @@ MUTANTS = (
     ),
     Mutant(
         name="the time of a stage is that of its last attempt",
-        module="logratio.recipes.quickstart.stage_cache",
+        symbol="logratio.recipes.quickstart.stage_cache:_time",
         old="return headline, earlier + time.monotonic() - started",
         new="return headline, time.monotonic() - started",
-        checks=("recipes/quickstart/test_stage_cache.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",),
+        checks=(
+            "recipes/quickstart/test_stage_cache.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",
+        ),
     ),
 )
 

@@ -273,7 +273,7 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "SFT weighs answers equally, not tokens",
-        f"{SFT}:train_sft",
+        f"{SFT}:backpropagate",
         "loss = negative.sum() / num_tokens",
         (
             "loss = sum(n / len(batch[i].answers[0]) for n, i in zip(negative, indices, "

@@ -47,11 +47,11 @@ def distance(test: str) -> str:
     return f"evaluation/test_policy_divergence.py::{test}"
 
 
-# What is wrong | module | text | what stands there instead | tests that must fail
+# What is wrong | symbol | text | what stands there instead | tests that must fail
 OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "prompt tokens carry loss",
-        PACKING,
+        f"{PACKING}:pack",
         ("            target_ids += answer\n            answer_index += [num_answers] * len(answer)"),
         (
             "            source_positions += range(start, prompt_end - 1)\n"
@@ -62,7 +62,7 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "prompt tokens carry loss where answers are computed apart (OpenRLHF)",
-        PACKING,
+        f"{PACKING}:pack_single",
         (
             "        source_positions=torch.arange(len(prompt) - 1, len(tokens), device=device),\n"
             "        target_ids=torch.tensor(answer, device=device),\n"
@@ -77,7 +77,7 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the prompt is cut where the two answers begin to differ (TRL)",
-        FORMATS,
+        f"{FORMATS}:_parse_transcripts",
         '    prompt, answer = split_transcript(chosen, column="chosen", where=where)\n'
         '    other_prompt, other_answer = split_transcript(rejected, column="rejected", where=where)\n',
         "    shared = len(__import__('os').path.commonprefix([chosen, rejected]))\n"
@@ -87,21 +87,21 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the first answer's header ends the prompt",
-        TRANSCRIPTS,
+        f"{TRANSCRIPTS}:split_transcript",
         'text.rpartition(HEADERS["assistant"])',
         'text.partition(HEADERS["assistant"])',
         ("data/test_transcripts.py::test_the_last_header_ends_the_prompt",),
     ),
     (
         "a token across the boundary of prompt and answer goes unnoticed (TRL)",
-        TOKENISATION,
+        f"{TOKENISATION}:encode_completion",
         "    if joined[: len(prompt_ids)] != prompt_ids:\n        raise BoundaryMismatch(",
         "    if len(joined) < len(prompt_ids):\n        raise BoundaryMismatch(",
         (tokens("test_a_prompt_that_shares_a_token_with_its_answer_is_a_mismatch"),),
     ),
     (
         "a finished answer gets no end token",
-        TOKENISATION,
+        f"{TOKENISATION}:_end_once",
         "return (*body, *end) if finished else body",
         "return body",
         (
@@ -111,14 +111,14 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "an answer that was cut off gets an end token",
-        TOKENISATION,
+        f"{TOKENISATION}:_end_once",
         "return (*body, *end) if finished else body",
         "return (*body, *end)",
         (tokens("test_an_answer_that_was_cut_off_has_no_end_token"),),
     ),
     (
         "the end token is masked where it also pads (transformers)",
-        TOKENISATION,
+        f"{TOKENISATION}:_end_once",
         "return (*body, *end) if finished else body",
         'return tuple(t for t in (*body, *end) if t != getattr(tokenizer, "pad_token_id", None))',
         (
@@ -128,28 +128,28 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the begin token stands twice (alignment-handbook)",
-        TOKENISATION,
+        f"{TOKENISATION}:_rendered_ids",
         "return ids if ids[: len(prefix)] == prefix else prefix + ids",
         "return prefix + ids",
         (tokens("test_a_begin_token_in_the_text_is_not_doubled"),),
     ),
     (
         "prompts end as if they were answers",
-        "logratio.models.end_of_turn",
+        "logratio.models.end_of_turn:encode_plain",
         "return tuple(tokenizer(text, add_special_tokens=False)",
         "return tuple(tokenizer(text, add_special_tokens=True)",
         (tokens("test_the_begin_token_stands_exactly_once"),),
     ),
     (
         "the template's header of the answer is left out",
-        TOKENISATION,
+        f"{TOKENISATION}:render_prompt",
         ("return apply_template(tokenizer, prompt.messages, prompt.tools, add_generation_prompt=True)"),
         ("return apply_template(tokenizer, prompt.messages, prompt.tools, add_generation_prompt=False)"),
         (tokens("test_a_text_is_one_user_turn_of_the_template"),),
     ),
     (
         "sampled tokens are tokenised again",
-        TOKENISATION,
+        f"{TOKENISATION}:encode_completion",
         "    if completion.token_ids is not None:\n        return completion.token_ids\n",
         "",
         (
@@ -159,21 +159,21 @@ OF_TOKENS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "a long answer loses its beginning",
-        ENCODING,
+        f"{ENCODING}:encode_comparison",
         "(ids[:room] for ids in whole)",
         "(ids[-room:] for ids in whole)",
         ("data/test_validation.py::test_an_answer_that_just_fits_keeps_its_end_token",),
     ),
     (
         "pairs that are one after cutting are kept (OpenRLHF)",
-        ENCODING,
+        f"{ENCODING}:encode_comparison",
         "    if chosen == rejected:",
         "    if whole[0] == whole[1]:",
         ("data/test_validation.py::test_a_pair_that_cannot_be_trained_on_is_left_out_by_name_and_line",),
     ),
     (
         "answers to one prompt stand in training and evaluation",
-        SPLITS,
+        f"{SPLITS}:split_by_prompt",
         "_position(key(item), seed)",
         "_position(Prompt(f'{len(train)} {len(apart)} {key(item)}'), seed)",
         ("data/test_splits.py::test_answers_to_one_prompt_stay_together_in_every_form",),
@@ -191,7 +191,7 @@ NUCLEUS = (
 OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "log-probabilities leave out the temperature (TRL)",
-        DRAWING,
+        f"{DRAWING}:sample_from_logits",
         "    logprobs = _logprobs(truncated, truncated_sums, tokens)",
         (
             "    truncated = truncated * temperature\n"
@@ -205,7 +205,7 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "log-probabilities leave out top-k and top-p (TRL)",
-        DRAWING,
+        f"{DRAWING}:sample_from_logits",
         "    logprobs = _logprobs(truncated, truncated_sums, tokens)",
         (
             "    truncated = shifted / temperature\n"
@@ -219,105 +219,105 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "the temperature does not reach the draw",
-        DRAWING,
+        f"{DRAWING}:sample_from_logits",
         "truncated = truncate(shifted / temperature,",
         "truncated = truncate(shifted / 1.0,",
         (DRAWN, FREQUENCIES),
     ),
     (
         "top-p is of the whole vocabulary, not of what top-k left",
-        DRAWING,
+        f"{DRAWING}:truncate",
         NUCLEUS,
         "    whole = logits\n" + NUCLEUS.replace("nucleus_threshold(logits", "nucleus_threshold(whole"),
         ("generation/test_token_sampling.py::test_top_p_is_of_what_top_k_left",),
     ),
     (
         "the model's own log-probability is that of the draw",
-        DRAWING,
+        f"{DRAWING}:sample_from_logits",
         "SampledTokens(tokens, logprobs, _logprobs(shifted, block_sums, tokens))",
         "SampledTokens(tokens, logprobs, _logprobs(truncated, truncated_sums, tokens))",
         (DRAWN,),
     ),
     (
         "rows swap their random numbers when others end",
-        "logratio.generation.engines.continuous_batching",
+        "logratio.generation.engines.continuous_batching:ActiveRows.select",
         "self._uniform, self.ended = self._uniform[rows], self.ended[rows]",
         "self._uniform, self.ended = self._uniform[: len(rows)], self.ended[rows]",
         (BATCHES, COMPANY),
     ),
     (
         "the end token that was drawn is dropped",
-        DECODING,
+        f"{DECODING}:_finished_batches",
         "answer.tokens.append(token)",
         "answer.tokens.extend([token] * (not stop or not answer.tokens))",
         (KEPT_STOP,),
     ),
     (
         "an answer that ends at the limit counts as cut off",
-        DECODING,
+        f"{DECODING}:_finished_batches",
         'ended = partial.finish("stop" if stop else "length")',
         'ended = partial.finish("stop" if len(answer.tokens) < config.max_new_tokens else "length")',
         (LAST_STOP,),
     ),
     (
         "dropout is on while sampling",
-        DECODING,
+        f"{DECODING}:evaluation_mode",
         "    model.eval()\n    try:",
         "    model.train()\n    try:",
         (OTHERS, distance("test_dropout_is_off_and_training_mode_comes_back")),
     ),
     (
         "dropout stays in a model that was loaded (TRL)",
-        PRETRAINED,
+        f"{PRETRAINED}:_remove_dropout",
         "        setattr(config, name, 0.0)",
         "        setattr(config, name, active[name])",
         ("models/test_loading.py::test_dropout_is_removed_and_said",),
     ),
     (
         "positions count the padding on the left",
-        CACHE,
+        f"{CACHE}:DecodingState._advance",
         "position_ids=(positions[None] - self._padding[:, None]).clamp(min=0),",
         "position_ids=(positions[None] - 0 * self._padding[:, None]).clamp(min=0),",
         (OTHERS,),
     ),
     (
         "padding on the left is attended to",
-        CACHE,
+        f"{CACHE}:DecodingState._advance",
         "attention_mask=(columns[None] >= self._padding[:, None]).long(),",
         "attention_mask=(columns[None] >= 0 * self._padding[:, None]).long(),",
         (OTHERS,),
     ),
     (
         "a cache is trusted whatever it gives",
-        "logratio.generation.engines.uncached_decoding",
+        "logratio.generation.engines.uncached_decoding:supports_kv_cache",
         "_trusted[model] = not reason",
         "_trusted[model] = True",
         (OTHERS,),
     ),
     (
         "rows that are read again stand in the order of their lengths",
-        "logratio.generation.engines.uncached_decoding",
+        "logratio.generation.engines.uncached_decoding:UncachedRows._read",
         "torch.stack([found[number] for number in range(len(self._rows))])",
         "torch.stack(list(found.values()))",
         (ANY_LENGTHS,),
     ),
     (
         "rows that have ended are read on in the place of others",
-        "logratio.generation.engines.uncached_decoding",
+        "logratio.generation.engines.uncached_decoding:UncachedRows.select_rows",
         "self._rows = [self._rows[number] for number in rows.tolist()]",
         "self._rows = self._rows[: len(rows)]",
         (AGAIN,),
     ),
     (
         "all answers to a prompt have one seed",
-        SAMPLING,
+        f"{SAMPLING}:answer_seed",
         'f"{seed}:{prompt.key}:{answer}"',
         'f"{seed}:{prompt.key}"',
         ("generation/test_sampler.py::test_seeds_differ_by_run_prompt_and_number_and_survive_json",),
     ),
     (
         "a label's noise ignores the temperature",
-        LABELLING,
+        f"{LABELLING}:label_probability",
         "scaled = difference / temperature",
         "scaled = difference * 1.0",
         ("rollouts/test_pair_labelling.py::test_probability_by_hand",),
@@ -326,8 +326,8 @@ OF_SAMPLING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 
 PITFALLS = (*OF_TOKENS, *OF_SAMPLING)
 MUTANTS = tuple(
-    Mutant(name=name, module=module, old=old, new=new, checks=checks)
-    for name, module, old, new, checks in PITFALLS
+    Mutant(name=name, symbol=symbol, old=old, new=new, checks=checks)
+    for name, symbol, old, new, checks in PITFALLS
 )
 
 

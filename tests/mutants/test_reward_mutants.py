@@ -103,7 +103,7 @@ MUTANTS = (
     ),
     Mutant(
         name="each part of a batch is divided by its own pairs",
-        symbol="logratio.algorithms.reward:train_reward",
+        symbol="logratio.algorithms.reward:backpropagate",
         old="pair_losses(pair, config).sum() / num_pairs",
         new="pair_losses(pair, config).mean()",
         checks=(PARTS,),
@@ -214,7 +214,7 @@ MUTANTS = (
     ),
     Mutant(
         name="models are compared on prompts that only some were judged on",
-        symbol="logratio.evaluation.model_comparison:judged_by_all",
+        symbol="logratio.evaluation.model_comparison:rewards_of_all",
         old="if all(value is not None for value in values)",
         new="if any(value is not None for value in values)",
         checks=(
