@@ -145,12 +145,14 @@ def _homes(kind: type[Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, 
             yield (*above, part.name)
 
 
-def _build(kind: type[Any], values: Mapping[str, Any], *, where: str, missing: Any, base: Any = None) -> Any:
+def _build(
+    kind: type[Any], values: Mapping[str, Any], *, where: str, missing: Any, base: Any = None, above: str = ""
+) -> Any:
     """Settings of a kind: those given, the others as `base` has them, or as they are by default."""
     hints, parts = get_type_hints(kind), _parts(kind)
     built: dict[str, Any] = {}
     for name, value in values.items():
-        spelled, at = str(name).replace("-", "_"), f"{where}: {name}"
+        spelled, at = str(name).replace("-", "_"), f"{where}: {above}{name}"
         if spelled not in parts:
             raise BadConfig(f"there is no setting {name!r}", where=at, action=f"one of: {', '.join(parts)}")
         if not is_dataclass(hints[spelled]):
@@ -158,8 +160,9 @@ def _build(kind: type[Any], values: Mapping[str, Any], *, where: str, missing: A
         elif isinstance(value, dict):
             # What a component leaves out stays as this command has it, which may not be the component's own.
             inner = _default(parts[spelled]) if base is None else getattr(base, spelled)
+            kind_of_inner = hints[spelled] if inner is None else type(inner)
             built[spelled] = _build(
-                hints[spelled] if inner is None else type(inner), value, where=at, missing=missing, base=inner
+                kind_of_inner, value, where=where, missing=missing, base=inner, above=f"{above}{name}."
             )
         else:
             raise BadConfig(

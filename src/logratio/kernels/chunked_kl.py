@@ -85,8 +85,8 @@ def compare_tokens(
     where the two are equal, and summed over the tokens of an answer from p the Rao-Blackwell estimate of the
     sequence's KL (Amini, Vieira and Cotterell, 2025, arXiv:2504.10637).
 
-    The log-probabilities are those of `chunked_lm_head.token_logprobs` to the last bit: from the same chunks, by
-    products of the same shapes, summed in the same order.
+    The log-probabilities are those of `chunked_lm_head.token_logprobs` to the last bit: from the same chunks,
+    by products of the same shapes, summed in the same order.
 
     Args:
         states: `[N, H]` the policy's states that predict the targets.

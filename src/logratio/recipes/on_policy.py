@@ -28,6 +28,7 @@ from logratio.recipes.rewards import Rewards, RewardSpec, bytes_of_models, named
 from logratio.recipes.rows import settle_rows
 from logratio.recipes.run import HELD_OUT, Run
 from logratio.recipes.run_identity import as_of_beginning, describe_beginning, settle_rewards
+from logratio.records import Sample
 from logratio.rollouts.collector import LanguageCollector
 from logratio.rollouts.collector_config import CollectorConfig, kl_horizon_of_run
 from logratio.rollouts.rewards import Reward
@@ -257,12 +258,10 @@ def prepare(
     write_json(run.path / INVARIANTS, [opened.layout.to_json()])
     collector = LanguageCollector(
         opened.actor,
-        [row.prompt for row in train],
+        [Sample(prompt=row.prompt, completions=(), columns=row.columns, source=row.source) for row in train],
         rewards.learned,
         reference=opened.reference,
         config=settle_horizon(job.settings.collect, training, num_prompts=len(train)),
-        columns=[row.columns for row in train],
-        sources=[row.source for row in train],
         monitored=rewards.monitored,
         greedy=greedy,
         at_reference=opened.fingerprint == opened.reference_fingerprint,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,12 +53,11 @@ class LanguageCollector:
 
     Args:
         actor: who answers; its policy samples at temperature 1 from the whole vocabulary, as it is trained.
-        prompts: what is answered.
+        prompts: what is answered; of a `Sample` without answers the rewards have the further columns, and
+            faults the place.
         rewards: what is learned from.
         reference: what the divergence is to; `None`: nothing is charged and no divergence is known.
         config: how.
-        columns: further columns of each prompt's row, for the rewards.
-        sources: `file:line` of each prompt, where it is known.
         monitored: rewards that are written down and not learned from.
         greedy: also answer each prompt with the most probable tokens, for the greedy baseline.
         at_reference: the policy starts with the reference's very weights, so that their divergence is 0 then.
@@ -73,13 +71,11 @@ class LanguageCollector:
     def __init__(
         self,
         actor: LanguageActor,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt | Sample],
         rewards: Sequence[WeightedReward],
         *,
         reference: LanguagePolicy | None,
         config: CollectorConfig,
-        columns: Sequence[Mapping[str, Any]] | None = None,
-        sources: Sequence[str] | None = None,
         monitored: Sequence[WeightedReward] = (),
         greedy: bool = False,
         at_reference: bool = False,
@@ -90,11 +86,13 @@ class LanguageCollector:
                 where="--truncation",
                 action="take --truncation terminal, or a trainer with a critic",
             )
-        self.actor, self.prompts, self.rewards, self.monitored = actor, prompts, rewards, monitored
+        self.actor, self.rewards, self.monitored = actor, rewards, monitored
+        self.rows = [
+            row if isinstance(row, Sample) else Sample(prompt=row, completions=(), columns={})
+            for row in prompts
+        ]
         self.reference, self.config, self.greedy = reference, config, greedy
         self.at_reference = at_reference
-        self.columns = columns if columns is not None else [{}] * len(prompts)
-        self.sources = sources if sources is not None else [""] * len(prompts)
         self.kl_controller = new_controller(config)
         self._warned_constant = False
         self._warned_prompts: set[str] = set()
@@ -102,7 +100,7 @@ class LanguageCollector:
     @property
     def num_examples(self) -> int:
         """How many prompts a pass has."""
-        return len(self.prompts)
+        return len(self.rows)
 
     @property
     def controllers(self) -> dict[str, Controller]:
@@ -208,7 +206,7 @@ class LanguageCollector:
             samples = sample(
                 self.actor.policy.model,
                 self.actor.policy.tokenizer,
-                [self.prompts[example] for example in examples],
+                [self.rows[example].prompt for example in examples],
                 num_samples=num_samples,
                 seed=int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS),
                 config=SamplingConfig(
@@ -218,9 +216,10 @@ class LanguageCollector:
                     precision=self.actor.policy.precision,
                 ),
             )
+        rows = [self.rows[example] for example in examples]
         return [
-            replace(own, source=self.sources[example], columns=self.columns[example])
-            for own, example in zip(samples, examples, strict=True)
+            replace(row, prompt=drawn.prompt, completions=drawn.completions)
+            for drawn, row in zip(samples, rows, strict=True)
         ]
 
     def _reward_samples(

@@ -183,11 +183,8 @@ def on_policy_updates(
             session.log(step, len(examples), metrics)
             if reason := guard.observe(metrics, config):
                 raise session.runaway(reason)
-        session.record_invariant(
-            invariants.check_reference_unchanged(
-                reference, collector.reference_fingerprint(), step=session.step
-            )
-        )
+        now = collector.reference_fingerprint()
+        session.record_invariant(invariants.check_reference_unchanged(reference, now, step=session.step))
         session.finish()
 
 
