@@ -27,7 +27,7 @@ BENCH_CONTROL := .venv-bench-control
 BENCH_CONTROL_INSTALLED := $(BENCH_CONTROL)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test mutants conformance bench bench-growth bench-startup bench-rounding bench-call-path bench-dpo bench-ppo bench-control bench-returns
+.PHONY: help setup quickstart check test mutants conformance bench bench-growth bench-startup bench-rounding bench-call-path bench-ablation bench-dpo bench-ppo bench-control bench-returns
 .PHONY: picture browser
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo "make bench-growth what a step costs by vocabulary, prompt, answers and pairs"
 	@echo "make bench-startup  seconds before a command does what it was called for"
 	@echo "make bench-rounding  what rounding does to log-probabilities by length, beside the limits"
+	@echo "make bench-ablation  each optimisation off by itself: seconds and peak memory (half an hour)"
 	@echo "make bench-call-path  the files that one update of DPO and of PPO runs through"
 	@echo "make bench-dpo    DPO here and in TRL, with the losses of twenty updates side by side"
 	@echo "make bench-ppo    PPO here and in the last TRL that has it, on the same prompts"
@@ -80,6 +81,9 @@ bench-startup: $(INSTALLED)
 
 bench-rounding: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python benchmarks/rounding.py --write docs/computing.md
+
+bench-ablation: $(INSTALLED)
+	$(BIN)/python benchmarks/ablation.py
 
 bench-call-path: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python benchmarks/call_path.py --write docs/architecture.md

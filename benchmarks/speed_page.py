@@ -39,6 +39,9 @@ Written by `make bench-startup`: medians of calls on a quiet machine.
 
 """
 
+MACHINE = "\n## The machine\n\n"
+ABLATION_BEGIN, ABLATION_END = "<!-- written by make bench-ablation -->", "<!-- to here -->"
+
 
 def write_page(
     results: Sequence[Mapping[str, Any]],
@@ -56,8 +59,25 @@ def write_page(
     if growth:
         lines += [GROWTH, *(bar_of(result) for result in results if result["name"] not in CASES)]
         lines += [line for name, points in growth.items() for line in series_of(name, points)]
-    lines += ["\n## The machine\n\n", *machines_of(results)]
+    section = ablation_of(path)
+    lines += [f"\n{section}" if section else "", MACHINE, *machines_of(results)]
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def ablation_of(path: Path) -> str:
+    """The section that `make bench-ablation` wrote, where there is one."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if ABLATION_BEGIN not in text:
+        return ""
+    return text[text.index(ABLATION_BEGIN) : text.index(ABLATION_END) + len(ABLATION_END)] + "\n"
+
+
+def replace_ablation(path: Path, section: str) -> None:
+    """Put the section in the place of the one that was there, or before the machine's."""
+    text = path.read_text(encoding="utf-8")
+    before = ablation_of(path)
+    text = text.replace(before, section) if before else text.replace(MACHINE, f"\n{section}{MACHINE}")
+    path.write_text(text, encoding="utf-8")
 
 
 def also_of(result: Mapping[str, Any]) -> str:
