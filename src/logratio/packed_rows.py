@@ -72,10 +72,8 @@ class PackedRow:
     """`[1, T]` tokens read."""
     position_ids: Tensor
     """`[1, T]` position in its own sequence, as if it stood alone."""
-    attention_mask: Tensor | None
-    """`[1, 1, T, T]` true where a token sees another; `None`: the row is one plain sequence."""
     spans: tuple[Span, ...]
-    """The groups that the mask keeps apart, which fill the row; none where it is one plain sequence."""
+    """The groups that attention keeps apart, which fill the row; none where it is one plain sequence."""
     source_positions: Tensor
     """`[N]` where in the row the token is read that predicts target n."""
     target_ids: Tensor

@@ -9,7 +9,7 @@ from logratio.algorithms import dpo
 from logratio.algorithms.dpo import DPOConfig, train_dpo
 from logratio.algorithms.sft import SFTConfig, train_sft
 from logratio.errors import InvariantViolated, NonFiniteGradient, NonFiniteLoss, ReferenceAliased
-from logratio.kernels import fused_decoder, packing
+from logratio.kernels import block_diagonal_sdpa, fused_decoder
 from logratio.kernels.packed_attention import SegmentAttention
 from logratio.packed_rows import AnswerGroup, Span
 from logratio.policies.language import LanguagePolicy
@@ -124,7 +124,7 @@ def test_a_mask_that_leaks_is_noticed_and_answers_are_computed_apart(policy, gro
         end = spans[-1].start + spans[-1].num_tokens
         return SegmentAttention((Span(0, end, ()),), **settings)
 
-    monkeypatch.setattr(packing, "segment_mask", causal)
+    monkeypatch.setattr(block_diagonal_sdpa, "segment_mask", causal)
     monkeypatch.setattr(fused_decoder, "SegmentAttention", leaky)
     rows = policy.pack(groups)
     leaked = policy.sequence_logprobs(rows).detach()

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from logratio.kernels.block_diagonal_sdpa import packed_inputs
 from logratio.kernels.packing import assign_rows, pack
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy, answer_lengths
@@ -38,7 +39,7 @@ def test_a_row_as_worked_by_hand():
         [1, 1, 0, 0, 1, 0],
         [0, 0, 0, 0, 0, 1],
     ]
-    assert row.attention_mask[0, 0].int().tolist() == seen
+    assert packed_inputs(row)["attention_mask"][0, 0].int().tolist() == seen
 
 
 @pytest.mark.parametrize("tied", [True, False])

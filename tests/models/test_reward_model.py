@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from logratio.errors import BadConfig, ChatTemplateMismatch, ModelNotFound
+from logratio.kernels.block_diagonal_sdpa import packed_inputs
 from logratio.kernels.packing import include_last_token, last_token_positions, pack
 from logratio.models.loading import save
 from logratio.models.reward_model import (
@@ -65,7 +66,7 @@ def test_a_row_for_scores_as_worked_by_hand():
     assert row.input_ids.tolist() == [[10, 11, 20, 21, 0, 30, 0, 12, 0]]
     assert row.position_ids.tolist() == [[0, 1, 2, 3, 4, 2, 3, 0, 1]]
     assert last_token_positions(row).tolist() == [4, 6, 8]
-    assert row.attention_mask[0, 0].int()[6].tolist() == [1, 1, 0, 0, 0, 1, 1, 0, 0]
+    assert packed_inputs(row)["attention_mask"][0, 0].int()[6].tolist() == [1, 1, 0, 0, 0, 1, 1, 0, 0]
 
 
 # --- the head ----------------------------------------------------------------------------------------

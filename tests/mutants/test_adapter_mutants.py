@@ -19,21 +19,21 @@ OURS = f"{LIVE}::test_our_own_layers_compute_an_adapter_as_peft_does"
 MUTANTS = (
     Mutant(
         name="our own layers compute the base, whatever adapter is in use",
-        symbol="logratio.models.lora:weight_of",
+        symbol="logratio.kernels.fused_decoder:weight_of",
         old="    if linear.disable_adapters or (name := linear.active_adapters[0]) not in linear.lora_A:\n",
         new="    if (name := linear.active_adapters[0]) is not None:\n",
         checks=(OURS, f"{LIVE}::test_what_is_sampled_comes_from_the_adapter_in_use"),
     ),
     Mutant(
         name="our own layers compute an adapter that is off",
-        symbol="logratio.models.lora:weight_of",
+        symbol="logratio.kernels.fused_decoder:weight_of",
         old="    if linear.disable_adapters or (name := linear.active_adapters[0]) not in linear.lora_A:\n",
         new="    if (name := linear.active_adapters[0]) not in linear.lora_A:\n",
         checks=(THREE,),
     ),
     Mutant(
         name="our own layers leave out an adapter's scale",
-        symbol="logratio.models.lora:weight_of",
+        symbol="logratio.kernels.fused_decoder:weight_of",
         old="return torch.addmm(base, up, down, alpha=linear.scaling[name])",
         new="return torch.addmm(base, up, down)",
         checks=(OURS,),
@@ -59,7 +59,7 @@ MUTANTS = (
     ),
     Mutant(
         name="dropout of an adapter is left out by our own layers",
-        symbol="logratio.models.lora:is_linear",
+        symbol="logratio.kernels.fused_decoder:is_linear",
         old="        and all(type(dropout) is nn.Identity for dropout in module.lora_dropout.values())\n",
         new="",
         checks=(f"{LIVE}::test_an_adapter_of_another_kind_is_left_to_peft",),

@@ -16,9 +16,34 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from logratio.kernels.packed_attention import group_mask
+from logratio.packed_rows import PackedRow, Span
+
 NAME = "logratio_segments"
 BLOCKS = "logratio_blocks"
 """Attribute of a row's mask that holds the masks of its blocks: it goes wherever a model hands the mask."""
+
+
+def packed_inputs(row: PackedRow) -> dict[str, Tensor]:
+    """What a model's own forward pass is told of a packed row beside its tokens; nothing of a plain one.
+
+    The mask `[1, 1, T, T]` is formed here, where something reads it: fused layers have no use for it.
+    """
+    if not row.spans:
+        return {}
+    mask = segment_mask(row.spans, row.input_ids.shape[1]).to(row.input_ids.device)
+    blocks = attach_mask_blocks(mask, [span.num_tokens for span in row.spans])
+    return {"position_ids": row.position_ids, "attention_mask": blocks}
+
+
+def segment_mask(spans: Sequence[Span], num_tokens: int) -> Tensor:
+    """`[1, 1, T, T]`: true where a token sees another: prompt and answer before it, and itself."""
+    mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
+    for span in spans:
+        mask[span.start : span.start + span.num_tokens, span.start : span.start + span.num_tokens] = (
+            group_mask(span)
+        )
+    return mask[None, None]
 
 
 def attach_mask_blocks(mask: Tensor, lengths: Sequence[int]) -> Tensor:

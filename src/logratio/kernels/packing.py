@@ -20,8 +20,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from logratio.kernels.block_diagonal_sdpa import attach_mask_blocks
-from logratio.kernels.packed_attention import group_mask
 from logratio.packed_rows import AnswerGroup, PackedRow, Span
 
 Layout = Literal["packed", "unpacked"]
@@ -75,27 +73,15 @@ def pack(groups: Sequence[AnswerGroup], *, device: torch.device | str = "cpu") -
             answer_index += [num_answers] * len(answer)
             num_answers += 1
         spans.append(Span(start, prompt_end, tuple(ends)))
-    mask = segment_mask(spans, len(tokens))
     return PackedRow(
         input_ids=torch.tensor([tokens], device=device),
         position_ids=torch.tensor([positions], device=device),
-        attention_mask=attach_mask_blocks(mask.to(device), [group.num_tokens for group in groups]),
         spans=tuple(spans),
         source_positions=torch.tensor(source_positions, device=device),
         target_ids=torch.tensor(target_ids, device=device),
         answer_index=torch.tensor(answer_index, device=device),
         num_answers=num_answers,
     )
-
-
-def segment_mask(spans: Sequence[Span], num_tokens: int) -> Tensor:
-    """`[1, 1, T, T]`: true where a token sees another: prompt and answer before it, and itself."""
-    mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
-    for span in spans:
-        mask[span.start : span.start + span.num_tokens, span.start : span.start + span.num_tokens] = (
-            group_mask(span)
-        )
-    return mask[None, None]
 
 
 def pack_single(
@@ -106,7 +92,6 @@ def pack_single(
     return PackedRow(
         input_ids=torch.tensor([tokens], device=device),
         position_ids=torch.arange(len(tokens), device=device)[None],
-        attention_mask=None,
         spans=(),
         source_positions=torch.arange(len(prompt) - 1, len(tokens), device=device),
         target_ids=torch.tensor(answer, device=device),

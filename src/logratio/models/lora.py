@@ -167,34 +167,6 @@ def use_adapter(model: Any, name: str) -> Iterator[None]:
         _switch(layers, before)
 
 
-def is_linear(module: Any) -> bool:
-    """Whether a module computes a product with `weight_of` it, and a bias, and nothing else."""
-    if not type(module).__module__.startswith("peft."):
-        return type(module) is nn.Linear
-    from peft.tuners.lora.layer import Linear
-
-    return (
-        type(module) is Linear
-        and type(module.get_base_layer()) is nn.Linear
-        and not (module.merged or module.fan_in_fan_out or module.lora_variant)
-        and not any(module.lora_bias.values())
-        and all(type(dropout) is nn.Identity for dropout in module.lora_dropout.values())
-        and all(low.weight.dtype == module.weight.dtype for low in module.lora_A.values())
-        and (module.disable_adapters or len(module.active_adapters) == 1)
-    )
-
-
-def weight_of(linear: Any) -> torch.Tensor:
-    """`W`, or `W + (α/r)·B·A` of the adapter in use, differentiable in whatever of these is trained."""
-    if type(linear) is nn.Linear:
-        return linear.weight
-    base: torch.Tensor = linear.get_base_layer().weight
-    if linear.disable_adapters or (name := linear.active_adapters[0]) not in linear.lora_A:
-        return base
-    down, up = linear.lora_A[name].weight, linear.lora_B[name].weight
-    return torch.addmm(base, up, down, alpha=linear.scaling[name])
-
-
 def merge_adapter(model: Any, name: str = POLICY) -> Any:
     """Fold an adapter into the weights, in place, and drop the others; returns the model, plain again.
 

@@ -191,7 +191,7 @@ class LanguageActor:
 
     def evaluate_row(self, row: PackedRow) -> tuple[Tensor, Tensor, Tensor | None]:
         """Log-probabilities, entropies and values of a row's answer tokens, `[N]` each, differentiable."""
-        if row.attention_mask is not None:
+        if row.spans:
             states = self.policy.hidden_states(row)
             weight = self.policy.model.get_output_embeddings().weight
             logprobs, entropy = token_logprobs_and_entropy(
@@ -211,7 +211,7 @@ class LanguageActor:
     ) -> tuple[TokenComparison, Tensor | None]:
         """What the policy and a reference say of a row's answer tokens, and the critic's values `[N]`."""
         other = self.policy if reference is None else reference
-        if row.attention_mask is not None:
+        if row.spans:
             states = self.policy.hidden_states(row)
             tokens = compare_tokens(
                 states,

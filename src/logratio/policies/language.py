@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from logratio.errors import BadConfig
-from logratio.kernels.block_diagonal_sdpa import use_block_attention
+from logratio.kernels.block_diagonal_sdpa import packed_inputs, use_block_attention
 from logratio.kernels.chunked_lm_head import token_logprobs
 from logratio.kernels.fused_decoder import Decoder
 from logratio.kernels.packing import Layout, assign_rows, common_prefix, pack, pack_single
@@ -228,7 +228,7 @@ class LanguagePolicy(PackedModel):
 
     def evaluate(self, row: PackedRow) -> Tensor:
         """Log-probability of every answer token at temperature 1: `[N]` nats, differentiable."""
-        if row.attention_mask is None:
+        if not row.spans:
             with self.forward_context():
                 logits = self.model(input_ids=row.input_ids).logits[0, row.source_positions]
             dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -246,15 +246,9 @@ class LanguagePolicy(PackedModel):
         if row.spans and (decoder := self.decoder) is not None:
             with self.use_adapter():
                 return decoder.hidden_states(row, row.source_positions)
-        layout: dict[str, Any] = {}
-        if row.attention_mask is not None:
-            layout = {
-                "position_ids": row.position_ids,
-                "attention_mask": row.attention_mask,
-                "use_cache": False,
-            }
+        packed = {**packed_inputs(row), "use_cache": False} if row.spans else {}
         with self.forward_context():
-            hidden = self.model.base_model(input_ids=row.input_ids, **layout).last_hidden_state
+            hidden = self.model.base_model(input_ids=row.input_ids, **packed).last_hidden_state
         return hidden[0, row.source_positions]
 
     def states_and_logits(self, row: PackedRow) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from logratio.errors import DataFault, EmptyAnswer
+from logratio.kernels.block_diagonal_sdpa import packed_inputs
 from logratio.kernels.packing import Layout, include_last_token, last_token_positions
 from logratio.kernels.precision import ComputeWeights
 from logratio.models import tokenisation
@@ -101,11 +102,9 @@ class RewardModel(PackedModel, AnswerScorer):
         """Score of every answer of a row: `[answers]`, in float32 at least, differentiable."""
         if row.spans and (decoder := self.decoder) is not None:
             return self._scored(decoder.hidden_states(row, last_token_positions(row)))
-        packed = {"position_ids": row.position_ids, "attention_mask": row.attention_mask}
-        settings = {} if row.attention_mask is None else packed
         with self.autocast():
             body = self.model.base_model
-            hidden = body(input_ids=row.input_ids, use_cache=False, **settings).last_hidden_state[0]
+            hidden = body(input_ids=row.input_ids, use_cache=False, **packed_inputs(row)).last_hidden_state[0]
         return self._scored(hidden[last_token_positions(row)])
 
     def _scored(self, states: Tensor) -> Tensor:
