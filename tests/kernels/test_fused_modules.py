@@ -308,9 +308,9 @@ def test_what_is_computed_again_trains_every_layer_as_what_is_kept(train, lora, 
         policy.set_compute(recompute_activations=recompute)
         with RunDirectory.begin(tmp_path / str(recompute), {"identity": {}}) as run:
             if train == "dpo":
-                train_dpo(policy, groups, DPOConfig(**settings), run)
+                train_dpo(policy, groups, DPOConfig.of(**settings), run)
             else:
-                train_sft(policy, groups, SFTConfig(**settings), run)
+                train_sft(policy, groups, SFTConfig.of(**settings), run)
         moved = adapter_parameters(model, POLICY) if lora else list(model.parameters())
         assert not policy.accumulates_in_place
         for weight, old in zip(model.parameters(), before, strict=True):
@@ -347,7 +347,11 @@ def test_a_compiled_layer_computes_the_same():
 def run_alone(code, *arguments):
     """What a process of its own prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
