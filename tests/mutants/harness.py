@@ -79,9 +79,17 @@ class Mutant:
 class Outcomes:
     """What became of the tests: a pytest plugin that remembers."""
 
+    checks: Sequence[str]
+    noticed: set[str] = field(default_factory=set)
     passed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Leave out the other parameters of a check that has failed: one is enough to say that it notices."""
+        name = item.nodeid.removeprefix("tests/")
+        return True if any(belonging(check, [name]) for check in self.noticed) else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Sort a test by how it ended; one that fails outside its own body is broken, not failed."""
@@ -92,6 +100,7 @@ class Outcomes:
             self.broken[name] = message
         elif report.failed:
             self.failed[name] = message
+            self.noticed.update(check for check in self.checks if belonging(check, [name]))
         elif report.when == "call":
             self.passed.append(name)
 
@@ -192,7 +201,7 @@ def run_checks(checks: Sequence[str], path: Path) -> Outcomes:
     Raises:
         LookupError: a check names no test, or cannot be run.
     """
-    outcomes, output = Outcomes(), io.StringIO()
+    outcomes, output = Outcomes(checks), io.StringIO()
     plugins = [
         flag
         for name in ("xdist", "cacheprovider", "faulthandler", "unraisableexception")
