@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from cli.made_quickstart import MODULE, small_arguments
+from cli.tiny_quickstart import MODULE, small_arguments
 from logratio.cli.quickstart import command, evaluation
 from logratio.models.loading import save
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from logratio.errors import BadConfig
 from logratio.models.loading import save
 from logratio.models.reward_model import add_score_head
 from logratio.records import Prompt
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 REWARD = """
 def letters(prompts, completions, bonus=None, **columns):

@@ -12,7 +12,7 @@ from logratio.cli.lean import mark
 from logratio.cli.main import main
 from logratio.models.loading import load, save
 from logratio.run_directory import write_json_lines
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 THERE = """
 import sys

@@ -15,7 +15,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import cache_from_source
@@ -220,3 +220,16 @@ def survivors(mutant: Mutant, directory: Path) -> list[str]:
     """The mutant's checks that do not notice it: empty where the mutant is killed as it must be."""
     outcomes = run_checks(mutant.checks, plant(mutant, directory))
     return [check for check in mutant.checks if not belonging(check, outcomes.failed)]
+
+
+def unsound(mutants: Iterable[Mutant], directory: Path) -> list[str]:
+    """The checks that fail on an unchanged copy, of one from each test file that the mutants name.
+
+    All of them pass on the package itself where the suite does; what is left to show is that a file's tests are
+    not broken by how they are run here.
+    """
+    first = {check.partition("::")[0]: check for mutant in mutants for check in reversed(mutant.checks)}
+    checks = tuple(first.values())
+    outcomes = run_checks(checks, plant(None, directory))
+    wrong = [*outcomes.failed, *outcomes.broken]
+    return [check for check in checks if belonging(check, wrong) or not belonging(check, outcomes.passed)]

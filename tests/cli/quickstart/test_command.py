@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cli.made_quickstart import done, weights
+from cli.tiny_quickstart import done, weights
 from logratio.cli.main import main
 from logratio.cli.quickstart import context as quickstart_bench
 from logratio.cli.quickstart import stages

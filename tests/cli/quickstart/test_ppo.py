@@ -12,7 +12,7 @@ from statistics import fmean
 import pytest
 import tyro
 
-from cli.made_quickstart import done, names_done, weights, with_ppo
+from cli.tiny_quickstart import done, names_done, weights, with_ppo
 from logratio.algorithms.ppo import PPOConfig
 from logratio.algorithms.reward import RewardConfig
 from logratio.cli.quickstart import context as quickstart_bench
