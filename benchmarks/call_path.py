@@ -3,7 +3,8 @@
     PYTHONPATH=tests python benchmarks/call_path.py --write docs/architecture.md
 
 A small Llama with random weights is trained by DPO and by PPO. Between the choice of a batch and the row of
-metrics that is written of it, every Python function of the package that is called is noted with its file.
+metrics that is written of it, every Python function of the package that is called is noted with its file. It
+is the second update of a run: the first has checks of its own, of what holds before anything was learned.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from logratio.rollouts.collector_config import CollectorConfig
 from logratio.rollouts.reward_shaping import WeightedReward
 from logratio.run_directory import RunDirectory
 from logratio.training.loop import Session
-from tiny import random_groups, tiny_llama, tiny_tokenizer
+from tiny_models import random_groups, tiny_llama, tiny_tokenizer
 
 PACKAGE = Path(logratio.__file__).parent
 BEGIN, END = "<!-- written by make bench-call-path -->", "<!-- to here -->"
-BATCH = 4
+BATCH, UPDATES = 4, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Arguments:
 def dpo(run: RunDirectory) -> None:
     policy = LanguagePolicy(tiny_llama(60), None)
     config = DPOConfig.of(batch_size=BATCH, checkpoint_every=0)
-    train_dpo(policy, random_groups(BATCH, vocab_size=60), config, run)
+    train_dpo(policy, random_groups(UPDATES * BATCH, vocab_size=60), config, run)
 
 
 def ppo(run: RunDirectory) -> None:
@@ -64,7 +65,7 @@ def ppo(run: RunDirectory) -> None:
         at_reference=True,
         config=CollectorConfig(num_samples=2, max_new_tokens=6),
     )
-    train_ppo(actor, collector, PPOConfig.of(batch_size=BATCH, checkpoint_every=0), run)
+    train_ppo(actor, collector, PPOConfig.of(batch_size=BATCH, epochs=UPDATES, checkpoint_every=0), run)
 
 
 TRAINERS: dict[str, Callable[[RunDirectory], None]] = {"DPO": dpo, "PPO": ppo}
@@ -79,15 +80,16 @@ def calls_of_one_update() -> Iterator[dict[str, str]]:
     """The files of the package that an update in here calls, each with the function that it calls first."""
     called: dict[str, str] = {}
     begin, end, prefix = Session.batch.__code__, Session.log.__code__, f"{PACKAGE}/"
-    running = False
+    running, updates = False, 0
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        nonlocal running
+        nonlocal running, updates
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(prefix):
             return
+        updates += code is begin
         running = (running or code is begin) and code is not end
-        if running and code.co_name != "<module>":
+        if running and updates == 2 and code.co_name != "<module>":
             # A function that is defined within another is a part of it.
             called.setdefault(code.co_filename.removeprefix(prefix), code.co_qualname.split(".<locals>")[0])
 

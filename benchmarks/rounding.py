@@ -3,8 +3,9 @@
     PYTHONPATH=tests python benchmarks/rounding.py --write docs/computing.md
 
 An answer of 8 to 2,000 tokens of this project's own pages is read by the embedded model in bfloat16, by
-products that accumulate in another order for each shape (`tests/reordered.py`), as bfloat16 tiles do: alone,
-again in the same row, and in a row with another answer; beside them a reference with 1 % of noise in a layer.
+products that accumulate in another order for each shape (`tests/reordered_matmul.py`), as bfloat16 tiles do:
+alone, again in the same row, and in a row with another answer; beside them a reference with 1 % of noise in a
+layer.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from logratio.models.gguf.loading import embedded_model_path
 from logratio.models.loading import load
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
-from reordered import reordered_products
+from reordered_matmul import reordered_products
 
 PAGES = Path(__file__).parent.parent / "docs"
 LENGTHS = (8, 32, 128, 512, 2000)

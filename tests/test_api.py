@@ -14,7 +14,7 @@ import pytest
 
 import logratio
 from logratio.models.loading import save
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 

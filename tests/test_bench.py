@@ -11,7 +11,7 @@ from logratio.models import reward_model
 from logratio.models.loading import save
 from logratio.packed_rows import AnswerGroup
 from test_benchmark import BENCHMARKS, load_script
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 SCRIPTS = ("cases", "tuning_sides", "sampling_sides", "bench", "growth_sides", "growth")
 

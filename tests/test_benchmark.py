@@ -17,7 +17,7 @@ from logratio.data.jsonl import read_prompts
 from logratio.models.loading import save
 from logratio.models.tokenisation import encode_prompt
 from logratio.packed_rows import AnswerGroup
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -12,7 +12,7 @@ from logratio.errors import BadConfig
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
-from tiny import exact_llama, random_groups, tiny_llama
+from tiny_models import exact_llama, random_groups, tiny_llama
 
 VOCABULARY = 50
 # The golden vectors' pairs: see tests/objectives.

@@ -23,7 +23,7 @@ from logratio.data.encoding import EncodedPair
 from logratio.policies.language import LanguagePolicy
 from logratio.records import Comparison, Completion, Prompt
 from logratio.run_directory import RunDirectory
-from tiny import exact_llama, random_groups
+from tiny_models import exact_llama, random_groups
 
 BETA, TIED = 0.1, PAIR._replace(preference=torch.full((4,), 0.5, dtype=torch.float64))
 

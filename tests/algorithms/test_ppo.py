@@ -26,7 +26,7 @@ from logratio.run_directory import RunDirectory
 from logratio.training import loop
 from logratio.training.gradient_noise import GradientSNR
 from logratio.training.on_policy import backpropagate
-from tiny import exact_llama, tiny_llama, tiny_tokenizer
+from tiny_models import exact_llama, tiny_llama, tiny_tokenizer
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a good day", "I like", "the dog ran", "on the mat", "this")]
 

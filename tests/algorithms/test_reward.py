@@ -26,7 +26,7 @@ from logratio.policies.reward_scorer import RewardModel
 from logratio.records import Comparison, Completion, Prompt
 from logratio.run_directory import RunDirectory
 from logratio.training.loop import Session
-from tiny import exact_llama, random_groups
+from tiny_models import exact_llama, random_groups
 
 VOCABULARY = 50
 

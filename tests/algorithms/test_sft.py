@@ -7,7 +7,7 @@ from logratio.algorithms.sft import SFTConfig, train_sft
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
-from tiny import exact_llama, random_groups, tiny_llama
+from tiny_models import exact_llama, random_groups, tiny_llama
 
 VOCABULARY = 50
 

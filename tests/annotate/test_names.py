@@ -2,7 +2,7 @@
 
 import pytest
 
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.domain.export import make_export
 from logratio.annotate.storage.snapshot import Snapshot
 from logratio.annotate.storage.store import Store
@@ -32,20 +32,20 @@ def test_names_are_composed_and_have_single_spaces(tmp_path):
 
 def test_somebody_whom_an_old_store_knows_in_another_form_is_the_same_person(tmp_path):
     """Whoever judged a pair as one would else be shown it again as the other, and count twice."""
-    pairs = made.pairs(3)
-    with made.store(tmp_path / "labels.db", pairs, annotators=(DECOMPOSED, "ben")) as store:
-        assert made.judge(made.queue(store), DECOMPOSED, lambda pair: "a") == 3
+    pairs = label_stores.pairs(3)
+    with label_stores.store(tmp_path / "labels.db", pairs, annotators=(DECOMPOSED, "ben")) as store:
+        assert label_stores.judge(label_stores.queue(store), DECOMPOSED, lambda pair: "a") == 3
         before = [vote.annotator for vote in store.votes()]
         (name,) = [store.known_as(name) for name in names_of(tmp_path, COMPOSED)]
         assert name == DECOMPOSED
         give_tokens(store, [name])
         assert store.annotators() == sorted(["ben", DECOMPOSED])
-        assert made.queue(store).lease(name) is None
+        assert label_stores.queue(store).lease(name) is None
         assert [vote.annotator for vote in store.votes()] == before == [DECOMPOSED] * 3
 
 
 def test_a_name_that_stands_there_as_it_is_given_is_taken(tmp_path):
-    with made.store(tmp_path / "labels.db", [], annotators=(DECOMPOSED, COMPOSED)) as store:
+    with label_stores.store(tmp_path / "labels.db", [], annotators=(DECOMPOSED, COMPOSED)) as store:
         assert store.known_as(COMPOSED) == COMPOSED
         assert store.known_as("new") == "new"
 
@@ -53,17 +53,17 @@ def test_a_name_that_stands_there_as_it_is_given_is_taken(tmp_path):
 @pytest.fixture
 def alike(tmp_path):
     """A store of before, in which one person goes by three names."""
-    pairs = made.pairs(3)
+    pairs = label_stores.pairs(3)
     path = tmp_path / "labels.db"
-    with made.store(path, pairs, annotators=(DECOMPOSED, COMPOSED, COMPOSED.upper())) as store:
+    with label_stores.store(path, pairs, annotators=(DECOMPOSED, COMPOSED, COMPOSED.upper())) as store:
         for name in (DECOMPOSED, COMPOSED, COMPOSED.upper()):
-            made.judge(made.queue(store, votes_per_pair=3), name, lambda pair: "a")
+            label_stores.judge(label_stores.queue(store, votes_per_pair=3), name, lambda pair: "a")
     return path
 
 
 def test_names_that_look_alike_are_said_where_people_begin(alike, capsys):
     with Store.create_or_open(alike) as store:
-        announce(store, made.queue(store), Arguments(store=alike), ["ben"], {})
+        announce(store, label_stores.queue(store), Arguments(store=alike), ["ben"], {})
     said = capsys.readouterr().out
     assert "differ only in their Unicode form or white space" in said
     assert said.count("differ only in capitals") == 2

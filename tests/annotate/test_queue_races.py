@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.storage.store import Store
 
 
 @pytest.fixture(autouse=True)
 def _closed_stores():
-    with made.closed_stores():
+    with label_stores.closed_stores():
         yield
 
 
@@ -30,7 +30,7 @@ def path(tmp_path):
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.domain.queue import Queue, QueueSettings
 from logratio.annotate.storage.store import Store
 
@@ -44,7 +44,7 @@ with Store.create_or_open(path) as store:
         assignment = queue.lease(name)
         if assignment is None:
             break
-        receipt = queue.vote(name, made.ballot(assignment, nonce=assignment.ticket))
+        receipt = queue.vote(name, label_stores.ballot(assignment, nonce=assignment.ticket))
         seen.append([receipt.pair_id, receipt.vote_id])
         time.sleep(0.001)  # SQLite's locks are not fair: without a pause one of the two may get nearly all.
 print(json.dumps(seen))
@@ -67,12 +67,14 @@ def check_race(store: Store, seen: dict[str, list[tuple[str, int]]], num_votes: 
     ("names", "num_votes", "shared"), [("ab", 1, True), ("ab", 1, False), ("abc", 2, True)]
 )
 def test_threads_race_for_500_pairs(path, names, num_votes, shared):
-    store = made.store(path, made.pairs(500), annotators=[*names])
-    queues = {name: made.queue(store, votes_per_pair=num_votes, clock=time.time) for name in names}
+    store = label_stores.store(path, label_stores.pairs(500), annotators=[*names])
+    queues = {name: label_stores.queue(store, votes_per_pair=num_votes, clock=time.time) for name in names}
     if shared:
         queues = dict.fromkeys(names, queues["a"])
     else:
-        queues["b"] = made.queue(Store.create_or_open(path), votes_per_pair=num_votes, clock=time.time)
+        queues["b"] = label_stores.queue(
+            Store.create_or_open(path), votes_per_pair=num_votes, clock=time.time
+        )
     seen = {name: [] for name in names}
     failures = []
     gate = threading.Barrier(len(names))
@@ -81,7 +83,7 @@ def test_threads_race_for_500_pairs(path, names, num_votes, shared):
         gate.wait()
         try:
             while assignment := queues[name].lease(name):
-                receipt = queues[name].vote(name, made.ballot(assignment, nonce=assignment.ticket))
+                receipt = queues[name].vote(name, label_stores.ballot(assignment, nonce=assignment.ticket))
                 seen[name].append((assignment.pair.id, receipt.vote_id))
         except BaseException as error:
             failures.append(error)
@@ -95,13 +97,13 @@ def test_threads_race_for_500_pairs(path, names, num_votes, shared):
     # The last pairs may have been held by another when somebody asked.
     for name in names:
         while assignment := queues[name].lease(name):
-            receipt = queues[name].vote(name, made.ballot(assignment))
+            receipt = queues[name].vote(name, label_stores.ballot(assignment))
             seen[name].append((assignment.pair.id, receipt.vote_id))
     check_race(store, seen, num_votes)
 
 
 def test_processes_race_for_500_pairs(path):
-    store = made.store(path, made.pairs(500), annotators=["a", "b"])
+    store = label_stores.store(path, label_stores.pairs(500), annotators=["a", "b"])
     tests = str(Path(__file__).parents[1])
     processes = {
         name: subprocess.Popen(

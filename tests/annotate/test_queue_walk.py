@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.domain.queue import AnnotationProgress, Receipt
 from logratio.annotate.storage.store import Store
 from logratio.errors import DuplicateVote, LeaseConflict
@@ -31,11 +31,11 @@ class Walk(RuleBasedStateMachine):
     def begin(self, num_votes, num_pairs, repeats):
         self.directory = tempfile.TemporaryDirectory()
         self.path = Path(self.directory.name) / "labels.db"
-        self.clock = made.Clock()
+        self.clock = label_stores.Clock()
         self.options = {"votes_per_pair": num_votes, "repeats": repeats, "gold": 0.2, "lease_seconds": LEASE}
-        content = [*made.pairs(num_pairs), made.pair(100, gold="a")]
-        self.store = made.store(self.path, content, annotators=NAMES)
-        self.queue = made.queue(self.store, clock=self.clock, **self.options)
+        content = [*label_stores.pairs(num_pairs), label_stores.pair(100, gold="a")]
+        self.store = label_stores.store(self.path, content, annotators=NAMES)
+        self.queue = label_stores.queue(self.store, clock=self.clock, **self.options)
         self.pair_ids = {pair.id for pair in content[:num_pairs]}
         self.num_pairs = num_pairs
         self.stacks = {name: [] for name in NAMES}  # (pair, kind, verdict, swapped), oldest first
@@ -137,7 +137,7 @@ class Walk(RuleBasedStateMachine):
         assignment = self.held.get(name)
         if assignment is None:
             return
-        ballot = made.ballot(assignment, verdict)
+        ballot = label_stores.ballot(assignment, verdict)
         if self.flagged(assignment.pair.id):
             with pytest.raises(DuplicateVote):
                 self.queue.vote(name, ballot)
@@ -161,10 +161,10 @@ class Walk(RuleBasedStateMachine):
         if last is None or not self.has_room(name, last):
             stack.extend([last] if last else [])
             with pytest.raises(LeaseConflict):
-                self.queue.undo(name, nonce=made.nonce())
+                self.queue.undo(name, nonce=label_stores.nonce())
             return
         pair_id, kind, _, swapped = last
-        nonce = made.nonce()
+        nonce = label_stores.nonce()
         back = self.queue.undo(name, nonce=nonce)
         self.num_rows += 1
         assert (back.pair.id, back.kind, back.swapped) == (pair_id, kind, swapped)
@@ -188,13 +188,13 @@ class Walk(RuleBasedStateMachine):
         if self.stale:
             name, assignment = draw.choice(self.stale)
             with pytest.raises((LeaseConflict, DuplicateVote)):
-                self.queue.vote(name, made.ballot(assignment, "tie"))
+                self.queue.vote(name, label_stores.ballot(assignment, "tie"))
 
     @rule(name=st.sampled_from(NAMES), other=st.sampled_from(NAMES))
     def vote_with_anothers_ticket(self, name, other):
         if name != other and other in self.held:
             with pytest.raises(LeaseConflict):
-                self.queue.vote(name, made.ballot(self.held[other]))
+                self.queue.vote(name, label_stores.ballot(self.held[other]))
 
     @rule(seconds=st.sampled_from([1.0, 300.0, 599.0, 600.0, 5000.0, -1.0, -300.0, -601.0, -100_000.0]))
     def pass_time(self, seconds):
@@ -204,14 +204,14 @@ class Walk(RuleBasedStateMachine):
     def restart(self):
         self.store.close()
         self.store = Store.create_or_open(self.path)
-        self.queue = made.queue(self.store, clock=self.clock, **self.options)
+        self.queue = label_stores.queue(self.store, clock=self.clock, **self.options)
 
     @rule()
     def add_pair(self):
-        pair = made.pair(self.num_pairs)
+        pair = label_stores.pair(self.num_pairs)
         self.num_pairs += 1
         self.pair_ids.add(pair.id)
-        assert self.store.add_file(f"more-{self.num_pairs}", made.pair_file([pair])) == 1
+        assert self.store.add_file(f"more-{self.num_pairs}", label_stores.pair_file([pair])) == 1
 
     @invariant()
     def agrees(self):

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from annotate.served import make_forks, start
-from annotate.serving import Client, vote_on, write_completions
+from annotate.live_server import Client, vote_on, write_completions
+from annotate.serve_process import make_forks, start
 from logratio.annotate.storage.store import Store
 
 NUM_KILLS = 100

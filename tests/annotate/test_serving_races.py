@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from annotate.serving import running, vote_on, write_completions
+from annotate.live_server import running, vote_on, write_completions
 from logratio.annotate.domain.queue import QueueSettings
 
 SIDES = ("left", "right")

@@ -8,7 +8,7 @@ from logratio.cli import chat
 from logratio.cli import main as door
 from logratio.generation.engines.selection import StreamedToken
 from logratio.models.loading import save
-from tiny import tiny_llama
+from tiny_models import tiny_llama
 
 
 @pytest.fixture

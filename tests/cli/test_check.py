@@ -11,7 +11,7 @@ import pytest
 from logratio.cli.main import main
 from logratio.models import loading
 from logratio.models.input_limits import ModelLimits
-from tiny import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 GOOD = [
     {"prompt": f"the cat {n}", "chosen": " sat" + " down" * (n % 2), "rejected": " ran on"} for n in range(40)

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from logratio.cli.main import main
 from logratio.models.loading import load, save
 from logratio.run_directory import RunDirectory
-from tiny import BEGIN, SIZES, tiny_llama, tiny_tokenizer
+from tiny_models import BEGIN, SIZES, tiny_llama, tiny_tokenizer
 
 POSITIONS = 48
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}

@@ -7,13 +7,13 @@ import json
 
 import pytest
 
+from chat_templates import HERMES, tokenizer_of
 from logratio.cli.main import main
 from logratio.models import tokenisation
 from logratio.models.loading import load_tokenizer, save
 from logratio.records import Prompt
 from logratio.run_directory import RunDirectory, read_json_lines
-from templates import HERMES, tokenizer_of
-from tiny import TEMPLATE, tiny_llama
+from tiny_models import TEMPLATE, tiny_llama
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 CALLED = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}

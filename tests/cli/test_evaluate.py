@@ -15,7 +15,7 @@ from logratio.models.reward_model import add_score_head
 from logratio.recipes.evaluate import model_sources
 from logratio.recipes.evaluation_config import EvaluateSettings
 from logratio.records import Prompt
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 REWARD = """
 def letters(prompts, completions, bonus=None, **columns):

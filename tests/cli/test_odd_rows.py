@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from logratio.cli.main import main
 from logratio.models.loading import save
 from logratio.report.collect import read_object
-from tiny import BEGIN, END, tiny_llama, tiny_tokenizer
+from tiny_models import BEGIN, END, tiny_llama, tiny_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.domain.pairs import make_pair
 from logratio.cli.main import COMMANDS, main
 from logratio.cli.rate import FILE_WIDTH, Arguments, plain, read_tally, run
@@ -226,8 +226,8 @@ def labelled(path, num_pairs=12, **settings):
         )
         for number in range(num_pairs)
     ]
-    store = made.store(path, pairs)
-    return store, made.queue(store, **settings)
+    store = label_stores.store(path, pairs)
+    return store, label_stores.queue(store, **settings)
 
 
 def by_number(verdicts):
@@ -248,7 +248,7 @@ def test_verdicts_are_comparisons_of_the_models(tmp_path, capsys):
         return winner(pair, word) if word in "xy" else word
 
     store, queue = labelled(path)
-    made.judge(queue, "anna", choose)
+    label_stores.judge(queue, "anna", choose)
     with store:
         outcomes, left_out = rate_labels.read_labels(path, NameForms())
         assert left_out == {"skipped": 1, "on flagged pairs": 1}
@@ -268,8 +268,8 @@ def test_verdicts_are_comparisons_of_the_models(tmp_path, capsys):
 def test_several_verdicts_on_a_pair_are_one_unit(tmp_path):
     path = tmp_path / "labels.db"
     store, queue = labelled(path, votes_per_pair=2)
-    made.judge(queue, "anna", lambda pair: winner(pair, "x"))
-    made.judge(queue, "ben", lambda pair: winner(pair, "y"))
+    label_stores.judge(queue, "anna", lambda pair: winner(pair, "x"))
+    label_stores.judge(queue, "ben", lambda pair: winner(pair, "y"))
     store.close()
     tally = read_tally(path, RowConfig())
     assert tally.units == {((0, 1, False), (1, 0, False)): 11}
@@ -279,8 +279,10 @@ def test_several_verdicts_on_a_pair_are_one_unit(tmp_path):
 def test_a_flag_takes_the_pair_s_other_verdicts_with_it(tmp_path):
     path = tmp_path / "labels.db"
     store, queue = labelled(path, num_pairs=4, votes_per_pair=2)
-    made.judge(queue, "anna", lambda pair: winner(pair, "x"))
-    made.judge(queue, "ben", lambda pair: "flag" if by_number("0012")(pair) == "2" else winner(pair, "y"))
+    label_stores.judge(queue, "anna", lambda pair: winner(pair, "x"))
+    label_stores.judge(
+        queue, "ben", lambda pair: "flag" if by_number("0012")(pair) == "2" else winner(pair, "y")
+    )
     store.close()
     tally = read_tally(path, RowConfig())
     assert tally.left_out["on flagged pairs"] == 2
@@ -290,8 +292,10 @@ def test_a_flag_takes_the_pair_s_other_verdicts_with_it(tmp_path):
 def test_repeats_and_gold_do_not_count(tmp_path):
     path = tmp_path / "labels.db"
     store, _ = labelled(path, num_pairs=30)
-    store.add_file("gold.jsonl", made.pair_file([made.pair(99, models=("x", "y"), gold="a")]))
-    made.judge(made.queue(store, repeats=0.3, gold=0.3), "anna", lambda pair: winner(pair, "x"))
+    store.add_file("gold.jsonl", label_stores.pair_file([label_stores.pair(99, models=("x", "y"), gold="a")]))
+    label_stores.judge(
+        label_stores.queue(store, repeats=0.3, gold=0.3), "anna", lambda pair: winner(pair, "x")
+    )
     kinds = [vote.kind for vote in store.votes()]
     store.close()
     _, left_out = rate_labels.read_labels(path, NameForms())
@@ -303,7 +307,7 @@ def test_repeats_and_gold_do_not_count(tmp_path):
 def test_pairs_that_a_margin_chose_do_not_count(tmp_path):
     path = tmp_path / "labels.db"
     store, queue = labelled(path, num_pairs=60, order="margin", random_slice=0.4)
-    made.judge(queue, "anna", lambda pair: winner(pair, "x"))
+    label_stores.judge(queue, "anna", lambda pair: winner(pair, "x"))
     chosen = sum(not vote.at_random for vote in store.votes())
     store.close()
     outcomes, left_out = rate_labels.read_labels(path, NameForms())
@@ -314,10 +318,10 @@ def test_pairs_that_a_margin_chose_do_not_count(tmp_path):
 
 def test_labels_without_models_and_no_labels_at_all(tmp_path):
     path = tmp_path / "labels.db"
-    store = made.store(path, made.pairs(3))
+    store = label_stores.store(path, label_stores.pairs(3))
     with pytest.raises(TooFewLabels, match="no comparison") as caught:
         read_tally(path, RowConfig())
-    made.judge(made.queue(store), "anna", lambda pair: "a")
+    label_stores.judge(label_stores.queue(store), "anna", lambda pair: "a")
     store.close()
     with pytest.raises(TooFewLabels, match="none of 3 pairs says which models") as caught:
         read_tally(path, RowConfig())

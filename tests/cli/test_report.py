@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from logratio.cli.main import main
-from report import made_control, made_run
+from report import control_runs, run_directories
 
 
 def test_prints_the_verdict_and_where_the_files_are(tmp_path, capsys):
-    run = made_run.write_quickstart(tmp_path / "quickstart")
+    run = run_directories.write_quickstart(tmp_path / "quickstart")
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("The policy is better than the reference")
@@ -24,7 +24,7 @@ def test_prints_the_verdict_and_where_the_files_are(tmp_path, capsys):
 
 def test_a_verdict_beyond_its_interval_is_not_printed(tmp_path, capsys):
     rate = {"value": 0.52, "low": 0.44, "high": 0.6, "n": 160}
-    run = made_run.write_quickstart(tmp_path / "quickstart", win_rate=rate)
+    run = run_directories.write_quickstart(tmp_path / "quickstart", win_rate=rate)
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
     assert "is better than the reference" not in out
@@ -35,7 +35,7 @@ def test_a_verdict_beyond_its_interval_is_not_printed(tmp_path, capsys):
 def test_a_lone_unfinished_training_run_says_what_is_missing(tmp_path, capsys):
     run = tmp_path / "dpo"
     run.mkdir()
-    made_run.write_lines(run / "metrics.jsonl", made_run.dpo_rows(7))
+    run_directories.write_lines(run / "metrics.jsonl", run_directories.dpo_rows(7))
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
     assert "There is no verdict." in out
@@ -46,7 +46,7 @@ def test_a_lone_unfinished_training_run_says_what_is_missing(tmp_path, capsys):
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
     verdict = {"outcome": "better", "sentence": "fine \x1b[2J\u202e", "judge": "x"}
-    run = made_run.write_quickstart(tmp_path / "quickstart", verdict=verdict)
+    run = run_directories.write_quickstart(tmp_path / "quickstart", verdict=verdict)
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -55,7 +55,7 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "file"])
 def test_what_is_no_run_is_a_named_fault_that_names_the_runs_near_it(tmp_path, capsys, kind):
-    made_run.write_quickstart(tmp_path / "quickstart")
+    run_directories.write_quickstart(tmp_path / "quickstart")
     path = tmp_path / "other"
     if kind == "empty":
         path.mkdir()
@@ -70,7 +70,7 @@ def test_what_is_no_run_is_a_named_fault_that_names_the_runs_near_it(tmp_path, c
 
 
 def test_a_report_that_is_not_json_is_a_named_fault_and_is_left_alone(tmp_path, capsys):
-    run = made_run.write_quickstart(tmp_path / "quickstart")
+    run = run_directories.write_quickstart(tmp_path / "quickstart")
     (run / "report.json").write_text('{"verdict": ')
     assert main(["report", str(run)]) == 2
     assert "report.json is not JSON" in capsys.readouterr().err
@@ -81,7 +81,7 @@ def test_a_report_that_is_not_json_is_a_named_fault_and_is_left_alone(tmp_path, 
 def test_open_shows_the_page(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("webbrowser.open", lambda address: shown.append(address) or True)
-    run = made_run.write_quickstart(tmp_path / "quickstart")
+    run = run_directories.write_quickstart(tmp_path / "quickstart")
     assert main(["report", str(run), "--open"]) == 0
     assert shown == [(run / "report.html").as_uri()]
 
@@ -94,7 +94,7 @@ def test_help_teaches(capsys):
 
 
 def test_reading_a_report_loads_neither_torch_nor_transformers(tmp_path):
-    run = made_run.write_quickstart(tmp_path / "quickstart")
+    run = run_directories.write_quickstart(tmp_path / "quickstart")
     script = (
         "import sys; from logratio.cli.main import main; status = main(['report', sys.argv[1]]); "
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules); sys.exit(status)"
@@ -105,7 +105,7 @@ def test_reading_a_report_loads_neither_torch_nor_transformers(tmp_path):
 
 def test_a_run_in_an_environment_is_told_by_its_return(tmp_path, capsys):
     """It has no reference beside it, so that nothing is said of a verdict."""
-    path = made_control.write_one(tmp_path / "run", made_control.rows(), seed=4)
+    path = control_runs.write_one(tmp_path / "run", control_runs.rows(), seed=4)
     assert main(["report", str(path)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("300.0 ± 10.0 mean return of 2 episodes, seed 4\n")

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from ggufs import write_gguf
+from gguf_files import write_gguf
 from logratio.cli.main import main
 from logratio.models.loading import save
 from logratio.models.tokenisation import encode_completion
 from logratio.records import Completion, Prompt
-from tiny import BEGIN, END, TEMPLATE, tiny_llama, tiny_tokenizer
+from tiny_models import BEGIN, END, TEMPLATE, tiny_llama, tiny_tokenizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from annotate.serving import running, vote_on
+from annotate.live_server import running, vote_on
 from logratio.annotate.storage.store import Store
 from logratio.cli.annotate import serve
 from logratio.cli.main import main
@@ -19,7 +19,7 @@ from logratio.models.loading import save
 from logratio.recipes.rows import RowConfig
 from logratio.report.collect import read_object
 from logratio.run_directory import read_json_lines
-from tiny import END, tiny_llama, tiny_tokenizer
+from tiny_models import END, tiny_llama, tiny_tokenizer
 
 GOOD = [{"prompt": f"the cat {n}", "note": n} for n in range(12)]
 LINES = {

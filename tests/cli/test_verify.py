@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import logratio.verify
-from cli.made_checks import EMPTY, FAILS, HOLDS, LACKS, RAISES, gathered, made_pictures
+from cli.tiny_checks import EMPTY, FAILS, HOLDS, LACKS, RAISES, gathered, made_pictures
 from logratio.cli.main import main
 from logratio.errors import BadConfig, Interrupted
 from logratio.recipes.out_directory import prepare_out_directory

@@ -13,7 +13,7 @@ from logratio.data.preference_formats import parse_comparison
 from logratio.models.loading import load, save
 from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
-from tiny import exact_llama, random_groups, tiny_llama, tiny_tokenizer
+from tiny_models import exact_llama, random_groups, tiny_llama, tiny_tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

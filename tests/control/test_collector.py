@@ -17,7 +17,7 @@ from logratio.errors import BadConfig, EnvironmentFault
 from logratio.objectives.advantages import gae
 from logratio.run_directory import RunDirectory, read_json_lines
 from logratio.verify.worlds.environments import Narrow, Recall
-from made_environments import Counting
+from scripted_environments import Counting
 
 MODES = ("NextStep", "SameStep", "Disabled")
 ALONE = {"batch_size": 1, "epochs": 1.0, "shuffle": False, "warmup": 0.0}

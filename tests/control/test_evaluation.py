@@ -10,7 +10,7 @@ from logratio.control.env.normalisation import ObservationNormaliser
 from logratio.control.evaluation import interquartile_interval, interquartile_mean, play_episodes
 from logratio.control.policy import ControlPolicy, NetworkConfig
 from logratio.errors import EnvironmentFault
-from made_environments import Counting
+from scripted_environments import Counting
 
 MODES = ("NextStep", "SameStep", "Disabled")
 

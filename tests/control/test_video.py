@@ -12,7 +12,7 @@ import pytest
 
 from logratio.cli.main import main
 from logratio.control.video import NAME
-from made_environments import Counting, Drawing
+from scripted_environments import Counting, Drawing
 
 films = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("moviepy", "pygame")),

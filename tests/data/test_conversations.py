@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from chat_templates import HERMES, KINDS, REASONING_OF_THE_LAST_TURN, tokenizer_of
 from logratio.annotate.domain.pairs import Pair, make_pair
 from logratio.data.jsonl import read_prompts, read_samples
 from logratio.data.preference_formats import ReadResult, parse_comparison, read_comparisons
@@ -14,8 +15,7 @@ from logratio.data.validation import check_comparisons
 from logratio.errors import DataFault
 from logratio.models import tokenisation
 from logratio.records import Completion, Message, Prompt, Sample
-from templates import HERMES, KINDS, REASONING_OF_THE_LAST_TURN, tokenizer_of
-from tiny import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}]

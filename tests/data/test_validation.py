@@ -13,7 +13,7 @@ from logratio.data.preference_formats import ReadResult, UnusableRow
 from logratio.data.validation import check_comparisons
 from logratio.models import tokenisation
 from logratio.records import Comparison, Completion, Message, Prompt
-from tiny import BEGIN, END, tiny_tokenizer
+from tiny_models import BEGIN, END, tiny_tokenizer
 
 
 def pair(row: int, *, prompt="the cat", chosen=" sat", rejected=" ran off", **completion) -> Comparison:

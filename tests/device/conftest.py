@@ -32,7 +32,7 @@ def _other_process(config: pytest.Config) -> tuple[subprocess.Popen[str], IO[str
         environment.pop("PYTEST_ADDOPTS", None)
         printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed when the session ends
         process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("other_process.py")), str(config.rootpath)],
+            [sys.executable, str(Path(__file__).with_name("runner_process.py")), str(config.rootpath)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from device.pretended import NAME, Counts, DeviceTensor, pretended_device
+from device.pretended_device import NAME, Counts, DeviceTensor, pretended_device
 
 TWO_DEVICES = "Expected all tensors to be on the same device"
 REFUSED = {

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from device.made import MODELS, TOLERANCE, VOCABULARY, groups_of, model_of, words
-from device.pretended import NAME, pretended_device
+from device.pretended_device import NAME, pretended_device
+from device.training_runs import MODELS, TOLERANCE, VOCABULARY, groups_of, model_of, words
 from logratio.errors import ReferenceAliased
 from logratio.evaluation.policy_divergence import measure_divergence
 from logratio.generation.config import SamplingConfig
@@ -25,7 +25,7 @@ from logratio.run_directory import RunDirectory
 from logratio.training.export import save_trained
 from logratio.training.invariants import check_reference_is_separate
 from logratio.training.layout_check import select_layout
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 WAYS = {
     "as the model says": {},

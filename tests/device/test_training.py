@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from device.made import LAYOUTS, MODELS, TOLERANCE, Trainer, compare, train
-from device.pretended import NAME, pretended_device
+from device.pretended_device import NAME, pretended_device
+from device.training_runs import LAYOUTS, MODELS, TOLERANCE, Trainer, compare, train
 from logratio.training.loop import Session
 
 TRAINERS = {

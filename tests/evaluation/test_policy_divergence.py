@@ -14,7 +14,7 @@ from logratio.evaluation.policy_divergence import Divergence, measure_divergence
 from logratio.generation.config import SamplingConfig
 from logratio.generation.engines.selection import sample_tokens
 from logratio.kernels.fused_decoder import Decoder
-from tiny import exact_llama, random_groups, tiny_llama
+from tiny_models import exact_llama, random_groups, tiny_llama
 
 VOCABULARY, END, LONGEST = 4, 0, 3
 

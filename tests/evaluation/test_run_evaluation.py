@@ -13,7 +13,7 @@ from logratio.generation.config import SamplingConfig
 from logratio.models import tokenisation
 from logratio.models.loading import LoadedModel
 from logratio.records import Prompt
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 PROMPTS = [Prompt(f"the cat sat on the mat {index}") for index in range(6)]
 CONFIG = EvaluationConfig(

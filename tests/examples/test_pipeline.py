@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from logratio.models.loading import save
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pipeline.py"
 

@@ -13,7 +13,7 @@ from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
 from logratio.training import export, loop
 from logratio.training.export import save_trained
-from tiny import random_groups, tiny_llama, tiny_tokenizer
+from tiny_models import random_groups, tiny_llama, tiny_tokenizer
 
 VOCABULARY = 50
 

@@ -16,7 +16,7 @@ from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
 from logratio.training import invariants, loop
 from logratio.training.layout_check import recompute_sampled, select_layout
-from tiny import random_groups, tiny_llama
+from tiny_models import random_groups, tiny_llama
 
 VOCABULARY = 50
 

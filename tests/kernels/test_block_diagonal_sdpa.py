@@ -7,7 +7,7 @@ from logratio.kernels import block_diagonal_sdpa
 from logratio.kernels.fused_decoder import Decoder
 from logratio.kernels.packing import pack
 from logratio.policies.language import LanguagePolicy
-from tiny import random_groups, tiny_llama
+from tiny_models import random_groups, tiny_llama
 
 VOCABULARY = 50
 

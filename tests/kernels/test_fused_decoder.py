@@ -29,8 +29,8 @@ from logratio.packed_rows import AnswerGroup, Span
 from logratio.policies.language import LanguagePolicy
 from logratio.training.config import TrainingConfig
 from logratio.training.optimizer import build_optimizer
-from tiny import SIZES as SMALL
-from tiny import exact_llama, exact_of, random_groups, tiny_llama
+from tiny_models import SIZES as SMALL
+from tiny_models import exact_llama, exact_of, random_groups, tiny_llama
 
 VOCABULARY = 50
 SIZES = {"vocab_size": VOCABULARY, **SMALL}

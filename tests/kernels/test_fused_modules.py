@@ -3,9 +3,11 @@
 import copy
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ from logratio.kernels.fused_layers import is_accumulable
 from logratio.models.lora import POLICY, adapter_parameters, add_adapter
 from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
-from tiny import exact_of, random_groups, tiny_llama
+from tiny_models import exact_of, random_groups, tiny_llama
+
+TESTS = Path(__file__).parents[1]
 
 VOCABULARY = 50
 MODELS = {
@@ -376,7 +380,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from logratio.policies.language import LanguagePolicy
-from tiny import random_groups, tiny_llama
+from tiny_models import random_groups, tiny_llama
 
 store = sys.argv[1]
 groups = random_groups(4, vocab_size=50)

@@ -9,7 +9,7 @@ from logratio.kernels.block_diagonal_sdpa import packed_inputs
 from logratio.kernels.packing import assign_rows, pack
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy, answer_lengths
-from tiny import exact_llama, random_groups
+from tiny_models import exact_llama, random_groups
 
 VOCABULARY = 50
 

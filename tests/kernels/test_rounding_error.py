@@ -27,8 +27,8 @@ from logratio.policies.actor_critic import LanguageActor
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.run_directory import RunDirectory
 from logratio.training.invariants import check_sampled_logprobs, check_step_zero_rewards
-from reordered import reordered_products
-from tiny import tiny_llama
+from reordered_matmul import reordered_products
+from tiny_models import tiny_llama
 
 VOCABULARY = 50
 LENGTHS = [8, 32, 128, 512, 2000]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kill.moments import forks_of, kill_and_compare, started
+from kill.kill_moments import forks_of, kill_and_compare, started
 from kill.pipeline_run import train
 from logratio.models.loading import save
 from logratio.run_directory import hash_file
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 WEIGHTS = Path("dpo", "model", "model.safetensors")
 

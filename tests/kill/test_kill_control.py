@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kill.control_run import train
-from kill.moments import forks_of, kill_and_compare, started, timeless
+from kill.kill_moments import forks_of, kill_and_compare, started, timeless
 from logratio.run_directory import hash_file
 
 WEIGHTS, DESCRIPTION = Path("model", "policy.safetensors"), Path("model", "policy.json")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from kill.moments import forks_of, kill_and_compare, started, timeless
+from kill.kill_moments import forks_of, kill_and_compare, started, timeless
 from kill.ppo_run import train
 from logratio.models.loading import save
 from logratio.run_directory import hash_file
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 NUM_UPDATES = 10
 WEIGHTS = Path("model", "model.safetensors")

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from chat_templates import HERMES, KINDS, ONLY_PARTS, PARTS, REASONING_OF_THE_LAST_TURN, tokenizer_of
 from logratio import errors
 from logratio.models import tokenisation
 from logratio.models.chat_template import content_form, find_unrendered
 from logratio.records import Completion, Message, Prompt
-from templates import HERMES, KINDS, ONLY_PARTS, PARTS, REASONING_OF_THE_LAST_TURN, tokenizer_of
-from tiny import TEMPLATE, tiny_tokenizer
+from tiny_models import TEMPLATE, tiny_tokenizer
 
 TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"city": "string"}}},)
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat_templates import tokenizer_of
 from logratio import errors
 from logratio.generation.engines.continuous_batching import StopMatcher
 from logratio.models import tokenisation
@@ -18,8 +19,7 @@ from logratio.models.end_of_turn import (
     template_frame,
 )
 from logratio.records import Completion, Message, Prompt
-from templates import tokenizer_of
-from tiny import TEMPLATE
+from tiny_models import TEMPLATE
 
 QUESTION, ANSWER = Prompt("the cat"), Completion(text="a good day")
 

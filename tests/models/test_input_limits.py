@@ -28,7 +28,7 @@ from logratio.policies.implicit_reward import ImplicitReward
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.reward_scorer import RewardModel
 from logratio.records import Comparison, Completion, Prompt
-from tiny import BEGIN, SIZES, tiny_llama, tiny_tokenizer
+from tiny_models import BEGIN, SIZES, tiny_llama, tiny_tokenizer
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 SHORT_AND_LONG = {

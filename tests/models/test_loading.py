@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from logratio import errors
 from logratio.models.loading import load, load_tokenizer, save, weights_fingerprint
 from logratio.models.sources import local_directory
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(2, 40)[None]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

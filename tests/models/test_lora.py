@@ -39,7 +39,7 @@ from logratio.models.lora import (
 from logratio.policies.language import LanguagePolicy
 from logratio.records import Prompt
 from logratio.training.layout_check import select_layout
-from tiny import exact_llama, exact_of, random_groups, tiny_llama, tiny_tokenizer
+from tiny_models import exact_llama, exact_of, random_groups, tiny_llama, tiny_tokenizer
 
 VOCABULARY = 50
 IDS = torch.arange(2, 40)[None]

@@ -19,7 +19,7 @@ from logratio.models.reward_model import load_reward_model
 from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
 from logratio.training.reference import compute_logprobs
-from tiny import random_groups, tiny_llama, tiny_tokenizer
+from tiny_models import random_groups, tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(2, 40)[None]
 # peft asks transformers for something by its older name.

@@ -23,7 +23,7 @@ from logratio.models.lora_files import CONFIG, WEIGHTS, save_adapter
 from logratio.models.lora_merging import untie_weights
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.language import LanguagePolicy
-from tiny import SIZES, tiny_llama, tiny_tokenizer
+from tiny_models import SIZES, tiny_llama, tiny_tokenizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),

@@ -12,7 +12,7 @@ from logratio.models.plain_text import EscapingTokenizer, escape_control_tokens
 from logratio.models.tokenisation import encode_completion, encode_prompt
 from logratio.policies.reward_scorer import encode_as_text
 from logratio.records import Completion, Message, Prompt
-from tiny import BEGIN, END, tiny_tokenizer
+from tiny_models import BEGIN, END, tiny_tokenizer
 
 
 @pytest.fixture(params=[True, False], ids=["chat", "no template"])

@@ -32,7 +32,7 @@ from logratio.models.reward_model import (
 )
 from logratio.packed_rows import AnswerGroup
 from logratio.policies.reward_scorer import RewardModel
-from tiny import END, tiny_llama, tiny_tokenizer
+from tiny_models import END, tiny_llama, tiny_tokenizer
 
 TEXTS = ("the cat sat", "a good day, a bad day", "I", "I hate that. the dog ran after the ball")
 

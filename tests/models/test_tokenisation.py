@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from logratio import errors
 from logratio.models import tokenisation
 from logratio.records import Completion, Message, Prompt
-from tiny import BEGIN, END, tiny_tokenizer
+from tiny_models import BEGIN, END, tiny_tokenizer
 
 BOS = "<s>"
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)

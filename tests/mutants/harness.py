@@ -15,7 +15,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import cache_from_source
@@ -79,9 +79,17 @@ class Mutant:
 class Outcomes:
     """What became of the tests: a pytest plugin that remembers."""
 
+    checks: Sequence[str]
+    noticed: set[str] = field(default_factory=set)
     passed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Leave out the other parameters of a check that has failed: one is enough to say that it notices."""
+        name = item.nodeid.removeprefix("tests/")
+        return True if any(belonging(check, [name]) for check in self.noticed) else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Sort a test by how it ended; one that fails outside its own body is broken, not failed."""
@@ -92,6 +100,7 @@ class Outcomes:
             self.broken[name] = message
         elif report.failed:
             self.failed[name] = message
+            self.noticed.update(check for check in self.checks if belonging(check, [name]))
         elif report.when == "call":
             self.passed.append(name)
 
@@ -192,7 +201,7 @@ def run_checks(checks: Sequence[str], path: Path) -> Outcomes:
     Raises:
         LookupError: a check names no test, or cannot be run.
     """
-    outcomes, output = Outcomes(), io.StringIO()
+    outcomes, output = Outcomes(checks), io.StringIO()
     plugins = [
         flag
         for name in ("xdist", "cacheprovider", "faulthandler", "unraisableexception")
@@ -211,3 +220,16 @@ def survivors(mutant: Mutant, directory: Path) -> list[str]:
     """The mutant's checks that do not notice it: empty where the mutant is killed as it must be."""
     outcomes = run_checks(mutant.checks, plant(mutant, directory))
     return [check for check in mutant.checks if not belonging(check, outcomes.failed)]
+
+
+def unsound(mutants: Iterable[Mutant], directory: Path) -> list[str]:
+    """The checks that fail on an unchanged copy, of one from each test file that the mutants name.
+
+    All of them pass on the package itself where the suite does; what is left to show is that a file's tests
+    are not broken by how they are run here.
+    """
+    first = {check.partition("::")[0]: check for mutant in mutants for check in reversed(mutant.checks)}
+    checks = tuple(first.values())
+    outcomes = run_checks(checks, plant(None, directory))
+    wrong = [*outcomes.failed, *outcomes.broken]
+    return [check for check in checks if belonging(check, wrong) or not belonging(check, outcomes.passed)]

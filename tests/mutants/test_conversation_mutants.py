@@ -2,7 +2,7 @@
 
 import pytest
 
-from mutants.harness import Mutant, belonging, plant, run_checks, survivors
+from mutants.harness import Mutant, survivors, unsound
 
 TEMPLATE, TURN_ENDS = "logratio.models.chat_template", "logratio.models.end_of_turn"
 TOKENISATION, TURNS = "logratio.models.tokenisation", "logratio.data.turns"
@@ -93,8 +93,4 @@ def test_the_pitfall_is_noticed(mutant, tmp_path):
 
 @pytest.mark.slow
 def test_the_same_tests_pass_on_an_unchanged_copy(tmp_path):
-    checks = tuple(dict.fromkeys(check for mutant in MUTANTS for check in mutant.checks))
-    outcomes = run_checks(checks, plant(None, tmp_path))
-    assert not outcomes.failed
-    assert not outcomes.broken
-    assert all(belonging(check, outcomes.passed) for check in checks)
+    assert unsound(MUTANTS, tmp_path) == []

@@ -15,7 +15,7 @@ from logratio.policies.language import LanguagePolicy
 from logratio.records import Completion, Prompt
 from logratio.rollouts.rewards import load_reward
 from logratio.run_directory import read_json_lines
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 TEXTS = [(Prompt("the cat"), Completion(text=text)) for text in ("ran", "I hate a ball", "ran")]
 TEXTS += [(Prompt("a good day?"), Completion(text="I like this."))]

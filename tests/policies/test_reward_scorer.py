@@ -12,7 +12,7 @@ from logratio.packed_rows import AnswerGroup
 from logratio.policies.reward_scorer import RewardModel, drop_foreign_tokens, group_answers, num_tokens_read
 from logratio.records import Completion, Message, Prompt, Sample
 from logratio.rollouts.rewards import ModelReward
-from tiny import exact_llama, random_groups, tiny_llama
+from tiny_models import exact_llama, random_groups, tiny_llama
 
 VOCABULARY = 50
 

@@ -17,7 +17,7 @@ from logratio.errors import BadConfig
 from logratio.recipes import control as control_command
 from logratio.recipes.control_config import ControlPPOConfig, ControlReinforceConfig
 from logratio.run_directory import hash_file, read_json_lines
-from made_environments import Counting, Faulty, Puzzling
+from scripted_environments import Counting, Faulty, Puzzling
 
 FEW = ["--steps", "1500", "--num-steps", "50", "--update-epochs", "2", "--evaluation-episodes", "4"]
 
@@ -227,7 +227,7 @@ def test_what_an_environment_does_wrong_is_told_with_its_number_and_step(
 def test_a_module_that_is_named_is_imported(tmp_path, capsys, monkeypatch):
     (tmp_path / "brought_environments.py").write_text(
         "import gymnasium\n"
-        "from made_environments import Counting\n"
+        "from scripted_environments import Counting\n"
         "gymnasium.register('Brought-v0', entry_point=lambda: Counting(7))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

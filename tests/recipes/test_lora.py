@@ -15,7 +15,7 @@ from logratio.models.lora_files import CONFIG
 from logratio.models.reward_model import load_reward_model
 from logratio.run_directory import RunDirectory
 from logratio.training.checkpointing import list_checkpoints
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(2, 40)[None]
 SMALL = ["--batch-size", "4", "--learning-rate", "1e-2", "--threads", "1", "--checkpoint-every", "2"]

@@ -17,7 +17,7 @@ from logratio.rollouts.rewards import load_reward
 from logratio.run_directory import RunDirectory
 from logratio.runtime.versions import describe_versions
 from logratio.version import __version__
-from tiny import TEMPLATE, tiny_llama, tiny_tokenizer
+from tiny_models import TEMPLATE, tiny_llama, tiny_tokenizer
 
 # Every rendering would be another: microseconds stand for days.
 CLOCK = "{{ 'Now: ' + strftime_now('%f') + '\n' }}" + TEMPLATE

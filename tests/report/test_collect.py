@@ -9,16 +9,16 @@ import pytest
 from logratio.errors import FileNotReadable, NotWritable
 from logratio.report import collect, render
 from logratio.report.collect import merge, scrub
-from report import made_run
+from report import run_directories
 
 
 @pytest.fixture
 def quickstart(tmp_path):
-    return made_run.write_quickstart(tmp_path / "quickstart")
+    return run_directories.write_quickstart(tmp_path / "quickstart")
 
 
 def test_nothing_that_the_evaluation_wrote_is_lost(quickstart):
-    before = made_run.evaluation()
+    before = run_directories.evaluation()
     render(quickstart)
     after = json.loads((quickstart / "report.json").read_text())
     for name in before.keys() - {"stages", "data", "provenance"}:
@@ -40,9 +40,9 @@ def test_curves_laws_cost_and_settings_of_each_stage(quickstart):
     training = collect(quickstart)["training"]
     assert list(training) == ["sft", "dpo"]
     dpo = training["dpo"]
-    assert dpo["curves"]["loss"] == [row["loss"] for row in made_run.dpo_rows()]
+    assert dpo["curves"]["loss"] == [row["loss"] for row in run_directories.dpo_rows()]
     assert dpo["curves"]["step"] == list(range(1, 121))
-    assert dpo["invariants"] == made_run.INVARIANTS
+    assert dpo["invariants"] == run_directories.INVARIANTS
     assert dpo["updates"] == 120
     assert dpo["examples"] == 960
     assert dpo["peak_memory_bytes"] == 2_410_000_000
@@ -61,7 +61,7 @@ def test_stages_stand_in_order_with_every_number(quickstart):
 def test_a_newer_evaluation_replaces_the_numbers_of_an_older_report(quickstart):
     render(quickstart)
     (quickstart / "evaluation").mkdir()
-    newer = made_run.evaluation(reward={"reference": 0.2, "sft": 0.3, "policy": 0.9})
+    newer = run_directories.evaluation(reward={"reference": 0.2, "sft": 0.3, "policy": 0.9})
     (quickstart / "evaluation" / "report.json").write_text(json.dumps(newer))
     report = collect(quickstart)
     assert report["reward"]["policy"] == 0.9
@@ -71,7 +71,9 @@ def test_a_newer_evaluation_replaces_the_numbers_of_an_older_report(quickstart):
 
 def test_warnings_of_the_evaluation_stay_and_ours_are_made_anew(tmp_path):
     theirs = {"name": "OptimisedProxy", "severity": "warning", "what": "w", "meaning": "m", "action": "a"}
-    run = made_run.write_quickstart(tmp_path / "run", warnings=[theirs], kl={"sft": 1.0, "policy": 40.0})
+    run = run_directories.write_quickstart(
+        tmp_path / "run", warnings=[theirs], kl={"sft": 1.0, "policy": 40.0}
+    )
     render(run)
     report = json.loads((run / "report.json").read_text())
     assert [one["name"] for one in report["warnings"]] == ["FarFromReference", "OptimisedProxy"]
@@ -81,7 +83,9 @@ def test_warnings_of_the_evaluation_stay_and_ours_are_made_anew(tmp_path):
 
 
 def test_a_lone_training_run(tmp_path):
-    run = made_run.write_training(tmp_path / "run", made_run.dpo_rows(9), invariants=made_run.INVARIANTS)
+    run = run_directories.write_training(
+        tmp_path / "run", run_directories.dpo_rows(9), invariants=run_directories.INVARIANTS
+    )
     report = collect(run)
     assert list(report["training"]) == ["dpo"]
     assert report["training"]["dpo"]["finished"] is True
@@ -90,7 +94,7 @@ def test_a_lone_training_run(tmp_path):
 
 
 def test_counts_of_a_training_run(tmp_path):
-    run = made_run.write_training(tmp_path / "run", made_run.dpo_rows(9), invariants=[])
+    run = run_directories.write_training(tmp_path / "run", run_directories.dpo_rows(9), invariants=[])
     counts = {
         "num_rows": 80,
         "num_usable": 77,
@@ -122,7 +126,7 @@ def test_counts_of_a_training_run(tmp_path):
 def test_a_run_whose_last_line_is_being_written(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    made_run.write_lines(run / "metrics.jsonl", made_run.dpo_rows(3))
+    run_directories.write_lines(run / "metrics.jsonl", run_directories.dpo_rows(3))
     with open(run / "metrics.jsonl", "a") as stream:
         stream.write('{"stage": "dpo", "step": 4, "lo')
     assert collect(run)["training"]["dpo"]["updates"] == 3
@@ -137,18 +141,18 @@ def test_a_run_that_has_logged_nothing_yet(tmp_path):
 
 
 def test_an_evaluation_alone(tmp_path):
-    (tmp_path / "report.json").write_text(json.dumps(made_run.evaluation()))
+    (tmp_path / "report.json").write_text(json.dumps(run_directories.evaluation()))
     report = collect(tmp_path)
     assert report["verdict"]["outcome"] == "better"
     assert report["missing"][0].startswith("No training run")
 
 
 def test_answers_and_changes_come_from_samples_where_the_report_has_none(tmp_path):
-    written = made_run.evaluation()
+    written = run_directories.evaluation()
     del written["samples"], written["reward_differences"]
     (tmp_path / "report.json").write_text(json.dumps(written))
-    rows = made_run.sample_rows(20)
-    made_run.write_lines(tmp_path / "samples.jsonl", rows)
+    rows = run_directories.sample_rows(20)
+    run_directories.write_lines(tmp_path / "samples.jsonl", rows)
     report = collect(tmp_path)
     assert len(report["samples"]) == 20
     assert report["reward_differences"] == [
@@ -189,7 +193,7 @@ def test_a_page_that_cannot_be_written_is_a_named_fault(quickstart, monkeypatch)
     with pytest.raises(NotWritable):
         render(quickstart)
     assert sorted(file.name for file in quickstart.glob("*report*")) == ["report.json"]
-    assert json.loads((quickstart / "report.json").read_text()) == made_run.evaluation()
+    assert json.loads((quickstart / "report.json").read_text()) == run_directories.evaluation()
 
 
 def test_merge_keeps_both_and_prefers_the_second():

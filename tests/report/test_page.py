@@ -10,7 +10,7 @@ import pytest
 
 from logratio.report import render
 from logratio.report.formatting import fixed, number
-from report import made_run
+from report import run_directories
 
 OURS = {
     *("html", "head", "meta", "title", "style", "body", "a", "header", "nav", "main", "section", "footer"),
@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path):
-    return made_run.write_quickstart(tmp_path / "quickstart")
+    return run_directories.write_quickstart(tmp_path / "quickstart")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_nothing_is_loaded_and_nothing_runs(page, markup):
 
 
 def test_hostile_texts_are_shown_as_they_are(page):
-    for text in made_run.HOSTILE:
+    for text in run_directories.HOSTILE:
         shown = re.sub(
             r"[\x00-\x08\x0e-\x1f\u200b\u202a-\u202e\u2060\ufeff]", lambda m: f"U+{ord(m[0]):04X}", text
         )
@@ -91,7 +91,7 @@ def test_hostile_texts_are_shown_as_they_are(page):
 def test_hostile_text_in_every_other_place(tmp_path, place):
     bad = "<img src=x onerror=alert(1)>\"'\u202e"
     changes, name = {}, "run"
-    report = made_run.evaluation()
+    report = run_directories.evaluation()
     if place == "judge":
         changes["verdict"] = {"outcome": bad, "sentence": bad, "judge": bad}
     if place == "stage":
@@ -105,7 +105,7 @@ def test_hostile_text_in_every_other_place(tmp_path, place):
         changes["samples"] = [{"set": bad, "prompt": bad, "answers": {bad: {"text": bad, "reward": 1.0}}}]
     if place == "run":
         name = "<img src=x onerror=alert(1)>"
-    run = made_run.write_quickstart(tmp_path / name, **changes)
+    run = run_directories.write_quickstart(tmp_path / name, **changes)
     if place == "invariant":
         (run / "dpo" / "invariants.json").write_text(
             json.dumps([{"name": bad, "value": 0.1, "limit": 1, "step": 0}])
@@ -147,7 +147,7 @@ def test_every_chart_has_a_name_and_every_link_a_goal(page):
 
 
 def test_the_numbers_of_the_evaluation_are_on_the_page(page):
-    report = made_run.evaluation()
+    report = run_directories.evaluation()
     assert report["verdict"]["sentence"] in page.text.replace("\u00a0", " ")
     for value in report["reward"].values():
         assert fixed(value, 3) in page.text
@@ -163,14 +163,14 @@ def test_the_numbers_of_the_evaluation_are_on_the_page(page):
 
 def test_counts_that_do_not_add_up_are_shown_as_such(tmp_path):
     data = {"num_rows": 1000, "unusable": {"EmptyAnswer": 3}, "num_usable": 990}
-    page = Page(render(made_run.write_quickstart(tmp_path / "run", data=data)).read_text())
+    page = Page(render(run_directories.write_quickstart(tmp_path / "run", data=data)).read_text())
     assert "does not add up: the parts give 993" in page.text
     assert "CountsDoNotAddUp" in page.text
 
 
 def test_the_page_claims_no_more_than_the_interval(tmp_path):
     rate = {"value": 0.55, "low": 0.47, "high": 0.63, "n": 160}
-    page = Page(render(made_run.write_quickstart(tmp_path / "run", win_rate=rate)).read_text())
+    page = Page(render(run_directories.write_quickstart(tmp_path / "run", win_rate=rate)).read_text())
     assert "Not shown" in page.text
     assert "is better than the reference" not in page.text
     assert "verdict open" in page.values("class")
@@ -187,7 +187,7 @@ def test_the_page_claims_no_more_than_the_interval(tmp_path):
 def test_outcomes(tmp_path, outcome, low, high, word, tone):
     rate = {"value": (low + high) / 2, "low": low, "high": high, "n": 160}
     verdict = {"outcome": outcome, "sentence": "A sentence.", "judge": "j"}
-    run = made_run.write_quickstart(tmp_path / "run", win_rate=rate, verdict=verdict)
+    run = run_directories.write_quickstart(tmp_path / "run", win_rate=rate, verdict=verdict)
     page = Page(render(run).read_text())
     assert f"verdict {tone}" in page.values("class")
     assert word + "A sentence." in page.text
@@ -203,7 +203,7 @@ def test_every_number_of_the_stage_table_is_in_report_json(run):
 def test_a_page_of_metrics_alone(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    made_run.write_lines(run / "metrics.jsonl", made_run.sft_rows(30))
+    run_directories.write_lines(run / "metrics.jsonl", run_directories.sft_rows(30))
     page = Page(render(run).read_text())
     assert "No verdict yet" in page.text
     assert "sft has not finished: 30 updates are logged" in page.text
@@ -214,7 +214,7 @@ def test_a_stage_that_the_page_has_no_plan_for_is_drawn_all_the_same(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     rows = [{"stage": "other", "step": step, "return": step * 0.5} for step in range(5)]
-    made_run.write_lines(run / "metrics.jsonl", rows)
+    run_directories.write_lines(run / "metrics.jsonl", rows)
     page = Page(render(run).read_text())
     assert "other 5 updates" in page.text
     assert page.tags.count("figure") == 1
@@ -223,14 +223,16 @@ def test_a_stage_that_the_page_has_no_plan_for_is_drawn_all_the_same(tmp_path):
 def test_a_long_run_has_a_page_of_moderate_size(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    made_run.write_lines(run / "metrics.jsonl", made_run.dpo_rows(5000))
+    run_directories.write_lines(run / "metrics.jsonl", run_directories.dpo_rows(5000))
     assert render(run).stat().st_size < 400_000
 
 
 def test_the_start_of_the_loss_is_marked_where_it_is_ln_2(page, tmp_path):
     assert "ln 2" in page.text
-    rows = [row | {"loss": row["loss"] + 24.3} for row in made_run.dpo_rows(20)]
+    rows = [row | {"loss": row["loss"] + 24.3} for row in run_directories.dpo_rows(20)]
     invariants = [{"name": "step_zero_loss", "value": 25.0, "limit": 25.0, "step": 0}]
-    other = Page(render(made_run.write_training(tmp_path / "ipo", rows, invariants=invariants)).read_text())
+    other = Page(
+        render(run_directories.write_training(tmp_path / "ipo", rows, invariants=invariants)).read_text()
+    )
     assert "ln 2" not in other.text.split("Held against")[0]
     assert "the reference's" in other.text

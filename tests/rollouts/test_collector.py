@@ -13,7 +13,7 @@ from logratio.records import Prompt
 from logratio.rollouts.collector import LanguageCollector
 from logratio.rollouts.collector_config import CollectorConfig, kl_horizon_of_run
 from logratio.rollouts.reward_shaping import WeightedReward
-from tiny import exact_llama, tiny_tokenizer
+from tiny_models import exact_llama, tiny_tokenizer
 
 STOPS = range(200, 240)
 PROMPTS = [Prompt(text) for text in ("the cat", "a good day", "I like")]

@@ -7,7 +7,7 @@ import torch
 
 from logratio.models.loading import load, save
 from logratio.runtime.mapped_weights import clean_mapped_ranges, copy_out_of_mapping, release_pages
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are Linux's")
 

@@ -28,7 +28,7 @@ from logratio.training.checkpointing import (
 )
 from logratio.training.config import TrainingConfig
 from logratio.training.optimizer import build_optimizer
-from tiny import random_groups, tiny_llama
+from tiny_models import random_groups, tiny_llama
 
 VOCABULARY = 50
 

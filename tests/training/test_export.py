@@ -15,7 +15,7 @@ from logratio.run_directory import RunDirectory
 from logratio.training import export
 from logratio.training.export import record_invariant, save_trained
 from logratio.training.invariants import InvariantResult
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(2, 40)[None]
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

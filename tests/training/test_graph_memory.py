@@ -23,7 +23,7 @@ from logratio.rollouts.collector import LanguageCollector
 from logratio.rollouts.collector_config import CollectorConfig
 from logratio.rollouts.reward_shaping import WeightedReward
 from logratio.run_directory import RunDirectory
-from tiny import random_groups, tiny_llama, tiny_tokenizer
+from tiny_models import random_groups, tiny_llama, tiny_tokenizer
 
 VOCABULARY = 50
 SMALL = {"batch_size": 4, "row_tokens": 16}

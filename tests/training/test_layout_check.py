@@ -19,7 +19,7 @@ from transformers import (
 
 from logratio.policies.language import LanguagePolicy
 from logratio.training.layout_check import select_layout
-from tiny import random_groups, tiny_llama
+from tiny_models import random_groups, tiny_llama
 
 VOCABULARY = 50
 COMMON = {

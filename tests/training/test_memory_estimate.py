@@ -7,7 +7,7 @@ from torch import nn
 from logratio.models.lora import CRITIC, add_adapter
 from logratio.training.checkpointing import checkpoint_bytes
 from logratio.training.memory_estimate import ACTIVATIONS, estimate_bytes
-from tiny import tiny_llama
+from tiny_models import tiny_llama
 
 VOCABULARY, HIDDEN, LAYERS = 50, 32, 2
 ROW = 256

@@ -13,7 +13,7 @@ from logratio.errors import BadConfig
 from logratio.kernels.fused_layers import EmbeddingLookup, apply_function
 from logratio.training.config import TrainingConfig
 from logratio.training.optimizer import TABLE, build_optimizer, clip_gradient, learning_rate_at
-from tiny import tiny_llama
+from tiny_models import tiny_llama
 
 
 def rates(**settings):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from annotate import made_labels
+from annotate import label_snapshots
 from logratio.annotate.storage.store import Store
 from logratio.annotate.web.agreement_page import render_agreement
 from web.accessibility import assert_accessible, axe_script
@@ -33,7 +33,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     place = tmp_path_factory.mktemp("agreement")
-    with Store.open(made_labels.fill(place / "labels.db", made_labels.drawn())) as store:
+    with Store.open(label_snapshots.fill(place / "labels.db", label_snapshots.drawn())) as store:
         (place / "agreement.html").write_text(render_agreement(store, alone=True), encoding="utf-8")
     return (place / "agreement.html").as_uri()
 

@@ -13,7 +13,7 @@ from logratio.annotate.domain.export import make_export
 from logratio.annotate.storage.snapshot import Snapshot
 from logratio.annotate.storage.store import Store
 from web.accessibility import assert_accessible, axe_script
-from web.annotating import GUARD_SECONDS, Person, browsing, serving
+from web.annotate_browser import GUARD_SECONDS, Person, browsing, serving
 
 pytestmark = pytest.mark.web
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from logratio.report import render
-from report import made_control
+from report import control_runs
 from web.test_report_page import browse
 
 pytestmark = pytest.mark.web
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.web
 
 @pytest.fixture
 def run(tmp_path):
-    runs = {seed: (380.0 + 10 * seed, made_control.rows(200, seed=seed)) for seed in range(5)}
-    return made_control.write_several(tmp_path / "run", runs)
+    runs = {seed: (380.0 + 10 * seed, control_runs.rows(200, seed=seed)) for seed in range(5)}
+    return control_runs.write_several(tmp_path / "run", runs)
 
 
 @pytest.mark.parametrize("width", [390, 1200])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logratio.report import render
-from report.made_course import changed_rows, noisy, write_run
+from report.policy_gradient_runs import changed_rows, noisy, write_run
 from web.test_report_page import browse
 
 pytestmark = pytest.mark.web

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from logratio.report import render
-from report import made_run
+from report import run_directories
 
 pytestmark = pytest.mark.web
 
@@ -49,7 +49,7 @@ class Document(HTMLParser):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs") / "quickstart"
-    return render(made_run.write_quickstart(place, **made_run.beside_ppo()))
+    return render(run_directories.write_quickstart(place, **run_directories.beside_ppo()))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_hostile_text_is_text_in_the_browsers_document(opened):
     assert not document.tags & {"script", "img", "iframe", "object", "form", "input", "base", "link"}
     assert not [name for name in document.names if name.startswith("on")]
     assert not document.names & {"src", "srcset", "action"}
-    for text in made_run.HOSTILE:
+    for text in run_directories.HOSTILE:
         if text.isascii() and text.isprintable():
             assert text in document.text
     assert "Provenance" in document.text

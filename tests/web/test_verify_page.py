@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.made_checks import FAILS, HOLDS, RAISES, gathered, made_pictures
+from cli.tiny_checks import FAILS, HOLDS, RAISES, gathered, made_pictures
 from logratio.verify.report.page import page
 from web.test_report_page import Document, browse
 

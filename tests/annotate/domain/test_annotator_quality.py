@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from annotate.made_labels import PEOPLE, drawn, fill, pair, snapshot
+from annotate.label_snapshots import PEOPLE, drawn, fill, pair, snapshot
 from logratio.annotate.domain.agreement import Proportion
 from logratio.annotate.domain.annotator_quality import assess
 from logratio.annotate.storage.snapshot import Snapshot

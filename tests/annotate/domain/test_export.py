@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.made_labels import CONVERSATION, drawn, pair, snapshot
+from annotate.label_snapshots import CONVERSATION, drawn, pair, snapshot
 from logratio.annotate.domain.export import escape_cell, make_export, write_export
 from logratio.annotate.domain.vote_aggregation import decide, ensure_decided
 from logratio.annotate.storage.store import Vote
@@ -453,7 +453,7 @@ EXPORT_FOREVER = """
 import sys, itertools
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from annotate.made_labels import drawn
+from annotate.label_snapshots import drawn
 from logratio.annotate.domain.export import make_export, write_export
 exports = [make_export(drawn(300, seed=seed)) for seed in (1, 2)]
 for export in itertools.cycle(exports):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.domain.pair_order import chance, in_random_slice, order_pairs
 from logratio.annotate.domain.queue import REPEAT_GAP, AnnotationProgress, QueueSettings, Receipt
 from logratio.annotate.storage.store import Store
@@ -16,7 +16,7 @@ from logratio.errors import BadConfig, DuplicateVote, HostileRequest, LeaseConfl
 
 @pytest.fixture(autouse=True)
 def _closed_stores():
-    with made.closed_stores():
+    with label_stores.closed_stores():
         yield
 
 
@@ -27,12 +27,12 @@ def path(tmp_path):
 
 @pytest.fixture
 def clock():
-    return made.Clock()
+    return label_stores.Clock()
 
 
 def open_queue(path, clock, num_pairs, **options):
-    content = options.pop("content", None) or made.pairs(num_pairs)
-    return made.queue(made.store(path, content), clock=clock, **options)
+    content = options.pop("content", None) or label_stores.pairs(num_pairs)
+    return label_stores.queue(label_stores.store(path, content), clock=clock, **options)
 
 
 # --- leases ---
@@ -43,9 +43,9 @@ def test_a_pair_is_kept_with_its_sides_until_it_is_judged(path, clock):
     first = queue.lease("anna")
     clock.now += 10
     assert queue.lease("anna") == replace(first, lease_until=clock.now + 600)
-    again = made.queue(Store.create_or_open(path), clock=clock)
+    again = label_stores.queue(Store.create_or_open(path), clock=clock)
     assert again.lease("anna") == queue.lease("anna")
-    queue.vote("anna", made.ballot(first))
+    queue.vote("anna", label_stores.ballot(first))
     assert queue.lease("anna").pair != first.pair
 
 
@@ -55,7 +55,7 @@ def test_a_restart_goes_on_where_it_stopped(path, clock, tmp_path):
 
     def step(queue):
         assignment = queue.lease("anna")
-        queue.vote("anna", made.ballot(assignment))
+        queue.vote("anna", label_stores.ballot(assignment))
         return assignment.pair.id, assignment.swapped, assignment.kind
 
     seen, seen_anew = [], []
@@ -63,7 +63,7 @@ def test_a_restart_goes_on_where_it_stopped(path, clock, tmp_path):
         seen.append(step(straight))
         seen_anew.append(step(broken))
         broken.store.close()
-        broken = made.queue(Store.create_or_open(tmp_path / "other.db"), clock=clock, repeats=0.2)
+        broken = label_stores.queue(Store.create_or_open(tmp_path / "other.db"), clock=clock, repeats=0.2)
     assert seen == seen_anew
     assert {kind for *_, kind in seen} == {"first", "repeat"}
 
@@ -72,12 +72,12 @@ def test_two_annotators_do_not_meet(path, clock):
     queue = open_queue(path, clock, 2)
     anna, ben = queue.lease("anna"), queue.lease("ben")
     assert anna.pair != ben.pair
-    queue.vote("anna", made.ballot(anna))
+    queue.vote("anna", label_stores.ballot(anna))
     assert queue.lease("anna") is None
     assert queue.progress("anna") == AnnotationProgress(
         mine=1, total=2, done=1, waiting=1, next_free=ben.lease_until
     )
-    queue.vote("ben", made.ballot(ben))
+    queue.vote("ben", label_stores.ballot(ben))
     assert queue.progress("anna") == AnnotationProgress(mine=1, total=2, done=2, waiting=0, next_free=None)
 
 
@@ -92,13 +92,13 @@ def test_a_lease_that_ended_is_free_for_another(path, clock):
     assert ben is not None
     assert ben.pair == anna.pair
     with pytest.raises(LeaseConflict):
-        queue.vote("anna", made.ballot(anna))
+        queue.vote("anna", label_stores.ballot(anna))
     with pytest.raises(LeaseConflict):
         queue.renew("anna", anna.ticket)
     assert queue.lease("anna") is None
-    queue.vote("ben", made.ballot(ben))
+    queue.vote("ben", label_stores.ballot(ben))
     with pytest.raises(LeaseConflict):
-        queue.vote("anna", made.ballot(anna))
+        queue.vote("anna", label_stores.ballot(anna))
     assert [vote.annotator for vote in queue.store.votes()] == ["ben"]
 
 
@@ -106,7 +106,9 @@ def test_a_late_verdict_counts_if_nobody_took_the_place(path, clock):
     queue = open_queue(path, clock, 1)
     anna = queue.lease("anna")
     clock.now += 10_000
-    assert queue.vote("anna", made.ballot(anna)) == Receipt(vote_id=1, pair_id=anna.pair.id, duplicate=False)
+    assert queue.vote("anna", label_stores.ballot(anna)) == Receipt(
+        vote_id=1, pair_id=anna.pair.id, duplicate=False
+    )
 
 
 def test_a_lease_is_renewed(path, clock):
@@ -133,8 +135,8 @@ def test_a_clock_that_goes_back_strands_no_pair(path, clock):
     for now in (ben.lease_until - 1, anna.lease_until - 1):
         clock.now = now
         with pytest.raises(LeaseConflict):
-            queue.vote("anna", made.ballot(anna))
-    queue.vote("ben", made.ballot(ben))
+            queue.vote("anna", label_stores.ballot(anna))
+    queue.vote("ben", label_stores.ballot(ben))
 
 
 def test_a_clock_that_goes_back_a_little_gives_no_pair_twice(path, clock):
@@ -160,11 +162,11 @@ def test_nobody_gets_a_pair_without_a_name(path, clock):
 @pytest.mark.parametrize("num_votes", [1, 2, 3])
 def test_every_pair_gets_its_votes_from_different_people(path, clock, num_votes):
     names = ["anna", "ben", "carl", "dora"]
-    store = made.store(path, made.pairs(12), annotators=names)
-    queue = made.queue(store, clock=clock, votes_per_pair=num_votes)
+    store = label_stores.store(path, label_stores.pairs(12), annotators=names)
+    queue = label_stores.queue(store, clock=clock, votes_per_pair=num_votes)
     waiting = True
     while waiting:
-        waiting = [name for name in names if made.judge(queue, name, lambda _: "tie", most=2)]
+        waiting = [name for name in names if label_stores.judge(queue, name, lambda _: "tie", most=2)]
     voters = Counter((vote.pair_id, vote.annotator) for vote in store.votes())
     assert set(voters.values()) == {1}
     assert Counter(pair_id for pair_id, _ in voters) == dict.fromkeys(store.pairs(), num_votes)
@@ -173,19 +175,19 @@ def test_every_pair_gets_its_votes_from_different_people(path, clock, num_votes)
 
 def test_a_skipped_pair_goes_to_somebody_else(path, clock):
     queue = open_queue(path, clock, 1)
-    assert made.judge(queue, "anna", lambda _: "skip") == 1
+    assert label_stores.judge(queue, "anna", lambda _: "skip") == 1
     assert queue.progress("anna") == AnnotationProgress(mine=1, total=1, done=0, waiting=0, next_free=None)
     assert queue.lease("anna") is None
-    assert made.judge(queue, "ben", lambda _: "bad") == 1
+    assert label_stores.judge(queue, "ben", lambda _: "bad") == 1
     assert queue.progress("ben").done == 1
 
 
 def test_a_flag_closes_a_pair_for_all(path, clock):
     queue = open_queue(path, clock, 1, votes_per_pair=2)
     anna, ben = queue.lease("anna"), queue.lease("ben")
-    queue.vote("anna", made.ballot(anna, "flag"))
+    queue.vote("anna", label_stores.ballot(anna, "flag"))
     with pytest.raises(DuplicateVote, match="closed"):
-        queue.vote("ben", made.ballot(ben))
+        queue.vote("ben", label_stores.ballot(ben))
     with pytest.raises(LeaseConflict, match="closed"):
         queue.renew("ben", ben.ticket)
     assert queue.lease("ben") is None
@@ -196,10 +198,10 @@ def test_a_flag_closes_a_pair_for_all(path, clock):
 
 def test_pairs_that_come_while_people_judge(path, clock):
     queue = open_queue(path, clock, 2)
-    assert made.judge(queue, "anna", lambda _: "a") == 2
-    queue.store.add_file("made.jsonl", made.pair_file(made.pairs(5), sha256="1"), live=True)
+    assert label_stores.judge(queue, "anna", lambda _: "a") == 2
+    queue.store.add_file("made.jsonl", label_stores.pair_file(label_stores.pairs(5), sha256="1"), live=True)
     assert queue.progress("anna").total == 5
-    assert made.judge(queue, "anna", lambda _: "a") == 3
+    assert label_stores.judge(queue, "anna", lambda _: "a") == 3
 
 
 # --- verdicts ---
@@ -208,7 +210,7 @@ def test_pairs_that_come_while_people_judge(path, clock):
 @pytest.mark.parametrize("verdict", ["a", "b", "tie", "bad", "skip", "flag"])
 def test_verdicts_are_of_content(path, clock, verdict):
     queue = open_queue(path, clock, 40)
-    made.judge(queue, "anna", lambda _: verdict)
+    label_stores.judge(queue, "anna", lambda _: verdict)
     votes = queue.store.votes()
     assert {vote.verdict for vote in votes} == {verdict}
     assert {vote.swapped for vote in votes} == {False, True}
@@ -223,11 +225,11 @@ def test_what_a_vote_holds(path, clock):
     queue.lease("anna")
     clock.now += 2.5
     told = {"strength": 3, "reasons": ("rude", "ü"), "note": "\x00=cmd()", "milliseconds": 7}
-    ballot = made.ballot(assignment, "b", **told)
+    ballot = label_stores.ballot(assignment, "b", **told)
     receipt = queue.vote("anna", ballot)
     (vote,) = queue.store.votes()
     assert receipt == Receipt(vote_id=vote.id, pair_id=vote.pair_id, duplicate=False)
-    expected = made.vote(
+    expected = label_stores.vote(
         1,
         assignment.pair.id,
         "anna",
@@ -243,10 +245,10 @@ def test_what_a_vote_holds(path, clock):
 
 def test_a_verdict_that_is_sent_again_counts_once(path, clock):
     queue = open_queue(path, clock, 3)
-    ballot = made.ballot(queue.lease("anna"))
+    ballot = label_stores.ballot(queue.lease("anna"))
     receipt = queue.vote("anna", ballot)
     assert queue.vote("anna", ballot) == replace(receipt, duplicate=True)
-    again = made.queue(Store.create_or_open(path), clock=clock)
+    again = label_stores.queue(Store.create_or_open(path), clock=clock)
     assert again.vote("anna", ballot) == replace(receipt, duplicate=True)
     queue.undo("anna", nonce="undo-0001")
     assert queue.vote("anna", ballot) == replace(receipt, duplicate=True)
@@ -256,35 +258,35 @@ def test_a_verdict_that_is_sent_again_counts_once(path, clock):
 def test_a_second_verdict_on_one_presentation_is_refused(path, clock):
     queue = open_queue(path, clock, 3)
     assignment = queue.lease("anna")
-    ballot = made.ballot(assignment)
+    ballot = label_stores.ballot(assignment)
     queue.vote("anna", ballot)
     with pytest.raises(DuplicateVote, match="verdict already"):
-        queue.vote("anna", replace(ballot, nonce=made.nonce()))
+        queue.vote("anna", replace(ballot, nonce=label_stores.nonce()))
     with pytest.raises(DuplicateVote, match="nonce"):
         queue.vote("anna", replace(ballot, verdict_side="tie"))
     with pytest.raises(DuplicateVote, match="nonce"):
-        queue.vote("anna", made.ballot(queue.lease("anna"), nonce=ballot.nonce))
+        queue.vote("anna", label_stores.ballot(queue.lease("anna"), nonce=ballot.nonce))
     assert [vote.nonce for vote in queue.store.log()] == [ballot.nonce]
 
 
 def test_the_nonce_and_the_ticket_of_another_person_are_refused(path, clock):
     queue = open_queue(path, clock, 3)
     anna, ben = queue.lease("anna"), queue.lease("ben")
-    ballot = made.ballot(anna)
+    ballot = label_stores.ballot(anna)
     with pytest.raises(LeaseConflict):
         queue.vote("ben", ballot)
     queue.vote("anna", ballot)
     with pytest.raises(DuplicateVote):
         queue.vote("ben", ballot)
     with pytest.raises(DuplicateVote):
-        queue.vote("ben", made.ballot(ben, nonce=ballot.nonce))
+        queue.vote("ben", label_stores.ballot(ben, nonce=ballot.nonce))
     with pytest.raises(DuplicateVote):
         queue.undo("ben", nonce=ballot.nonce)
     with pytest.raises(DuplicateVote):
         queue.undo("anna", nonce=ballot.nonce)
     queue.undo("anna", nonce="undo-0002")
     with pytest.raises(DuplicateVote):
-        queue.vote("ben", made.ballot(ben, nonce="undo-0002"))
+        queue.vote("ben", label_stores.ballot(ben, nonce="undo-0002"))
     assert [vote.verdict for vote in queue.store.log()] == ["a", "undo"]
 
 
@@ -313,7 +315,7 @@ def test_what_no_page_sends_changes_nothing(path, clock, fields):
     queue = open_queue(path, clock, 1)
     assignment = queue.lease("anna")
     with pytest.raises(HostileRequest):
-        queue.vote("anna", replace(made.ballot(assignment), **fields))
+        queue.vote("anna", replace(label_stores.ballot(assignment), **fields))
     assert queue.store.log() == []
     assert queue.lease("anna").ticket == assignment.ticket
 
@@ -322,8 +324,8 @@ def test_hostile_tickets_and_reasons_are_only_values(path, clock):
     queue = open_queue(path, clock, 1)
     assignment = queue.lease("anna")
     with pytest.raises(LeaseConflict):
-        queue.vote("anna", replace(made.ballot(assignment), ticket="' OR 1=1 --"))
-    queue.vote("anna", made.ballot(assignment, reasons=("'); DROP TABLE votes; --", "\ud800")))
+        queue.vote("anna", replace(label_stores.ballot(assignment), ticket="' OR 1=1 --"))
+    queue.vote("anna", label_stores.ballot(assignment, reasons=("'); DROP TABLE votes; --", "\ud800")))
     (vote,) = queue.store.votes()
     assert vote.reasons == ("'); DROP TABLE votes; --", "\ud800")
 
@@ -334,9 +336,9 @@ def test_hostile_tickets_and_reasons_are_only_values(path, clock):
 def test_undo_gives_the_pair_back_with_its_sides(path, clock):
     queue = open_queue(path, clock, 5)
     first = queue.lease("anna")
-    queue.vote("anna", made.ballot(first, "a"))
+    queue.vote("anna", label_stores.ballot(first, "a"))
     second = queue.lease("anna")
-    queue.vote("anna", made.ballot(second, "b"))
+    queue.vote("anna", label_stores.ballot(second, "b"))
     queue.lease("anna")
     back = queue.undo("anna", nonce="undo-0003")
     assert (back.pair, back.swapped, back.kind) == (second.pair, second.swapped, "first")
@@ -345,10 +347,10 @@ def test_undo_gives_the_pair_back_with_its_sides(path, clock):
     assert queue.progress("anna").mine == 1
     back = queue.undo("anna", nonce="undo-0004")
     assert back.pair == first.pair
-    queue.vote("anna", made.ballot(back, "tie"))
+    queue.vote("anna", label_stores.ballot(back, "tie"))
     assert [(vote.pair_id, vote.verdict) for vote in queue.store.votes()] == [(first.pair.id, "tie")]
     with pytest.raises(DuplicateVote):
-        queue.vote("anna", made.ballot(second, "b"))
+        queue.vote("anna", label_stores.ballot(second, "b"))
     assert queue.undo("anna", nonce="undo-0005").pair == first.pair
     with pytest.raises(LeaseConflict, match="no verdict"):
         queue.undo("anna", nonce="undo-0006")
@@ -356,11 +358,11 @@ def test_undo_gives_the_pair_back_with_its_sides(path, clock):
 
 def test_undo_is_idempotent(path, clock):
     queue = open_queue(path, clock, 2)
-    made.judge(queue, "anna", lambda _: "a")
+    label_stores.judge(queue, "anna", lambda _: "a")
     back = queue.undo("anna", nonce="undo-0007")
     assert queue.undo("anna", nonce="undo-0007") == back
     assert queue.progress("anna").mine == 1
-    queue.vote("anna", made.ballot(back))
+    queue.vote("anna", label_stores.ballot(back))
     with pytest.raises(LeaseConflict, match="since"):
         queue.undo("anna", nonce="undo-0007")
     assert [vote.verdict for vote in queue.store.log()] == ["a", "a", "undo", "a"]
@@ -370,22 +372,22 @@ def test_undo_is_idempotent(path, clock):
 
 def test_a_skip_that_another_has_judged_since_stays(path, clock):
     queue = open_queue(path, clock, 1)
-    made.judge(queue, "anna", lambda _: "skip")
+    label_stores.judge(queue, "anna", lambda _: "skip")
     ben = queue.lease("ben")
     with pytest.raises(LeaseConflict, match="others"):
         queue.undo("anna", nonce="undo-0008")
     clock.now = ben.lease_until
     back = queue.undo("anna", nonce="undo-0008")
     with pytest.raises(LeaseConflict):
-        queue.vote("ben", made.ballot(ben))
-    queue.vote("anna", made.ballot(back))
+        queue.vote("ben", label_stores.ballot(ben))
+    queue.vote("anna", label_stores.ballot(back))
     assert [vote.verdict for vote in queue.store.votes()] == ["a"]
 
 
 def test_undo_on_a_pair_that_another_flagged_stays(path, clock):
     queue = open_queue(path, clock, 1, votes_per_pair=2)
-    made.judge(queue, "anna", lambda _: "a")
-    made.judge(queue, "ben", lambda _: "flag")
+    label_stores.judge(queue, "anna", lambda _: "a")
+    label_stores.judge(queue, "ben", lambda _: "flag")
     with pytest.raises(LeaseConflict, match="flagged"):
         queue.undo("anna", nonce="undo-0009")
 
@@ -393,10 +395,10 @@ def test_undo_on_a_pair_that_another_flagged_stays(path, clock):
 def test_undo_drops_no_lease_that_has_a_place_of_its_own(path, clock):
     queue = open_queue(path, clock, 1, votes_per_pair=2)
     ben = queue.lease("ben")
-    queue.vote("anna", made.ballot(queue.lease("anna")))
+    queue.vote("anna", label_stores.ballot(queue.lease("anna")))
     clock.now = ben.lease_until
     queue.undo("anna", nonce="undo-0010")
-    queue.vote("ben", made.ballot(ben))
+    queue.vote("ben", label_stores.ballot(ben))
 
 
 # --- repeats, gold, order, sides ---
@@ -404,7 +406,7 @@ def test_undo_drops_no_lease_that_has_a_place_of_its_own(path, clock):
 
 def test_repeats_have_their_sides_swapped_and_fill_no_place(path, clock):
     queue = open_queue(path, clock, 200, repeats=0.2)
-    sent = made.judge(queue, "anna", lambda _: "a")
+    sent = label_stores.judge(queue, "anna", lambda _: "a")
     votes = queue.store.votes()
     first = {vote.pair_id: vote for vote in votes if vote.kind == "first"}
     repeats = [vote for vote in votes if vote.kind == "repeat"]
@@ -422,18 +424,18 @@ def test_repeats_have_their_sides_swapped_and_fill_no_place(path, clock):
 def test_skipped_and_flagged_pairs_are_not_repeated(path, clock):
     queue = open_queue(path, clock, 60, repeats=0.4)
     verdicts = iter(["skip", "flag", "tie"] * 1000)
-    made.judge(queue, "anna", lambda _: next(verdicts))
+    label_stores.judge(queue, "anna", lambda _: next(verdicts))
     votes = queue.store.votes()
     verdict_of = {vote.pair_id: vote.verdict for vote in votes if vote.kind == "first"}
     assert {verdict_of[vote.pair_id] for vote in votes if vote.kind == "repeat"} == {"tie"}
 
 
 def test_gold_is_mixed_in_once_for_everybody(path, clock):
-    content = made.pairs(100) + [made.pair(1000 + number, gold="a") for number in range(8)]
+    content = label_stores.pairs(100) + [label_stores.pair(1000 + number, gold="a") for number in range(8)]
     queue = open_queue(path, clock, 0, content=content, gold=0.2, votes_per_pair=2)
     assert queue.progress("anna").total == 100
     for name in ("anna", "ben"):
-        made.judge(queue, name, lambda _: "b")
+        label_stores.judge(queue, name, lambda _: "b")
         votes = [vote for vote in queue.store.votes() if vote.annotator == name]
         gold = [vote.pair_id for vote in votes if vote.kind == "gold"]
         assert sorted(gold) == sorted(pair.id for pair in content[100:])
@@ -443,26 +445,30 @@ def test_gold_is_mixed_in_once_for_everybody(path, clock):
 
 def test_no_gold_where_there_is_none(path, clock):
     queue = open_queue(path, clock, 20, gold=0.9)
-    assert made.judge(queue, "anna", lambda _: "a") == 20
+    assert label_stores.judge(queue, "anna", lambda _: "a") == 20
 
 
 def test_a_pair_that_becomes_gold_is_no_longer_to_be_labelled(path, clock):
     queue = open_queue(path, clock, 2, order="file")
-    queue.vote("anna", made.ballot(queue.lease("anna")))
+    queue.vote("anna", label_stores.ballot(queue.lease("anna")))
     assert queue.progress("anna").done == 1
-    queue.store.add_file("gold.jsonl", made.pair_file([made.pair(0, gold="a"), made.pair(1, gold="a")]))
+    queue.store.add_file(
+        "gold.jsonl", label_stores.pair_file([label_stores.pair(0, gold="a"), label_stores.pair(1, gold="a")])
+    )
     assert queue.lease("anna") is None
     assert queue.progress("anna") == AnnotationProgress(mine=1, total=0, done=0, waiting=0, next_free=None)
 
 
 def test_orders(path, clock, tmp_path):
-    content = [made.pair(number, margin=margin) for number, margin in enumerate([2.0, -0.1, None, 0.5, -3.0])]
+    content = [
+        label_stores.pair(number, margin=margin) for number, margin in enumerate([2.0, -0.1, None, 0.5, -3.0])
+    ]
 
     def seen(name, **options):
         queue = open_queue(tmp_path / name, clock, 0, content=content, **options)
         ids = [pair.id for pair in content]
         order = []
-        made.judge(queue, "anna", lambda pair: order.append(ids.index(pair.id)) or "a")
+        label_stores.judge(queue, "anna", lambda pair: order.append(ids.index(pair.id)) or "a")
         return order
 
     assert seen("1", order="file") == [0, 1, 2, 3, 4]
@@ -472,9 +478,9 @@ def test_orders(path, clock, tmp_path):
 
 
 def test_a_random_slice_is_spread_between_the_others_and_marked(path, clock):
-    content = [made.pair(number, margin=float(number)) for number in range(400)]
+    content = [label_stores.pair(number, margin=float(number)) for number in range(400)]
     queue = open_queue(path, clock, 0, content=content, order="margin", random_slice=0.25)
-    made.judge(queue, "anna", lambda _: "a")
+    label_stores.judge(queue, "anna", lambda _: "a")
     votes = queue.store.votes()
     margin = {pair.id: pair.margin for pair in content}
     chosen = [margin[vote.pair_id] for vote in votes if not vote.at_random]
@@ -490,7 +496,7 @@ def test_without_margins_every_verdict_is_at_random(path, clock):
     for order in ("random", "file"):
         assert in_random_slice(QueueSettings(order=order), "x")
     queue = open_queue(path, clock, 3)
-    made.judge(queue, "anna", lambda _: "a")
+    label_stores.judge(queue, "anna", lambda _: "a")
     assert all(vote.at_random for vote in queue.store.votes())
 
 

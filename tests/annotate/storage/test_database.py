@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.storage import database, schema
 from logratio.annotate.storage.store import Store
 from logratio.errors import (
@@ -43,7 +43,7 @@ def mode_of(path: Path) -> int:
 def test_only_the_owner_can_read_the_files(path):
     before = os.umask(0)
     try:
-        with made.store(path, made.pairs(1)):
+        with label_stores.store(path, label_stores.pairs(1)):
             files = sorted(path.parent.iterdir())
             assert [file.name for file in files] == ["labels.db", "labels.db-shm", "labels.db-wal"]
             assert {mode_of(file) for file in files} == {0o600}
@@ -55,7 +55,7 @@ def test_only_the_owner_can_read_the_files(path):
 
 
 def test_settings_of_the_file(path):
-    with made.store(path, []) as store, store.reading() as connection:
+    with label_stores.store(path, []) as store, store.reading() as connection:
         values = {
             name: connection.execute(statement).fetchone()[0]
             for name, statement in {
@@ -83,7 +83,7 @@ def test_settings_of_the_file(path):
 def test_a_symbolic_link_is_refused(path, tmp_path, ending, opener):
     target = tmp_path / "elsewhere"
     if ending:
-        made.store(path, []).close()
+        label_stores.store(path, []).close()
     path.with_name(path.name + ending).symlink_to(target)
     with pytest.raises(UnsafeArtifact, match="symbolic link"):
         opener(path)
@@ -97,7 +97,7 @@ def test_a_store_that_is_not_there_is_not_made_to_be_read(path):
 
 
 def test_a_store_that_is_read_is_not_written(path):
-    made.store(path, made.pairs(2)).close()
+    label_stores.store(path, label_stores.pairs(2)).close()
     with Store.open(path) as store:
         assert len(store.pairs()) == 2
         assert (store.votes(), store.log()) == ([], [])
@@ -106,9 +106,9 @@ def test_a_store_that_is_read_is_not_written(path):
 
 
 def test_a_store_is_read_while_another_process_writes(path):
-    with made.store(path, made.pairs(2)) as writer, Store.open(path) as reader:
-        queue = made.queue(writer)
-        queue.vote("anna", made.ballot(queue.lease("anna")))
+    with label_stores.store(path, label_stores.pairs(2)) as writer, Store.open(path) as reader:
+        queue = label_stores.queue(writer)
+        queue.vote("anna", label_stores.ballot(queue.lease("anna")))
         assert reader.votes() == writer.votes()
         with writer.transaction():
             assert len(reader.votes()) == 1
@@ -146,7 +146,7 @@ def test_an_empty_file_becomes_a_store_but_is_none_to_read(path):
 
 
 def test_a_corrupt_page_is_found_at_the_start(path):
-    made.store(path, made.pairs(500)).close()
+    label_stores.store(path, label_stores.pairs(500)).close()
     content = bytearray(path.read_bytes())
     middle = len(content) // 2 // 4096 * 4096
     content[middle : middle + 512] = b"\xaa" * 512
@@ -158,7 +158,7 @@ def test_a_corrupt_page_is_found_at_the_start(path):
 
 
 def test_a_file_that_was_cut_off_is_noticed(path):
-    made.store(path, made.pairs(100)).close()
+    label_stores.store(path, label_stores.pairs(100)).close()
     content = path.read_bytes()
     for length in (1, 50, 100, 4096, len(content) // 2, len(content) - 4096, len(content) - 1):
         path.write_bytes(content[:length])
@@ -168,7 +168,7 @@ def test_a_file_that_was_cut_off_is_noticed(path):
 
 def test_a_store_that_is_held_by_another_program(path, monkeypatch):
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
-    with made.store(path, made.pairs(1)) as store:
+    with label_stores.store(path, label_stores.pairs(1)) as store:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseBusyOrBroken, match="held by another program"):
@@ -185,11 +185,13 @@ def test_a_store_that_is_held_by_another_program(path, monkeypatch):
 
 
 def test_a_full_disk(path):
-    with made.store(path, made.pairs(1)) as store:
+    with label_stores.store(path, label_stores.pairs(1)) as store:
         with store.transaction() as connection:
             connection.execute("PRAGMA max_page_count = 20")
         with pytest.raises(DiskFull):
-            store.add_file("large.jsonl", made.pair_file([made.pair(1, texts=("x" * 100_000, "y"))]))
+            store.add_file(
+                "large.jsonl", label_stores.pair_file([label_stores.pair(1, texts=("x" * 100_000, "y"))])
+            )
         assert (len(store.pairs()), len(store.files())) == (1, 1)
         store.set_meta("x", 1)
 
@@ -198,7 +200,7 @@ def test_a_full_disk(path):
 def test_a_directory_without_permission(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir()
-    made.store(closed / "labels.db", made.pairs(2)).close()
+    label_stores.store(closed / "labels.db", label_stores.pairs(2)).close()
     closed.chmod(0o500)
     try:
         with pytest.raises(NotWritable):
@@ -210,7 +212,7 @@ def test_a_directory_without_permission(tmp_path):
 
 
 def test_a_read_only_disk(path, monkeypatch):
-    made.store(path, made.pairs(2)).close()
+    label_stores.store(path, label_stores.pairs(2)).close()
     monkeypatch.setattr(os, "access", lambda *_: False)
     with Store.open(path) as store:
         assert len(store.pairs()) == 2
@@ -247,7 +249,7 @@ def test_a_store_on_a_network_file_system_is_refused(path, monkeypatch):
 
 
 def test_a_newer_store_is_refused(path):
-    made.store(path, made.pairs(1)).close()
+    label_stores.store(path, label_stores.pairs(1)).close()
     change(path, "PRAGMA user_version = 99")
     before = path.read_bytes()
     for opener in (Store.create_or_open, Store.open):
@@ -263,9 +265,9 @@ def add_column(connection):
 
 @pytest.mark.parametrize("opener", [Store.create_or_open, Store.open])
 def test_an_older_store_is_brought_up_to_date_and_a_copy_is_kept(path, monkeypatch, opener):
-    with made.store(path, made.pairs(2)) as store:
-        queue = made.queue(store)
-        queue.vote("anna", made.ballot(queue.lease("anna")))
+    with label_stores.store(path, label_stores.pairs(2)) as store:
+        queue = label_stores.queue(store)
+        queue.vote("anna", label_stores.ballot(queue.lease("anna")))
         log = store.log()
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, add_column])
     with opener(path) as store:
@@ -283,7 +285,7 @@ def test_an_older_store_is_brought_up_to_date_and_a_copy_is_kept(path, monkeypat
 
 
 def test_the_copy_holds_what_a_killed_process_left_in_the_write_ahead_log(path, monkeypatch):
-    store = made.store(path, made.pairs(2))
+    store = label_stores.store(path, label_stores.pairs(2))
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, add_column])
     with Store.create_or_open(path) as newer:
         assert len(newer.pairs()) == 2
@@ -294,7 +296,7 @@ def test_the_copy_holds_what_a_killed_process_left_in_the_write_ahead_log(path, 
 
 
 def test_a_migration_that_fails_changes_nothing(path, monkeypatch):
-    made.store(path, made.pairs(2)).close()
+    label_stores.store(path, label_stores.pairs(2)).close()
 
     def fail(connection):
         add_column(connection)

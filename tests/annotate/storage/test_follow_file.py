@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from annotate.serving import write_completions
+from annotate.live_server import write_completions
 from logratio.annotate.domain.pairs import read_pairs
 from logratio.annotate.storage.follow_file import Follower, find_followed_file
 from logratio.annotate.storage.store import Store

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import logratio.annotate
-from annotate import made
+from annotate import label_stores
 from logratio.annotate.storage.store import Store
 from logratio.errors import (
     BadConfig,
@@ -36,10 +36,15 @@ def change(path: Path, *statements: str) -> None:
 
 
 def test_pairs_come_back_in_order_of_arrival(path):
-    content = made.pairs(3, models=("m", "n"))
-    with made.store(path, content) as store:
-        assert store.add_file("more.jsonl", made.pair_file([content[1], made.pair(7)], sha256="1")) == 1
-        assert [*store.pairs().values()] == [*content, made.pair(7)]
+    content = label_stores.pairs(3, models=("m", "n"))
+    with label_stores.store(path, content) as store:
+        assert (
+            store.add_file(
+                "more.jsonl", label_stores.pair_file([content[1], label_stores.pair(7)], sha256="1")
+            )
+            == 1
+        )
+        assert [*store.pairs().values()] == [*content, label_stores.pair(7)]
         assert store.pair(content[2].id) == content[2]
         assert store.files() == {"made.jsonl": "0" * 64, "more.jsonl": "1"}
         with pytest.raises(KeyError):
@@ -47,9 +52,9 @@ def test_pairs_come_back_in_order_of_arrival(path):
 
 
 def test_a_file_that_changed_is_refused_unless_it_is_followed(path):
-    with made.store(path, made.pairs(2)) as store:
-        assert store.add_file("made.jsonl", made.pair_file(made.pairs(2))) == 0
-        grown = made.pair_file(made.pairs(3), sha256="1" * 64)
+    with label_stores.store(path, label_stores.pairs(2)) as store:
+        assert store.add_file("made.jsonl", label_stores.pair_file(label_stores.pairs(2))) == 0
+        grown = label_stores.pair_file(label_stores.pairs(3), sha256="1" * 64)
         with pytest.raises(InputChanged, match=r"made\.jsonl"):
             store.add_file("made.jsonl", grown)
         assert len(store.pairs()) == 2
@@ -58,16 +63,16 @@ def test_a_file_that_changed_is_refused_unless_it_is_followed(path):
 
 
 def test_gold_marks_a_pair_that_stands_already(path):
-    with made.store(path, made.pairs(2)) as store:
-        assert store.add_file("gold.jsonl", made.pair_file([made.pair(1, gold="b")])) == 0
+    with label_stores.store(path, label_stores.pairs(2)) as store:
+        assert store.add_file("gold.jsonl", label_stores.pair_file([label_stores.pair(1, gold="b")])) == 0
         assert [pair.gold for pair in store.pairs().values()] == [None, "b"]
-        store.add_file("gold2.jsonl", made.pair_file([made.pair(1, gold="a")]))
-        assert store.pair(made.pair(1).id).gold == "b"
+        store.add_file("gold2.jsonl", label_stores.pair_file([label_stores.pair(1, gold="a")]))
+        assert store.pair(label_stores.pair(1).id).gold == "b"
 
 
 def test_hostile_text_comes_back_as_it_was(path):
     texts = ("\u202e'; DROP TABLE votes; --\x1b[0m", "x" * 1_000_000)
-    with made.store(path, [made.pair(0, texts=texts)]) as store:
+    with label_stores.store(path, [label_stores.pair(0, texts=texts)]) as store:
         (pair,) = store.pairs().values()
     assert {pair.a.text, pair.b.text} == set(texts)
 
@@ -76,7 +81,7 @@ def test_hostile_text_comes_back_as_it_was(path):
 
 
 def test_tokens(path):
-    with made.store(path, []) as store:
+    with label_stores.store(path, []) as store:
         anna, ben = store.add_annotator("anna"), store.add_annotator("ben")
         assert (store.annotator_of(anna), store.annotator_of(ben)) == ("anna", "ben")
         assert len(anna) == 43
@@ -92,14 +97,14 @@ def test_tokens(path):
 
 
 def test_tokens_are_not_in_the_file(path):
-    with made.store(path, []) as store:
+    with label_stores.store(path, []) as store:
         token = store.add_annotator("anna")
     assert token.encode() not in path.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["", " ", "anna ", "a\nb", "\x1b[31m", "x" * 65, "\u202eanna"])
 def test_names_that_cannot_be_shown_are_refused(path, name):
-    with made.store(path, []) as store, pytest.raises(BadConfig):
+    with label_stores.store(path, []) as store, pytest.raises(BadConfig):
         store.add_annotator(name)
 
 
@@ -107,7 +112,7 @@ def test_names_that_cannot_be_shown_are_refused(path, name):
 
 
 def test_meta(path):
-    with made.store(path, []) as store:
+    with label_stores.store(path, []) as store:
         assert store.get_meta("guidelines") is None
         store.set_meta("guidelines", {"sha256": "ab", "reasons": ["wrong", "rüde"]})
         store.set_meta("guidelines", {"sha256": "cd", "reasons": ["wrong", "rüde"]})
@@ -119,13 +124,13 @@ def test_meta(path):
 
 
 def test_what_stands_is_derived_from_the_log(path):
-    with made.store(path, made.pairs(3)) as store:
-        queue = made.queue(store, order="file")
+    with label_stores.store(path, label_stores.pairs(3)) as store:
+        queue = label_stores.queue(store, order="file")
         for verdict in ("a", "b"):
             fields = {"strength": 2, "reasons": ("x",), "note": "n"}
-            queue.vote("anna", made.ballot(queue.lease("anna"), verdict, **fields))
+            queue.vote("anna", label_stores.ballot(queue.lease("anna"), verdict, **fields))
         again = queue.undo("anna", nonce="undo-0000")
-        queue.vote("anna", made.ballot(again, "tie", strength=2))
+        queue.vote("anna", label_stores.ballot(again, "tie", strength=2))
         log = store.log()
         assert [(vote.id, vote.verdict, vote.supersedes) for vote in log] == [
             (1, "a", None),
@@ -141,7 +146,7 @@ def test_what_stands_is_derived_from_the_log(path):
 
 def test_left_won():
     won = {
-        (verdict, swapped): made.vote(1, "p", "anna", verdict, swapped=swapped).left_won
+        (verdict, swapped): label_stores.vote(1, "p", "anna", verdict, swapped=swapped).left_won
         for verdict in ("a", "b", "tie", "bad", "skip", "flag", "undo")
         for swapped in (False, True)
     }
@@ -173,9 +178,9 @@ def test_left_won():
     ],
 )
 def test_the_log_takes_only_whole_rows_and_keeps_them(path, statement):
-    with made.store(path, made.pairs(1)) as store:
-        queue = made.queue(store)
-        queue.vote("anna", made.ballot(queue.lease("anna")))
+    with label_stores.store(path, label_stores.pairs(1)) as store:
+        queue = label_stores.queue(store)
+        queue.vote("anna", label_stores.ballot(queue.lease("anna")))
         before = store.log()
         with pytest.raises(sqlite3.IntegrityError), store.transaction() as connection:
             connection.execute(statement)
@@ -183,7 +188,7 @@ def test_the_log_takes_only_whole_rows_and_keeps_them(path, statement):
 
 
 def test_a_transaction_that_fails_leaves_nothing(path):
-    with made.store(path, []) as store:
+    with label_stores.store(path, []) as store:
         with pytest.raises(RuntimeError), store.transaction() as connection:
             connection.execute("INSERT INTO meta VALUES ('x', '1')")
             raise RuntimeError
@@ -193,7 +198,7 @@ def test_a_transaction_that_fails_leaves_nothing(path):
 
 
 def test_threads_share_a_store(path):
-    with made.store(path, []) as store:
+    with label_stores.store(path, []) as store:
         failures = []
 
         def work(name):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from annotate.made_labels import drawn, fill, pair, snapshot
+from annotate.label_snapshots import drawn, fill, pair, snapshot
 from logratio.annotate.domain.agreement import Coefficient
 from logratio.annotate.domain.annotator_quality import assess
 from logratio.annotate.storage.store import Store

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from annotate.serving import POSTS, rows_of, running, vote_on, write_completions
+from annotate.live_server import POSTS, rows_of, running, vote_on, write_completions
 from logratio.annotate import web
 from logratio.annotate.domain.queue import QueueSettings
 from logratio.annotate.web.app import PageSettings, load_pages

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from annotate.serving import running
+from annotate.live_server import running
 from logratio.annotate.web.http_server import MAX_CONNECTIONS, bind, hold, log_to
 from logratio.errors import BadConfig, DatabaseBusyOrBroken, NotWritable, PortBusy, UnsafeArtifact
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from annotate.serving import POSTS, is_whole, running, vote_on, write_completions
+from annotate.live_server import POSTS, is_whole, running, vote_on, write_completions
 from logratio.annotate import web
 from logratio.annotate.web.auth_tokens import TokenAuthenticator, authorities
 from logratio.annotate.web.security import (

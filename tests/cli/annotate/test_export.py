@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from annotate.made_labels import drawn, fill, pair, snapshot
+from annotate.label_snapshots import drawn, fill, pair, snapshot
 from logratio.annotate.storage.store import Store
 from logratio.cli.annotate.export import Arguments, run
 from logratio.data.jsonl import read_judge

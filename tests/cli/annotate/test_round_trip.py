@@ -9,12 +9,12 @@ import signal
 
 import pytest
 
-from annotate.served import make_forks, start
-from annotate.serving import Client, vote_on
+from annotate.live_server import Client, vote_on
+from annotate.serve_process import make_forks, start
 from logratio.cli.main import main
 from logratio.models.loading import save
 from logratio.run_directory import RunDirectory, read_json_lines
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = ["--batch-size", "4", "--epochs", "1", "--held-out", "0"]
 VERDICTS = ("left", "right", "left", "tie", "right", "skip", "left", "bad", "right", "left")

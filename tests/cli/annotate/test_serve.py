@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from annotate.served import make_forks, run_command, start
-from annotate.serving import Client, vote_on, write_completions
+from annotate.live_server import Client, vote_on, write_completions
+from annotate.serve_process import make_forks, run_command, start
 from logratio.annotate.storage.store import Store
 from logratio.annotate.web.http_server import hold
 from logratio.cli.annotate.serve import Arguments, opened, run

@@ -25,7 +25,7 @@ from logratio.report.collect import read_json
 from logratio.run_directory import RunDirectory, read_json_lines
 from logratio.training import loop
 from logratio.training.layout_check import select_layout
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = ["--batch-size", "4", "--learning-rate", "1e-3", "--threads", "1", "--max-new-tokens", "6"]
 REWARDS = """

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from logratio.cli.main import main
 from logratio.models.loading import save
 from logratio.run_directory import RunDirectory, read_json_lines
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = ["--batch-size", "4", "--learning-rate", "1e-3", "--threads", "1"]
 

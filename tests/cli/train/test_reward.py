@@ -16,7 +16,7 @@ from logratio.models.loading import save
 from logratio.records import Completion, Prompt, Sample
 from logratio.rollouts.rewards import load_reward
 from logratio.run_directory import RunDirectory, read_json_lines, write_json_lines
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = ["--batch-size", "4", "--learning-rate", "3e-3", "--threads", "1", "--epochs", "3"]
 

@@ -11,7 +11,7 @@ from logratio.control.env.adapter import VectorEnvAdapter, episode_seed
 from logratio.control.env.make_env import make_environments
 from logratio.errors import BadConfig, EnvironmentFault, EnvironmentNotFound, UnsupportedSpace
 from logratio.verify.worlds.environments import Endless, Narrow
-from made_environments import Counting, Faulty
+from scripted_environments import Counting, Faulty
 
 MODES = ("NextStep", "SameStep", "Disabled")
 

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from logratio.control.env.envpool import make_envpool
 from logratio.control.env.make_env import make_environments
 from logratio.errors import EnvironmentNotFound, MissingExtra
-from made_environments import Counting
+from scripted_environments import Counting
 
 
 class StandIn:

@@ -30,7 +30,7 @@ from logratio.generation.engines.shared_prompt_cache import SharedPromptCache, S
 from logratio.generation.engines.uncached_decoding import UncachedRows, find_cache_mismatch, supports_kv_cache
 from logratio.kernels.fused_decoder import Decoder
 from logratio.kernels.precision import ComputeWeights
-from tiny import SIZES, exact_llama, exact_of, tiny_llama
+from tiny_models import SIZES, exact_llama, exact_of, tiny_llama
 
 VOCABULARY = 60
 STOPS = frozenset({3, 4})

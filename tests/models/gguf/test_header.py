@@ -8,12 +8,12 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFEndian
 
-from ggufs import tensors_of, write_gguf
+from gguf_files import tensors_of, write_gguf
 from logratio import errors
 from logratio.models.gguf.header import read_header
 from logratio.models.gguf.tensors import check_kinds
 from logratio.models.loading import load, load_tokenizer
-from tiny import tiny_llama
+from tiny_models import tiny_llama
 
 
 @pytest.fixture
@@ -127,14 +127,14 @@ def test_a_tensor_of_an_unknown_type_is_named(whole):
     ],
 )
 def test_parts_and_adapters_are_named(tmp_path, model, tokenizer, monkeypatch, key, value, said):
-    import ggufs
+    import gguf_files
 
-    before = ggufs.tokens_of(tokenizer)
-    monkeypatch.setattr(ggufs, "tokens_of", lambda _: before)
+    before = gguf_files.tokens_of(tokenizer)
+    monkeypatch.setattr(gguf_files, "tokens_of", lambda _: before)
     write = gguf.GGUFWriter.write_header_to_file
 
     def with_key(writer, *arguments):
-        writer.kv_data[0][key] = gguf.GGUFValue(value, ggufs.TYPES[type(value)])
+        writer.kv_data[0][key] = gguf.GGUFValue(value, gguf_files.TYPES[type(value)])
         write(writer, *arguments)
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_key)
@@ -145,7 +145,7 @@ def test_parts_and_adapters_are_named(tmp_path, model, tokenizer, monkeypatch, k
 
 def test_an_architecture_that_is_not_known_is_named(tmp_path, model, tokenizer, cache, monkeypatch):
     weights = tensors_of(model, "llama")
-    monkeypatch.setattr("ggufs.tensors_of", lambda *_: weights)
+    monkeypatch.setattr("gguf_files.tensors_of", lambda *_: weights)
     path = write_gguf(tmp_path / "x.gguf", model, tokenizer, arch="nobody-knows")
     with pytest.raises(errors.ModelNotFound, match="nobody-knows is not supported yet"):
         load(str(path))

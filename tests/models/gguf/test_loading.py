@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ggufs import write_gguf
+from gguf_files import write_gguf
 from logratio import errors
 from logratio.models.gguf import loading as ours
 from logratio.models.loading import load, load_tokenizer, save, weights_fingerprint
-from tiny import TEMPLATE, tiny_llama
+from tiny_models import TEMPLATE, tiny_llama
 
 
 @pytest.fixture

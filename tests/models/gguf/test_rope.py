@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ggufs import write_gguf
+from gguf_files import write_gguf
 from logratio import errors
 from logratio.models.gguf import rope as gguf_rope
 from logratio.models.gguf.header import GGUFHeader, GGUFTensor

@@ -17,7 +17,7 @@ from transformers import (
     StableLmConfig,
 )
 
-from ggufs import write_gguf
+from gguf_files import write_gguf
 from logratio import errors
 from logratio.models.gguf.header import GGUFHeader
 from logratio.models.gguf.settings import complete_config, foreign_notes

@@ -5,13 +5,13 @@ import re
 import pytest
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from ggufs import write_gguf
+from gguf_files import write_gguf
 from logratio import errors
 from logratio.models.gguf.header import read_header
 from logratio.models.gguf.tokens import check_tokenizer
 from logratio.models.loading import load
 from logratio.models.tokenisation import stop_token_ids
-from tiny import TEMPLATE
+from tiny_models import TEMPLATE
 
 
 def test_the_ends_of_a_turn_stop_answers_too(tmp_path, model, tokenizer, cache):

@@ -10,7 +10,7 @@ from logratio.models.loading import save
 from logratio.recipes.quickstart import evaluation
 from logratio.recipes.quickstart import run as quickstart_run
 from recipes.quickstart.small_quickstart import MODULE, small_arguments
-from tiny import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")

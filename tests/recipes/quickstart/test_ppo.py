@@ -326,7 +326,11 @@ def test_faults_are_found_before_a_model_is_loaded(arguments, monkeypatch, chang
         ({"collect": PPOAnswers(num_samples=8)}, "--collect"),
     ],
 )
-def test_settings_that_nothing_would_read_are_refused(arguments, changes, flag):
+def test_settings_that_nothing_would_read_are_refused(arguments, monkeypatch, changes, flag):
+    def load(*_arguments, **_options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(quickstart_bench, "load", load)
     with pytest.raises(BadConfig, match="--with ppo") as fault:
         run(replace(arguments, **changes))
     assert fault.value.where == flag

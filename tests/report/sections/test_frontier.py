@@ -15,17 +15,17 @@ from logratio.report.sections.pairwise_counts import head_to_head_section
 from logratio.report.sections.steps import steps_section
 from logratio.report.sections.verdict import verdict_section
 from logratio.report.stages import stage_label, stage_names, stage_rows, stage_style
-from report import made_run
+from report import run_directories
 
 
 def report(**changes):
-    found = made_run.evaluation(**changes)
+    found = run_directories.evaluation(**changes)
     return found | {"stages": stage_rows(found)}
 
 
 @pytest.fixture
 def beside_ppo():
-    return report(**made_run.beside_ppo())
+    return report(**run_directories.beside_ppo())
 
 
 def picture(found):
@@ -131,7 +131,7 @@ def test_the_table_says_that_best_of_n_s_kl_is_a_bound(beside_ppo):
 
 
 def test_a_table_without_a_picture_stands_alone():
-    found = {"methods": made_run.methods()}
+    found = {"methods": run_directories.methods()}
     assert "Methods side by side" in frontier_section(found).body
     assert frontier_section({}) is None
 
@@ -150,8 +150,8 @@ def test_a_table_without_a_picture_stands_alone():
     ],
 )
 def test_numbers_that_are_missing_or_hostile_do_no_harm(tmp_path, spoil):
-    changes = copy.deepcopy(made_run.beside_ppo())
+    changes = copy.deepcopy(run_directories.beside_ppo())
     spoil(changes)
-    text = render(made_run.write_quickstart(tmp_path / "run", **changes)).read_text()
+    text = render(run_directories.write_quickstart(tmp_path / "run", **changes)).read_text()
     assert "<script" not in text
     assert 'id="frontier"' in text

@@ -9,8 +9,8 @@ import pytest
 
 from logratio.report.sections.invariants import INVARIANTS, invariants_section
 from logratio.training import invariants
-from report.made_course import INVARIANTS as RECORDED
-from report.made_course import report_of
+from report.policy_gradient_runs import INVARIANTS as RECORDED
+from report.policy_gradient_runs import report_of
 
 SOURCE = Path(invariants.__file__).read_text(encoding="utf-8")
 NAMES = set(re.findall(r'(?:invariant=|InvariantViolated\(\s*|_check_zero\()"(\w+)"', SOURCE))

@@ -6,7 +6,7 @@ import pytest
 
 from logratio.report.sections.curves import draw
 from logratio.report.sections.learning_curves import panel_groups, share_an_axis
-from report.made_course import SETTINGS, report_of
+from report.policy_gradient_runs import SETTINGS, report_of
 
 GOLD = "monitored/judge:gold"
 

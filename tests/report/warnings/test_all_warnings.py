@@ -8,7 +8,7 @@ import pytest
 
 from logratio.report.warnings.all_warnings import CHECKS, by_severity, find_warnings
 from logratio.report.warnings.warning import mean_at_end, mean_at_start
-from report import made_run
+from report import run_directories
 
 
 def curves(stage, **values):
@@ -96,11 +96,11 @@ def test_nothing_measured_nothing_said():
 
 
 def test_the_good_run_raises_nothing():
-    report = made_run.evaluation() | {
+    report = run_directories.evaluation() | {
         "training": {
             "dpo": {
                 "curves": {
-                    name: [row[name] for row in made_run.dpo_rows()]
+                    name: [row[name] for row in run_directories.dpo_rows()]
                     for name in ("loss", "accuracy", "chosen_reward", "rejected_reward", "gradient_weight")
                 }
             }

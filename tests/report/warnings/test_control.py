@@ -18,21 +18,21 @@ from logratio.report.sections.returns import distribution, learning_curve, retur
 from logratio.report.video import LARGEST, with_film
 from logratio.report.warnings.control import find_warnings
 from logratio.report.warnings.warning import ReportWarning
-from report import made_control
-from report.made_control import judged, rows
+from report import control_runs
+from report.control_runs import judged, rows
 
 MEANS = {0: 300.0, 1: 420.0, 10: 480.0, 2: 390.0, 3: 410.0}
 
 
 @pytest.fixture
 def one(tmp_path):
-    return made_control.write_one(tmp_path / "one", rows(), seed=4)
+    return control_runs.write_one(tmp_path / "one", rows(), seed=4)
 
 
 @pytest.fixture
 def several(tmp_path):
     runs = {seed: (mean, rows(seed=seed)) for seed, mean in MEANS.items()}
-    return made_control.write_several(tmp_path / "several", runs)
+    return control_runs.write_several(tmp_path / "several", runs)
 
 
 def panels_of(report, stage="ppo"):
@@ -67,7 +67,7 @@ def test_runs_of_seeds_go_by_their_directories_in_the_order_of_their_numbers(sev
 
 
 def test_the_only_seed_that_is_done_is_not_taken_for_a_run_alone(tmp_path):
-    path = made_control.write_several(tmp_path / "runs", {3: (300.0, rows())})
+    path = control_runs.write_several(tmp_path / "runs", {3: (300.0, rows())})
     assert list(collect(path)["training"]) == ["seed-3"]
 
 
@@ -127,7 +127,7 @@ def test_the_learning_curves_of_several_runs_are_one_picture(several):
 
 
 def test_a_run_under_way_has_its_curve_and_says_that_nothing_is_judged(tmp_path):
-    report = collect(made_control.write_one(tmp_path / "run", rows(20), mean=None))
+    report = collect(control_runs.write_one(tmp_path / "run", rows(20), mean=None))
     section = control_section(report).to_html()
     assert "Nothing has been judged yet" in section
     assert section.count("<polyline") == 1
@@ -162,7 +162,7 @@ def test_every_chart_has_a_title_a_unit_and_a_sentence(one):
     assert {"Critic's loss", "Gradient norm", "Policy loss", "Speed"} <= set(titles)
     assert all(len(panel.note) > 30 for panel in panels_of(report).values())
     said = texts(control_course_section(report).to_html())
-    for metric in made_control.rows(1)[0]:
+    for metric in control_runs.rows(1)[0]:
         assert "_" not in metric or metric not in said
     assert said.count("environment steps") == len(titles)
     assert "nats an action" in said
@@ -180,12 +180,12 @@ def test_limits_are_the_run_s_own(one):
 
 def test_what_says_nothing_is_not_drawn(tmp_path):
     made = rows(ratio_deviation=0.0, effective_share=1.0)
-    report = collect(made_control.write_one(tmp_path / "run", made))
+    report = collect(control_runs.write_one(tmp_path / "run", made))
     titles = drawn(report)
     # As many steps of the optimiser in each update, as planned; ratios that never leave 1; no penalty.
     for title in ("Optimiser steps an update", "Ratio deviation", "Effective share", "KL penalty"):
         assert title not in titles
-    stopped = collect(made_control.write_one(tmp_path / "more", rows(optimiser_steps=lambda done: 20 * done)))
+    stopped = collect(control_runs.write_one(tmp_path / "more", rows(optimiser_steps=lambda done: 20 * done)))
     assert "Optimiser steps an update" in drawn(stopped)
     without_clip = report["training"]["ppo"]["settings"]["settings"]
     without_clip["clip_range"] = 0.0
@@ -223,7 +223,7 @@ def test_the_thick_line_is_the_mean_of_the_runs_and_the_band_their_range():
 
 def test_the_table_has_the_mean_of_the_runs_and_their_range(several, tmp_path):
     made = {seed: (300.0, rows(update_kl=0.01 * (seed + 1))) for seed in range(3)}
-    report = collect(made_control.write_several(tmp_path / "runs", made))
+    report = collect(control_runs.write_several(tmp_path / "runs", made))
     said = " ".join(texts(control_course_section(report).to_html()).split())
     assert "KL of an update, nats an action 0.02 0.02 0.01 to 0.03" in said
 
@@ -261,7 +261,7 @@ def test_healthy_runs_raise_nothing(one, several):
 
 
 def test_a_return_that_does_not_rise_is_serious(tmp_path):
-    report = collect(made_control.write_one(tmp_path / "run", rows(episode_return=-500.0)))
+    report = collect(control_runs.write_one(tmp_path / "run", rows(episode_return=-500.0)))
     finding = raised(report)["ReturnDidNotRise"]
     assert finding.severity == "serious"
     assert "from −500 to −500" in finding.what
@@ -276,7 +276,7 @@ def test_a_return_that_is_lost_again_is_told_by_its_share(tmp_path, end, severit
         return 200 * done if done <= 0.5 else 100 - (1 - end) * 100 * min(1.0, (done - 0.5) * 4)
 
     made = rows(200, episode_return=course)
-    found = raised(collect(made_control.write_one(tmp_path / "run", made)))
+    found = raised(collect(control_runs.write_one(tmp_path / "run", made)))
     finding = found.get("ReturnFellFromItsBest")
     assert (finding.severity if finding else None) == severity
 
@@ -284,7 +284,7 @@ def test_a_return_that_is_lost_again_is_told_by_its_share(tmp_path, end, severit
 @pytest.mark.parametrize(("drawn_mean", "warned"), [(305.0, False), (316.0, False), (325.0, True)])
 def test_drawn_actions_that_earn_more_are_told_beyond_chance(tmp_path, drawn_mean, warned):
     """Two episodes with deviation 10 each: the difference has the standard error 10, twice that is 20."""
-    path = made_control.write_one(tmp_path / "run", rows())
+    path = control_runs.write_one(tmp_path / "run", rows())
     report = collect(path)
     report["evaluation"]["stochastic"]["mean_return"] = drawn_mean
     assert ("DrawnActionsEarnMore" in raised(report)) is warned
@@ -298,7 +298,7 @@ def test_episodes_that_do_not_end_are_counted(one):
 
 def test_updates_that_are_too_large_are_told_in_actions(tmp_path):
     made = rows(update_kl=0.08, clip_fraction=0.5, ratio_deviation=11.0, effective_share=0.3)
-    found = raised(collect(made_control.write_one(tmp_path / "run", made)))
+    found = raised(collect(control_runs.write_one(tmp_path / "run", made)))
     names = {"UpdateTooLarge", "ClipTooActive", "RatioFarFromOne", "FewEffectiveSamples"}
     assert names <= set(found)
     assert "0.08 nats an action" in found["UpdateTooLarge"].what
@@ -312,7 +312,7 @@ def test_the_worst_of_the_runs_is_told_with_how_many_there_are(tmp_path):
     runs = {seed: (400.0, rows()) for seed in range(5)}
     runs[3] = (400.0, rows(clip_fraction=0.3))
     runs[4] = (400.0, rows(clip_fraction=0.5))
-    finding = raised(collect(made_control.write_several(tmp_path / "runs", runs)))["ClipTooActive"]
+    finding = raised(collect(control_runs.write_several(tmp_path / "runs", runs)))["ClipTooActive"]
     assert finding.severity == "serious"
     assert "(That is seed 4; 2 of 5 runs.)" in finding.what
 
@@ -321,7 +321,7 @@ def test_the_worst_of_the_runs_is_told_with_how_many_there_are(tmp_path):
 def test_a_run_that_lags_far_behind_is_told(tmp_path, worst, warned):
     """The runs begin near 50 and end at 400 but for one; half of what they gained would be about 215."""
     runs = {seed: (400.0, rows(100)) for seed in range(4)} | {4: (worst, rows(100))}
-    report = collect(made_control.write_several(tmp_path / "runs", runs))
+    report = collect(control_runs.write_several(tmp_path / "runs", runs))
     report["evaluation"]["interquartile_mean"]["value"] = 400.0
     found = raised(report)
     assert ("SeedsDisagree" in found) is warned
@@ -331,7 +331,7 @@ def test_a_run_that_lags_far_behind_is_told(tmp_path, worst, warned):
 
 def test_an_interval_of_few_runs_is_noted(tmp_path):
     runs = {seed: (400.0, rows()) for seed in range(3)}
-    report = collect(made_control.write_several(tmp_path / "runs", runs))
+    report = collect(control_runs.write_several(tmp_path / "runs", runs))
     assert raised(report)["FewRuns"].severity == "note"
 
 
@@ -371,6 +371,6 @@ def test_a_film_elsewhere_is_not_read(one, tmp_path):
 
 
 def test_a_hostile_name_of_an_environment_does_nothing(tmp_path):
-    path = made_control.write_one(tmp_path / "run", rows())
+    path = control_runs.write_one(tmp_path / "run", rows())
     report = collect(path) | {"environment": "<script>alert(1)</script>"}
     assert "<script" not in page(report, name="run")

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from logratio.report.warnings.distance import kl_estimates_disagree
-from report.made_course import ANSWERS, SETTINGS, by_name, raised, report_of
+from report.policy_gradient_runs import ANSWERS, SETTINGS, by_name, raised, report_of
 
 
 def drawn(kl, *, seed, factor=1.0, variance=2.0):

@@ -11,7 +11,7 @@ import pytest
 from logratio.report.warnings.learning import REMEDIES
 from logratio.report.warnings.metric_series import change, quarters, stretches
 from logratio.training.divergence_guard import PATIENCE, RunawayGuard
-from report.made_course import SETTINGS, by_name, noisy, raised, report_of
+from report.policy_gradient_runs import SETTINGS, by_name, noisy, raised, report_of
 
 LIMITS = SimpleNamespace(
     guard=SimpleNamespace(max_reference_kl=50.0, max_repetition=0.5, max_length_change=4.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logratio.report.warnings.overoptimisation import reward_overoptimised
-from report.made_course import by_name, noisy, raised, report_of
+from report.policy_gradient_runs import by_name, noisy, raised, report_of
 
 GOLD = "monitored/judge:gold"
 

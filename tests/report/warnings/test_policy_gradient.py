@@ -9,8 +9,8 @@ import pytest
 from logratio.report import collect, render
 from logratio.report.sections.policy_gradient import policy_gradient_section
 from logratio.report.warnings.policy_gradient import CHECKS, find_warnings
-from report import made_run
-from report.made_course import (
+from report import run_directories
+from report.policy_gradient_runs import (
     SETTINGS,
     by_name,
     changed_rows,
@@ -287,6 +287,6 @@ def test_only_the_watched_reward_that_stays_behind_is_linked_to_the_warning():
 
 
 def test_a_reward_that_was_only_watched_is_not_a_check_of_other_trainers():
-    rows = [row | {GOLD: 0.1} for row in made_run.dpo_rows(20)]
+    rows = [row | {GOLD: 0.1} for row in run_directories.dpo_rows(20)]
     curves = {name: [row[name] for row in rows] for name in rows[0] if name != "stage"}
     assert find_warnings({"training": {"dpo": {"curves": curves}}}) == []

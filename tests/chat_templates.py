@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenizers import AddedToken
 
-from tiny import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 CALLS = (
     "{% for c in m.tool_calls or [] %}"

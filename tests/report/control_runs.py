@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from report import made_run
+from report import run_directories
 
 SETTINGS = {
     "learning_rate": 1e-3,
@@ -84,7 +84,7 @@ def config_of(seed: int, *, stage: str = "ppo", several: bool = False) -> dict[s
 
 def write_one(path: Path, made: list[dict[str, Any]], *, seed: int = 0, mean: float | None = 300.0) -> Path:
     """One run; without a mean it has not come to its end."""
-    made_run.write_training(path, made, invariants=INVARIANTS)
+    run_directories.write_training(path, made, invariants=INVARIANTS)
     (path / "config.json").write_text(json.dumps(config_of(seed)))
     if mean is None:
         (path / "summary.json").unlink()

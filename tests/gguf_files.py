@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from tiny import TEMPLATE
+from tiny_models import TEMPLATE
 
 TYPES = {
     bool: GGUFValueType.BOOL,

@@ -11,7 +11,7 @@ from typing import Any
 
 from logratio.report.warnings.policy_gradient import find_warnings
 from logratio.report.warnings.warning import ReportWarning
-from report import made_run
+from report import run_directories
 
 SETTINGS = {
     "target_update_kl": 0.02,
@@ -133,7 +133,7 @@ def write_run(
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run directory of these rows; `summary` adds to its summary."""
-    made_run.write_training(path, rows, invariants=INVARIANTS)
+    run_directories.write_training(path, rows, invariants=INVARIANTS)
     config = {"settings": dict(settings), "identity": {"rewards": REWARDS}}
     (path / "config.json").write_text(json.dumps(config))
     written = json.loads((path / "summary.json").read_text())

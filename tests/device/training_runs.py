@@ -46,7 +46,7 @@ from logratio.rollouts.collector_config import CollectorConfig
 from logratio.rollouts.reward_shaping import WeightedReward
 from logratio.run_directory import RunDirectory
 from logratio.training.layout_check import select_layout
-from tiny import SIZES, exact_of, random_groups, tiny_tokenizer
+from tiny_models import SIZES, exact_of, random_groups, tiny_tokenizer
 
 VOCABULARY = 290
 PROMPTS = [Prompt(text) for text in ("the cat", "a good day", "I like", "the dog ran")]
