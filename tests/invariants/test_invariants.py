@@ -15,6 +15,7 @@ from logratio.packed_rows import AnswerGroup, Span
 from logratio.policies.language import LanguagePolicy
 from logratio.run_directory import RunDirectory
 from logratio.training import invariants, loop
+from logratio.training.end_tokens import check_end_token_carries_loss
 from logratio.training.layout_check import recompute_sampled, select_layout
 from tiny_models import random_groups, tiny_llama
 
@@ -155,10 +156,10 @@ def test_logprobs_recorded_at_another_temperature(policy):
 def test_a_finished_answer_ends_in_one_end_token(answer, finished, holds):
     group = AnswerGroup((3,), (answer,))
     if holds:
-        invariants.check_end_token_carries_loss([group], [[finished]], {0})
+        check_end_token_carries_loss([group], [[finished]], {0})
     else:
         with pytest.raises(InvariantViolated, match="end_token_carries_loss"):
-            invariants.check_end_token_carries_loss([group], [[finished]], {0})
+            check_end_token_carries_loss([group], [[finished]], {0})
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -17,7 +17,6 @@ from logratio.kernels.rounding_error import (
     TOKEN_NOISE,
     LogprobDifference,
     largest_difference,
-    mean_difference,
     mean_square_difference,
     repeat_difference,
     sum_difference,
@@ -26,7 +25,7 @@ from logratio.packed_rows import AnswerGroup
 from logratio.policies.actor_critic import LanguageActor
 from logratio.policies.language import LanguagePolicy, answer_lengths
 from logratio.run_directory import RunDirectory
-from logratio.training.invariants import check_sampled_logprobs, check_step_zero_rewards
+from logratio.training.invariants import check_sampled_logprobs, check_step_zero_rewards, mean_difference
 from reordered_matmul import reordered_products
 from tiny_models import tiny_llama
 

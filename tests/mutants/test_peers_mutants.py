@@ -283,7 +283,7 @@ OF_TRAINING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "an answer without an end token passes the invariant",
-        f"{INVARIANTS}:check_end_token_carries_loss",
+        "logratio.training.end_tokens:check_end_token_carries_loss",
         "if is_finished and (count != 1 or ends[0][1] != len(answer)):",
         "if is_finished and count > 1 + len(answer):",
         ("invariants/test_invariants.py::test_a_finished_answer_ends_in_one_end_token",),

@@ -71,11 +71,6 @@ def sum_difference(logprobs: Tensor, lengths: Tensor, *, noise: float, in_order:
     return WIDE * roots * (2.0 * noise + unit * logprobs.to(wide).abs())
 
 
-def mean_difference(mean: float, count: int) -> float:
-    """How far the mean of `count` losses of one sign may be off, for having been added up in parts."""
-    return WIDE * math.sqrt(count) * torch.finfo(torch.float32).eps / 2.0 * max(1.0, abs(mean))
-
-
 def repeat_difference(read: Callable[[], Tensor]) -> Tensor:
     """How far the same rows come out apart when they are read again, with a graph and without.
 

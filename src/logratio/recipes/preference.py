@@ -33,7 +33,7 @@ from logratio.run_directory import (
     write_json_lines,
 )
 from logratio.training.config import TrainingConfig
-from logratio.training.invariants import check_end_token_carries_loss
+from logratio.training.end_tokens import check_end_token_carries_loss
 from logratio.version import __version__
 
 if TYPE_CHECKING:

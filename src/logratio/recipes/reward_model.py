@@ -34,8 +34,8 @@ from logratio.recipes.preference import PreferenceJob, PreferenceSettings, prefe
 from logratio.recipes.run import HELD_OUT, Run
 from logratio.recipes.run_identity import as_of_beginning, settle_tokens
 from logratio.run_directory import RunDirectory, write_json, write_json_lines
+from logratio.training.end_tokens import check_end_token_carries_loss
 from logratio.training.export import save_trained
-from logratio.training.invariants import check_end_token_carries_loss
 
 REWARD_MODEL = "reward_model.json"
 

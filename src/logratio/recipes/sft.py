@@ -23,8 +23,8 @@ from logratio.recipes.policy import ModelName
 from logratio.recipes.preference import PreferenceJob, PreferenceSettings, preference_settings
 from logratio.recipes.run import Run
 from logratio.recipes.run_identity import as_of_beginning, settle_tokens
+from logratio.training.end_tokens import check_end_token_carries_loss
 from logratio.training.export import save_trained
-from logratio.training.invariants import check_end_token_carries_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ Trainers call them at step 0 and while training; nothing here computes a gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,12 @@ from logratio.errors import InvariantViolated, NonFiniteGradient, NonFiniteLoss,
 from logratio.kernels.rounding_error import (
     LARGEST_NOISE,
     TOKEN_NOISE,
+    WIDE,
     LogprobDifference,
     largest_difference,
-    mean_difference,
     mean_square_difference,
     sum_difference,
 )
-from logratio.models.end_of_turn import Stop, find_ends
-from logratio.packed_rows import AnswerGroup
 from logratio.stats.wilson import percent
 from logratio.trajectories import ItemIds
 
@@ -198,26 +196,9 @@ def check_precision_suffices(noise: float, *, step: int) -> InvariantResult:
     return InvariantResult(invariant="precision_suffices", value=noise, limit=LARGEST_NOISE, step=step)
 
 
-def check_end_token_carries_loss(
-    groups: Sequence[AnswerGroup], finished: Sequence[Sequence[bool]], stop_ids: Collection[Stop]
-) -> InvariantResult:
-    """The last predicted token of every finished answer is an end token, and there is only one."""
-    for number, (group, flags) in enumerate(zip(groups, finished, strict=True)):
-        for answer, is_finished in zip(group.answers, flags, strict=True):
-            ends = find_ends(answer, stop_ids)
-            count = len(ends)
-            if is_finished and (count != 1 or ends[0][1] != len(answer)):
-                raise InvariantViolated(
-                    "end_token_carries_loss",
-                    float(count),
-                    f"a finished answer has {count} end tokens and ends in token {answer[-1]}",
-                    where=f"example {number}",
-                    action="the model would not learn to stop; check the tokenizer's end token and template",
-                )
-    num_finished = sum(flag for flags in finished for flag in flags)
-    return InvariantResult(
-        invariant="end_token_carries_loss", value=float(num_finished), limit=float(num_finished), step=0
-    )
+def mean_difference(mean: float, count: int) -> float:
+    """How far the mean of `count` losses of one sign may be off, for having been added up in parts."""
+    return WIDE * math.sqrt(count) * torch.finfo(torch.float32).eps / 2.0 * max(1.0, abs(mean))
 
 
 def check_accumulation_equals_batch(
