@@ -175,7 +175,7 @@ PATCHES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "zeros that nobody writes take memory when they are read",
-        "logratio.runtime.malloc:mmap_zeros",
+        "logratio.kernels.fused_layers:mmap_zeros",
         "access=mmap.ACCESS_COPY",
         "access=mmap.ACCESS_WRITE",
         (UNTOUCHED,),

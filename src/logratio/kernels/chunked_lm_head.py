@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logratio.kernels.fused_layers import ChunkedWeightGradient, Workspace, accumulate_matmul
+from logratio.kernels.fused_layers import ChunkedWeightGradient, Workspace, accumulate_matmul, mmap_zeros
 from logratio.kernels.precision import ALIGNMENT, ComputeWeights, multiply
-from logratio.runtime.malloc import mmap_zeros
 
 CHUNK = 2048
 """Words of the vocabulary at a time: a chunk of some hundred tokens stays in a processor's cache."""

@@ -12,6 +12,8 @@ Weights come with the copies that are computed with: the weights themselves, or 
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from logratio.kernels.precision import multiply
-from logratio.runtime.malloc import mmap_zeros
 
 BLOCK = 1 << 18
 """Numbers of the memory that small tensors are cut from."""
@@ -51,6 +52,31 @@ def weight_gradient(
     else:
         accumulate_matmul(weight.grad, grad_output.T, inner)
     return None
+
+
+def mmap_zeros(like: Tensor, shape: tuple[int, ...] | None = None, *, sparse: bool = False) -> Tensor:
+    """Zeros on a CPU in a mapping of their own, of which pages that are written to take memory.
+
+    For what is large and stands at the peak of a step: a mapping fits where no hole of the heap does, and is
+    gone when it is freed.
+
+    Args:
+        like: has the type of the numbers, and the device; elsewhere than on a CPU the zeros are plain.
+        shape: their form, where it is not that of `like`.
+        sparse: whether few pages will be written to. Otherwise they are asked for in large ones.
+    """
+    shape = tuple(like.shape) if shape is None else shape
+    size = like.element_size() * torch.Size(shape).numel()
+    if like.device.type != "cpu" or not size:
+        return like.new_zeros(shape)
+    # Private: of a mapping that could be shared, pages that are only read take memory too.
+    pages = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    if not sparse and hasattr(mmap, "MADV_HUGEPAGE"):
+        # Advice: a kernel built without large pages refuses it, and small ones do.
+        with contextlib.suppress(OSError):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    # A tensor of its own rather than a view, which could be taken for a part of a larger one.
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape).detach()
 
 
 class ChunkedWeightGradient:
