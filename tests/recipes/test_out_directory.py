@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from logratio.cli import out_directory
 from logratio.errors import BadConfig, NotWritable
+from logratio.recipes import out_directory
 from logratio.recipes.out_directory import prepare_out_directory
 
 
