@@ -225,8 +225,8 @@ def survivors(mutant: Mutant, directory: Path) -> list[str]:
 def unsound(mutants: Iterable[Mutant], directory: Path) -> list[str]:
     """The checks that fail on an unchanged copy, of one from each test file that the mutants name.
 
-    All of them pass on the package itself where the suite does. What is left to show is that a file's tests
-    are not broken by how they are run here.
+    All of them pass on the package itself where the suite does; what is left to show is that a file's tests are
+    not broken by how they are run here.
     """
     first = {check.partition("::")[0]: check for mutant in mutants for check in reversed(mutant.checks)}
     checks = tuple(first.values())
