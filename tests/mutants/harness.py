@@ -223,13 +223,8 @@ def survivors(mutant: Mutant, directory: Path) -> list[str]:
 
 
 def unsound(mutants: Iterable[Mutant], directory: Path) -> list[str]:
-    """The checks that fail on an unchanged copy, of one from each test file that the mutants name.
-
-    All of them pass on the package itself where the suite does; what is left to show is that a file's tests are
-    not broken by how they are run here.
-    """
-    first = {check.partition("::")[0]: check for mutant in mutants for check in reversed(mutant.checks)}
-    checks = tuple(first.values())
+    """The checks of some mutants that fail on an unchanged copy: what they notice would be no mutant."""
+    checks = tuple(dict.fromkeys(check for mutant in mutants for check in mutant.checks))
     outcomes = run_checks(checks, plant(None, directory))
     wrong = [*outcomes.failed, *outcomes.broken]
     return [check for check in checks if belonging(check, wrong) or not belonging(check, outcomes.passed)]
