@@ -3,7 +3,8 @@
 With `π = softmax(z)` and a reward for each action, `J = Σ π R` and `∂J/∂z_a = π_a (R_a − J)`.
 """
 
-from functools import partial
+from functools from contextlib import nullcontext
+import partial
 from itertools import product
 
 import pytest
@@ -61,6 +62,9 @@ class TableActor:
             entropy=entropy.expand(len(rows)),
             values=self.module.value.expand(len(rows)),
         )
+
+    def accumulate_in_place(self):
+        return nullcontext()
 
     def evaluate(self, items, item_ids, rollout):
         yield self._evaluate(item_ids, rollout)

@@ -81,7 +81,7 @@ def test_it_writes_a_report_and_prints_the_verdict(models, place, capsys):
 
 def test_the_same_command_gives_the_same_numbers(models, place):
     assert main(flags(models)) == 0
-    assert main(flags(models, out="again", batch_size=3)) == 0
+    assert main(flags(models, out="again", decode_batch_size=3)) == 0
     first, second = (json.loads((place / name / "report.json").read_text()) for name in ("out", "again"))
     for report in (first, second):
         del report["provenance"]

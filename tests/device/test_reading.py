@@ -16,7 +16,7 @@ from logratio.kernels.chunked_kl import compare_tokens
 from logratio.models.loading import load, save, weights_fingerprint
 from logratio.models.lora import POLICY, adapter_parameters, add_adapter
 from logratio.models.reward_model import add_score_head, load_reward_model
-from logratio.policies import language, reward_scorer
+from logratio.policies import language
 from logratio.policies.implicit_reward import ImplicitReward
 from logratio.policies.language import LanguagePolicy
 from logratio.policies.reward_scorer import RewardModel
@@ -158,7 +158,6 @@ def test_two_devices_in_packed_rows_are_not_taken_for_the_architecture(reader, m
         )
 
     monkeypatch.setattr(language, "pack", half_on_the_cpu)
-    monkeypatch.setattr(reward_scorer, "pack", half_on_the_cpu)
     with pretended_device():
         model = model_of("llama", NAME)
         read = (

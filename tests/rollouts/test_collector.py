@@ -1,6 +1,7 @@
 """What the collector makes of answers: against plain forward passes, one answer at a time."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -181,8 +182,10 @@ def test_a_reward_is_given_the_columns_and_the_place_of_each_prompt():
 
     collector = make()
     collector.rewards = [WeightedReward(name="note", reward=note)]
-    collector.columns = [{"number": number} for number in range(len(PROMPTS))]
-    collector.sources = [f"prompts.jsonl:{number}" for number in range(len(PROMPTS))]
+    collector.rows = [
+        replace(row, columns={"number": number}, source=f"prompts.jsonl:{number}")
+        for number, row in enumerate(collector.rows)
+    ]
     collector.collect(0, [1, 0])
     assert seen == [(PROMPTS[number], {"number": number}, f"prompts.jsonl:{number}") for number in (1, 0)]
 

@@ -1,6 +1,7 @@
 """Rewards that return None for answers that are not theirs, as TRL's may; and answers that none judges."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,7 +96,9 @@ def test_a_prompt_without_reward_is_as_if_it_were_not_there(capsys, greedy):
     for one in (collector, other):
         one.greedy = greedy
     collector.rewards = without("a good day")
-    collector.sources = ["prompts.jsonl:1", "prompts.jsonl:2", "prompts.jsonl:3"]
+    collector.rows = [
+        replace(row, source=f"prompts.jsonl:{number}") for number, row in enumerate(collector.rows, start=1)
+    ]
     for step in range(2):
         found, expected = collector.collect(step, [0, 1, 2]), other.collect(step, [0, 2])
         assert found.items == expected.items
