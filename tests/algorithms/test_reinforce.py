@@ -3,8 +3,8 @@
 With `π = softmax(z)` and a reward for each action, `J = Σ π R` and `∂J/∂z_a = π_a (R_a − J)`.
 """
 
-from functools from contextlib import nullcontext
-import partial
+from contextlib import nullcontext
+from functools import partial
 from itertools import product
 
 import pytest

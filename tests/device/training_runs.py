@@ -245,5 +245,5 @@ def _policy_gradient(trainer: Trainer, model: Any, device: str) -> Prepared:
         trainer.kind
     ]
     passes = {"update_epochs": 2, "minibatches": 2} if trainer.kind == "ppo" else {}
-    config = kind(**MOVED | {"batch_size": 2} | passes | trainer.settings)
+    config = kind.of(**MOVED | {"batch_size": 2} | passes | trainer.settings)
     return policy, actor.module, config, lambda run: run_it(actor, collector, config, run)

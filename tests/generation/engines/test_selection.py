@@ -87,7 +87,7 @@ def test_memory_bounds_how_many_are_decoded_at_a_time(monkeypatch):
         monkeypatch.setattr(continuous_batching, "MAX_CACHE_BYTES", bound * a_place + a_place - 1)
         assert tokens_of(run(model)) == expected
         assert slots[-1] == wanted
-    assert slots[0] == min(len(PROMPTS), CONFIG.batch_size // 5)
+    assert slots[0] == min(len(PROMPTS), CONFIG.decode_batch_size // 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -104,7 +104,7 @@ def test_a_place_takes_the_bytes_that_are_said(dtype, precision):
 @pytest.mark.parametrize(("make", "tolerance"), [(tiny_llama, 1e-5), (exact_llama, 1e-12)])
 def test_logprobs_equal_those_of_a_plain_forward_pass(make, tolerance, batch_size):
     model = make(VOCABULARY)
-    answers = run(model, replace(CONFIG, batch_size=batch_size))
+    answers = run(model, replace(CONFIG, decode_batch_size=batch_size))
     for decoded, logits, tokens in along(model, answers):
         expected = logits.double().log_softmax(-1).gather(-1, tokens)[:, 0]
         assert torch.tensor(decoded.logprobs, dtype=torch.float64) == pytest.approx(expected, abs=tolerance)
@@ -155,7 +155,7 @@ def test_a_model_that_is_not_known_draws_in_bf16_what_autocast_computes():
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_answers_do_not_depend_on_the_batch_size(batch_size):
     model = tiny_llama(VOCABULARY)
-    assert tokens_of(run(model, replace(CONFIG, batch_size=batch_size))) == tokens_of(run(model))
+    assert tokens_of(run(model, replace(CONFIG, decode_batch_size=batch_size))) == tokens_of(run(model))
 
 
 def test_answers_do_not_depend_on_the_other_prompts_their_order_or_the_padding():
@@ -184,7 +184,7 @@ def test_rows_that_come_and_go_are_answered_as_those_that_transformers_caches(
 ):
     model = KNOWN[name]()
     assert Decoder.of(model.base_model, ComputeWeights()) is not None
-    config = replace(CONFIG, batch_size=batch_size)
+    config = replace(CONFIG, decode_batch_size=batch_size)
     seeds = [own[: 1 + int(share * row)] for row, own in enumerate(SEEDS)] if share else SEEDS
     ours = run(model, config, seeds=seeds)
     monkeypatch.setattr(Decoder, "of", lambda *_, **__: None)
@@ -213,7 +213,7 @@ def test_each_prompt_is_read_once_for_all_its_answers_and_the_next_as_soon_as_th
     monkeypatch.setattr(
         SharedPromptCache, "step", lambda grid, tokens: rows.append(len(tokens)) or step(grid, tokens)
     )
-    answers = run(tiny_llama(VOCABULARY), replace(CONFIG, batch_size=10), stops=range(12))
+    answers = run(tiny_llama(VOCABULARY), replace(CONFIG, decode_batch_size=10), stops=range(12))
     assert sorted(prompt for _, prompts in read for prompt in prompts) == sorted(map(tuple, PROMPTS))
     # Two places: the longest prompts first, and then others while answers to one of the two go on.
     assert len(read[0][1]) == 2
@@ -487,7 +487,7 @@ def test_streaming_draws_the_same_tokens():
 
 def test_batches_are_reported_as_they_come():
     seen = []
-    answers = run(tiny_llama(VOCABULARY), replace(CONFIG, batch_size=8), on_batch=seen.append)
+    answers = run(tiny_llama(VOCABULARY), replace(CONFIG, decode_batch_size=8), on_batch=seen.append)
     assert sum(len(batch) for batch in seen) == 30
     assert len(seen) > 3
     assert {(place.prompt, place.answer): place.sampled for batch in seen for place in batch} == {
@@ -507,7 +507,7 @@ def test_batches_are_reported_as_they_come():
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_p": math.nan},
-        {"batch_size": 0},
+        {"decode_batch_size": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(settings):

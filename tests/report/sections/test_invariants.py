@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from logratio.report.sections.invariants import INVARIANTS, invariants_section
-from logratio.training import invariants
+from logratio.training import end_tokens, invariants
 from report.policy_gradient_runs import INVARIANTS as RECORDED
 from report.policy_gradient_runs import report_of
 
-SOURCE = Path(invariants.__file__).read_text(encoding="utf-8")
+SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (invariants, end_tokens))
 NAMES = set(re.findall(r'(?:invariant=|InvariantViolated\(\s*|_check_zero\()"(\w+)"', SOURCE))
 
 

@@ -172,7 +172,7 @@ def _sampling_rows() -> list[Row]:
     rows = []
     for name, settings in (
         ("as the model is", {}),
-        ("one at a time", {"batch_size": 1}),
+        ("one at a time", {"decode_batch_size": 1}),
         ("temperature 0.7", {"temperature": 0.7}),
         ("top-k 2 at temperature 1.5", {"temperature": 1.5, "top_k": 2}),
     ):
