@@ -149,7 +149,7 @@ def results_of(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[st
         results.append(
             {
                 **_row("growth-prompt", once, twice, unit="pairs/s", memory=memory),
-                "about": "seconds a pair, prompt of 1,024, answers of 64, over those of computing it twice",
+                "about": "seconds per pair, prompt of 1,024, answers of 64, over those of computing it twice",
                 **{"measured": share, "wanted": "at most 0.60", "holds": share <= 0.60},
             }
         )

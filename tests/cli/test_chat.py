@@ -30,7 +30,7 @@ def test_one_model_answers_each_line(monkeypatch, capsys, place):
     assert status == 0
     assert shown.count("first> ") == 2
     assert "you> hello" in shown
-    assert shown.count("nats a token]") == 2
+    assert shown.count("nats per token]") == 2
 
 
 def test_two_models_answer_with_their_names(monkeypatch, capsys, place):
@@ -95,7 +95,7 @@ def test_a_fault_is_named_and_the_talk_goes_on(monkeypatch, capsys, place):
     status, shown, _ = talk(monkeypatch, capsys, place, "very " * 600 + "\nhello\n")
     assert status == 0
     assert "PromptTooLong" in shown
-    assert shown.count("nats a token]") == 1
+    assert shown.count("nats per token]") == 1
 
 
 def test_settings_are_checked_before_a_model_is_read(monkeypatch, capsys, place):

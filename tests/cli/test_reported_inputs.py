@@ -93,7 +93,7 @@ def sample(model, out, *words):
 
 @torch.no_grad()
 def apart(path, model, tokenizer):
-    """The largest distance of recorded log-probabilities to a model's own, in nats a token."""
+    """The largest distance of recorded log-probabilities to a model's own, in nats per token."""
     worst = 0.0
     for row in read(path):
         turn = [{"role": "user", "content": row["prompt"]}]

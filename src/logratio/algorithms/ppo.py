@@ -41,7 +41,7 @@ class PPOConfig(PolicyGradientConfig):
     """Initial coefficient of KL[old, new], which is then doubled or halved towards --target-update-kl; 0: no
     penalty. With a clip range both hold."""
     target_update_kl: float = 0.02
-    """KL[old, new] that an update should make, in nats an action."""
+    """KL[old, new] that an update should make, in nats per action."""
     early_stop_factor: float = 1.5
     """An update ends early where KL[old, new] passes this many times the target; 0: it never does."""
     value_clip: float = 0.0
@@ -184,7 +184,7 @@ def row_losses(now: ActionEvaluation, *, targets: UpdateTargets, config: PPOConf
 
 @torch.no_grad()
 def measure_update_kl(actor: Actor, rollout: Rollout, targets: UpdateTargets) -> float:
-    """KL[θ', θ] over the whole batch after the last step, in nats a row: what the penalty adapts to."""
+    """KL[θ', θ] over the whole batch after the last step, in nats per row: what the penalty adapts to."""
     item_ids = list(range(len(rollout.items)))
     divergences = [
         k3(targets.logprobs[now.rows].to(now.logprobs) - now.logprobs)

@@ -208,7 +208,7 @@ def stream_answer(speaker: Speaker, prompt: Prompt, *, seed: int, config: Sampli
             ended = "ended"
     except KeyboardInterrupt:
         ended = "stopped"
-    mean = f", {logprob / len(drawn):.2f} nats a token" if drawn else ""
+    mean = f", {logprob / len(drawn):.2f} nats per token" if drawn else ""
     print(f"\n  [{len(drawn)} tokens, {ended}{mean}]")
     return shown
 

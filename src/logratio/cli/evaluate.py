@@ -5,8 +5,8 @@ r"""Compare a policy with a reference: the same prompts, the same seeds, a judge
 
 Both models answer every prompt once; the judge, a reward function given as module:function or the directory
 of a reward model, gives each answer a number. What comes out: the win rate (ties half) with its interval, the
-same at equal length, mean rewards, the exact KL divergence to the reference in nats a sequence, lengths, how
-many answers end, how varied they are. The verdict is better, worse or not shown, and never more than the
+same at equal length, mean rewards, the exact KL divergence to the reference in nats per sequence, lengths,
+how many answers end, how varied they are. The verdict is better, worse or not shown, and never more than the
 interval allows.
 
 report.json in --out holds every number, samples.jsonl every answer side by side; `logratio report` makes a

@@ -55,5 +55,5 @@ def describe(samples: Sequence[Sample], *, seconds: float, num_known: int, known
         f"{len(completions)} answers to {len(samples)} prompts{before}: "
         f"{tokens} tokens{rate}\n"
         f"{percent(ended / len(completions), 0)} ended by themselves; mean log-probability under the model "
-        f"{logprob / len(completions):.2f} nats an answer, {logprob / tokens:.3f} a token"
+        f"{logprob / len(completions):.2f} nats per answer, {logprob / tokens:.3f} a token"
     )

@@ -69,7 +69,7 @@ def best_of_n_curve(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> list[BestOfN]:
-    """What best-of-n gains for each n of `sizes`, from one set of N ≥ n answers a prompt.
+    """What best-of-n gains for each n of `sizes`, from one set of N ≥ n answers per prompt.
 
     Args:
         gold: of each prompt the gold rewards of its N answers, drawn from the reference.
@@ -168,6 +168,6 @@ def ensure_enough_answers(answers: Sequence[Sequence[Any]], sizes: Sequence[int]
     for n in sizes:
         if not 1 <= n <= fewest:
             raise BadConfig(
-                f"best of {n} cannot be chosen from {fewest} answers a prompt",
+                f"best of {n} cannot be chosen from {fewest} answers per prompt",
                 action=f"give an n from 1 to {fewest}, or draw more answers",
             )

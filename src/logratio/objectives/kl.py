@@ -114,7 +114,7 @@ def local_kl_loss(
             through them.
 
     Returns:
-        Squared nats a token, the same shape.
+        Squared nats per token, the same shape.
     """
     loss = k2(log_ratio)
     return loss if log_weights is None else log_weights.detach().exp() * loss

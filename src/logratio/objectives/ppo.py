@@ -190,7 +190,7 @@ class ReferenceKLController:
     coefficient: float
     """The present coefficient, in units of reward a nat."""
     target: float
-    """KL[π, π_ref] wanted, in nats a sequence."""
+    """KL[π, π_ref] wanted, in nats per sequence."""
     horizon: float = 10_000.0
     """Sequences over which a lasting error of 20 % changes the coefficient by 20 %."""
 

@@ -195,7 +195,7 @@ class LanguageCollector:
             raise BadConfig(
                 f"an update has {num_sequences} answers and kl_horizon is {controller.horizon:g}",
                 where="--kl-horizon",
-                action=f"give more than {num_sequences / 5:g}, or fewer answers an update",
+                action=f"give more than {num_sequences / 5:g}, or fewer answers per update",
             )
 
     def _answer(
@@ -350,7 +350,7 @@ class LanguageCollector:
         return {name: flat.reshape(-1, time) for name, flat in columns.items()}
 
     def _kl_metrics(self, now: Mapping[str, Tensor], mask: Tensor) -> dict[str, float]:
-        """The KL to the reference in nats an answer, by the whole vocabulary and by the tokens drawn."""
+        """The KL to the reference in nats per answer, by the whole vocabulary and by the tokens drawn."""
         known = {"entropy": float(now["entropy"][mask].mean()), "tokens": float(mask.sum())}
         if self.reference is None:
             return known

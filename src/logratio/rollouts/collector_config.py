@@ -28,7 +28,7 @@ class CollectorConfig(DecodingConfig):
     """β: what a nat of KL divergence to the reference costs, in units of the reward; 0 charges nothing. A
     token is charged β times log π − log π_ref."""
     target_kl: float | None = None
-    """KL divergence to the reference wanted, in nats an answer: β is steered to it. Without it β stays."""
+    """KL divergence to the reference wanted, in nats per answer: β is steered to it. Without it β stays."""
     kl_horizon: float | None = None
     """Answers over which a lasting error of the KL changes β by its share, at most a fifth. Without it: a
     twentieth of the run's answers, and an update's at least."""

@@ -246,5 +246,5 @@ def check_settings(pairing: str, temperature: float, pairs_per_prompt: int) -> N
         )
     if pairs_per_prompt < 1:
         raise BadConfig(
-            f"{pairs_per_prompt} pairs a prompt", where="--pairs-per-prompt", action="give 1 or more"
+            f"{pairs_per_prompt} pairs per prompt", where="--pairs-per-prompt", action="give 1 or more"
         )

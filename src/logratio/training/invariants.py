@@ -32,7 +32,7 @@ LOGIT_TOLERANCE = 1e-3
 RATIO_TOLERANCE = 1e-4
 """Of a ratio that is 1, from rows that are packed alike; a wrong mask or weight moves it far more."""
 UPDATE_KL_TOLERANCE = 1e-6
-"""Of a KL divergence that is 0, in nats a token: what `exp(x) − 1 − x` leaves of float32's rounding."""
+"""Of a KL divergence that is 0, in nats per token: what `exp(x) − 1 − x` leaves of float32's rounding."""
 COMPARE_BOTH = "compare weights, adapter, mask, temperature and dropout of both"
 
 
@@ -264,14 +264,14 @@ def ratio_tolerance(noise: float) -> float:
 
 
 def update_kl_tolerance(noise: float, num_tokens: int) -> float:
-    """The same of a KL divergence in nats a token: `½ E[δ²]` of differences δ of log-probabilities."""
+    """The same of a KL divergence in nats per token: `½ E[δ²]` of differences δ of log-probabilities."""
     return UPDATE_KL_TOLERANCE + mean_square_difference(noise, num_tokens) ** 2 / 2.0
 
 
 def check_update_kl_is_zero(
     update_kl: float, *, step: int, tolerance: float = UPDATE_KL_TOLERANCE
 ) -> InvariantResult:
-    """On the first minibatch of an update KL[θ', θ] is 0, in nats a token."""
+    """On the first minibatch of an update KL[θ', θ] is 0, in nats per token."""
     return _check_zero("update_kl_is_zero", update_kl, "the policy that sampled", step, tolerance)
 
 
@@ -300,7 +300,7 @@ def _check_zero(invariant: str, value: float, other: str, step: int, tolerance: 
         raise InvariantViolated(
             invariant,
             value,
-            f"before the first step the KL divergence to {other} is {value:.2e} nats a token, not 0",
+            f"before the first step the KL divergence to {other} is {value:.2e} nats per token, not 0",
             where=f"step {step}",
             action=f"the policy and {other} differ by more than rounding can explain; " + COMPARE_BOTH,
         )

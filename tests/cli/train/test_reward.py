@@ -30,7 +30,7 @@ def start(tmp_path_factory):
 
 
 def rows(num=24):
-    """Three answers a prompt: good over bad and over so-so; every fourth prompt has a tie as well."""
+    """Three answers per prompt: good over bad and over so-so; every fourth prompt has a tie as well."""
     written = []
     for n in range(num):
         good, middle, bad = f"a good {n}", f"it is {n}, no more", f"I hate {n} and more"

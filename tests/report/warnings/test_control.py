@@ -165,7 +165,7 @@ def test_every_chart_has_a_title_a_unit_and_a_sentence(one):
     for metric in control_runs.rows(1)[0]:
         assert "_" not in metric or metric not in said
     assert said.count("environment steps") == len(titles)
-    assert "nats an action" in said
+    assert "nats per action" in said
     assert not re.search(r"token|answer|reference", said)
 
 
@@ -183,10 +183,10 @@ def test_what_says_nothing_is_not_drawn(tmp_path):
     report = collect(control_runs.write_one(tmp_path / "run", made))
     titles = drawn(report)
     # As many steps of the optimiser in each update, as planned; ratios that never leave 1; no penalty.
-    for title in ("Optimiser steps an update", "Ratio deviation", "Effective share", "KL penalty"):
+    for title in ("Optimiser steps per update", "Ratio deviation", "Effective share", "KL penalty"):
         assert title not in titles
     stopped = collect(control_runs.write_one(tmp_path / "more", rows(optimiser_steps=lambda done: 20 * done)))
-    assert "Optimiser steps an update" in drawn(stopped)
+    assert "Optimiser steps per update" in drawn(stopped)
     without_clip = report["training"]["ppo"]["settings"]["settings"]
     without_clip["clip_range"] = 0.0
     assert "Clip fraction" not in drawn(report)
@@ -225,7 +225,7 @@ def test_the_table_has_the_mean_of_the_runs_and_their_range(several, tmp_path):
     made = {seed: (300.0, rows(update_kl=0.01 * (seed + 1))) for seed in range(3)}
     report = collect(control_runs.write_several(tmp_path / "runs", made))
     said = " ".join(texts(control_course_section(report).to_html()).split())
-    assert "KL of an update, nats an action 0.02 0.02 0.01 to 0.03" in said
+    assert "KL of an update, nats per action 0.02 0.02 0.01 to 0.03" in said
 
 
 def test_what_is_of_language_models_is_not_on_the_page(one, several):
@@ -301,7 +301,7 @@ def test_updates_that_are_too_large_are_told_in_actions(tmp_path):
     found = raised(collect(control_runs.write_one(tmp_path / "run", made)))
     names = {"UpdateTooLarge", "ClipTooActive", "RatioFarFromOne", "FewEffectiveSamples"}
     assert names <= set(found)
-    assert "0.08 nats an action" in found["UpdateTooLarge"].what
+    assert "0.08 nats per action" in found["UpdateTooLarge"].what
     assert "50.0 % of the actions" in found["ClipTooActive"].what.replace("\u00a0", " ")
     said = " ".join(str(one.to_json()) for one in found.values())
     assert "token" not in said

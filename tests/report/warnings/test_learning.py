@@ -48,7 +48,7 @@ def test_each_limit_that_stops_a_run_has_its_remedy(runaway, flag):
 
 
 def test_where_no_checkpoint_was_made_nothing_was_kept():
-    stopped = {"stopped": "the KL to the reference is 60.0 nats an answer (limit 50)", "best_checkpoint": 0}
+    stopped = {"stopped": "the KL to the reference is 60.0 nats per answer (limit 50)", "best_checkpoint": 0}
     finding = by_name(report_of(summary=stopped))["PolicyRunaway"]
     assert "Do not use them" in finding.meaning
     assert "can be evaluated" not in finding.action

@@ -22,7 +22,7 @@ from report.policy_gradient_runs import (
 )
 
 GOLD = "monitored/judge:gold"
-STOPPED = {"stopped": "the KL to the reference is 60.0 nats an answer (limit 50)", "best_checkpoint": 20}
+STOPPED = {"stopped": "the KL to the reference is 60.0 nats per answer (limit 50)", "best_checkpoint": 20}
 
 
 BAD = {
@@ -229,9 +229,9 @@ def test_everything_that_matters_is_on_the_page(tmp_path, stage):
     page = render(write_run(tmp_path / "run", healthy_rows(stage=stage))).read_text()
     wanted = ["mod:kind", "mod:short", "KL to the reference", "KL coefficient", "Entropy", "Tokens an answer"]
     wanted += ["Ended by themselves", "Ratio deviation", "Effective share", "Counts 0.5 times"]
-    wanted += ["near 6 nats an answer", "Monitored: judge:gold", "Objective", "Prompts without spread"]
+    wanted += ["near 6 nats per answer", "Monitored: judge:gold", "Objective", "Prompts without spread"]
     wanted += ["Gradient signal", "KL by the tokens drawn", "Repetition", "Distance from the reference"]
-    ppo_only = ["KL of an update", "Clip fraction", "Explained variance", "up to 0.02 nats a token"]
+    ppo_only = ["KL of an update", "Clip fraction", "Explained variance", "up to 0.02 nats per token"]
     for text in [*wanted, *(ppo_only if stage == "ppo" else [])]:
         assert text in page, text
     for text in ppo_only if stage == "reinforce" else []:

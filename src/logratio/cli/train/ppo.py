@@ -11,7 +11,7 @@ a critic (--critic) say what was to be expected, and then makes some optimiser s
 (--clip-range), penalised (--kl-penalty), or both. On the first of them every ratio to the policy that sampled
 is 1, or the run stops and says why.
 
-If nothing is learned, take more answers an update (--batch-size, --num-samples). If the reward rises too
+If nothing is learned, take more answers per update (--batch-size, --num-samples). If the reward rises too
 well, read the answers, lower --learning-rate, and give --target-kl. A run whose answers leave their limits
 (--max-reference-kl and others) stops and keeps its best checkpoint. docs/policy_gradient.md goes through
 every choice and every number.

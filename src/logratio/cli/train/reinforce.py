@@ -10,7 +10,7 @@ unbiased. Every token is charged for its divergence from the reference (--kl-coe
 steer it). With --minibatches above 1 the later steps are on answers of a policy that has been left behind,
 and importance weights make up for it (--weights).
 
-If nothing is learned, take more answers an update (--batch-size, --num-samples). If the reward rises too
+If nothing is learned, take more answers per update (--batch-size, --num-samples). If the reward rises too
 well, read the answers, lower --learning-rate, and give --target-kl. A run whose answers leave their limits
 (--max-reference-kl and others) stops and keeps its best checkpoint. docs/policy_gradient.md goes through
 every choice and every number.

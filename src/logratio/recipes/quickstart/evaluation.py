@@ -134,5 +134,5 @@ def _describe_method(label: str, found: Mapping[str, Any]) -> tuple[str, ...]:
         f"wins {as_percent(rate['value'])} of {rate['n']} ({as_percent(rate['low'])} to "
         f"{as_percent(rate['high'])}),",
         f"reward {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}),",
-        f"KL {'at most ' if found.get('kl_is_bound') else ''}{found['kl']:.2f} nats an answer",
+        f"KL {'at most ' if found.get('kl_is_bound') else ''}{found['kl']:.2f} nats per answer",
     )

@@ -143,7 +143,7 @@ def describe_course(metrics: Sequence[dict[str, Any]], monitored: str) -> str:
     first, last = metrics[0], metrics[-1]
     rewards = {"the reward model's reward": "reward", monitored: f"monitored/{monitored}"}
     changes = [f"{label} {first[name]:.3f} to {last[name]:.3f}" for label, name in rewards.items()]
-    return f"{', '.join(changes)}, KL to the start {last['reference_kl']:.1f} nats an answer"
+    return f"{', '.join(changes)}, KL to the start {last['reference_kl']:.1f} nats per answer"
 
 
 def load_proxy(context: QuickstartContext) -> Reward:

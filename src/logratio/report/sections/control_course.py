@@ -30,9 +30,9 @@ SEVERAL = (
 ROWS: tuple[tuple[str, str, Write, str], ...] = (
     ("episode_return", "Return", number, "rising"),
     ("episode_length", "Length of an episode", number, ""),
-    ("entropy", "Entropy, nats an action", number, "falling slowly"),
+    ("entropy", "Entropy, nats per action", number, "falling slowly"),
     ("explained_variance", "Explained variance", percent, "above 30 %"),
-    ("update_kl", "KL of an update, nats an action", number, "below 0.03"),
+    ("update_kl", "KL of an update, nats per action", number, "below 0.03"),
     ("clip_fraction", "Clip fraction", percent, "below 20 %"),
     ("effective_share", "Effective share", percent, "above 50 %"),
 )

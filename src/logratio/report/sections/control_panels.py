@@ -38,7 +38,7 @@ def _course() -> list[Panel]:
         Panel(
             title="Entropy",
             metrics=(("entropy", "entropy", "between"),),
-            note="How undecided the policy is, in nats an action. It should fall slowly: where it is gone "
+            note="How undecided the policy is, in nats per action. It should fall slowly: where it is gone "
             "before the return has risen, nothing new is tried. Below 0 only where actions are numbers.",
         ),
         Panel(
@@ -65,7 +65,7 @@ def _sizes(report: Mapping[str, Any], stage: str) -> list[Panel]:
         Panel(
             title="KL of an update",
             metrics=(("update_kl", "KL", "b"),),
-            note="How far the policy moved from the one that acted, in nats an action. Far above the line "
+            note="How far the policy moved from the one that acted, in nats per action. Far above the line "
             "the advantages no longer hold; near 0 the steps are wasted.",
             levels=(Level(value=target, label="target"),) if target else (),
         ),
@@ -91,7 +91,7 @@ def _sizes(report: Mapping[str, Any], stage: str) -> list[Panel]:
             smooth=False,
         ),
         Panel(
-            title="Optimiser steps an update",
+            title="Optimiser steps per update",
             metrics=(("optimiser_steps", "steps", "c"),),
             note="Fewer than planned where the update KL passed its limit (--early-stop-factor).",
             smooth=False,
@@ -144,7 +144,7 @@ def _losses() -> list[Panel]:
         ),
         Panel(
             title="Speed",
-            metrics=(("tokens_per_second", "steps a second", "c"),),
-            note="Environment steps a second, training included.",
+            metrics=(("tokens_per_second", "steps per second", "c"),),
+            note="Environment steps per second, training included.",
         ),
     ]

@@ -53,7 +53,7 @@ POLICY_GRADIENT = (
         note="Half the squared distance from its guess to what followed.",
     ),
     Panel(
-        title="Optimiser steps an update",
+        title="Optimiser steps per update",
         metrics=(("optimiser_steps", "steps", "c"),),
         note="Fewer where the update KL passed its limit.",
         smooth=False,
@@ -63,7 +63,7 @@ POLICY_GRADIENT = (
 """What the optimiser did; what became of the answers is in the section on what was learned."""
 PANELS: dict[str, tuple[Panel, ...]] = {
     "sft": (
-        Panel(title="Loss", metrics=LOSS, note="Negative log-likelihood, nats an answer token."),
+        Panel(title="Loss", metrics=LOSS, note="Negative log-likelihood, nats per answer token."),
         *COMMON,
     ),
     "dpo": (

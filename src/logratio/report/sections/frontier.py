@@ -129,7 +129,7 @@ def _picture(plane: Plane, report: Mapping[str, Any]) -> Html:
     chart = scatter_chart(
         plane,
         name=f"Mean reward against KL to the reference: {'; '.join(values)}",
-        x_label="KL to the reference, nats an answer",
+        x_label="KL to the reference, nats per answer",
         y_label="mean reward",
         frame=WIDE if wide else LARGE,
     )

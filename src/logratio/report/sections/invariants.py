@@ -14,7 +14,7 @@ INVARIANTS = {
     "step_zero_loss": "Before the first update policy and reference are one model, so the loss is the one at "
     "log-ratio 0 (ln 2 for DPO).",
     "step_zero_rewards": "Before the first update every implicit reward is 0.",
-    "packed_equals_unpacked": "A packed batch has the log-probabilities of single rows, nats a token.",
+    "packed_equals_unpacked": "A packed batch has the log-probabilities of single rows, nats per token.",
     "sampled_equals_recomputed": "Log-probabilities recorded while sampling equal those that "
     "training computes.",
     "end_token_carries_loss": "Every finished answer ends in one end token, and it is trained on.",

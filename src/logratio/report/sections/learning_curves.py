@@ -197,7 +197,7 @@ def _sizes(report: Mapping[str, Any], stage: str) -> list[Panel]:
         Panel(
             title="KL of an update",
             metrics=(("update_kl", "KL", "b"),),
-            note="How far the policy moved from the one that answered, nats a token.",
+            note="How far the policy moved from the one that answered, nats per token.",
             levels=(Level(value=target, label="wanted"),) if target else (),
         ),
         Panel(

@@ -76,8 +76,8 @@ def kl_far(report: Mapping[str, Any]) -> ReportWarning | None:
         severity="serious" if kl > KL_SERIOUS else "warning",
         raised=kl > KL_WARNING,
         value=kl,
-        threshold=f"above {KL_WARNING:g} nats a sequence (serious above {KL_SERIOUS:g})",
-        what=f"KL to the reference is {number(kl)} nats a sequence.",
+        threshold=f"above {KL_WARNING:g} nats per sequence (serious above {KL_SERIOUS:g})",
+        what=f"KL to the reference is {number(kl)} nats per sequence.",
         meaning="This far from its reference a policy usually exploits its judge rather than improving.",
         action="Raise --beta, lower the learning rate, or stop earlier; read the answers below.",
     )
@@ -93,8 +93,8 @@ def kl_unmoved(report: Mapping[str, Any]) -> ReportWarning | None:
         severity="note",
         raised=kl < KL_UNMOVED,
         value=kl,
-        threshold=f"below {KL_UNMOVED:g} nats a sequence",
-        what=f"KL to the reference is {number(kl)} nats a sequence.",
+        threshold=f"below {KL_UNMOVED:g} nats per sequence",
+        what=f"KL to the reference is {number(kl)} nats per sequence.",
         meaning="The policy says nearly what the reference says: training changed little.",
         action="Train for longer, with more pairs, a larger learning rate or a smaller --beta.",
     )

@@ -31,8 +31,8 @@ def reference_kl_high(report: Mapping[str, Any], stage: str) -> ReportWarning | 
         severity="serious" if kl > KL_SERIOUS else "warning",
         raised=kl > limit,
         value=kl,
-        threshold=f"KL to the reference above {limit_text} nats an answer (serious above {KL_SERIOUS:g})",
-        what=f"At the end of {STAGES[stage]} the KL to the reference is {number(kl)} nats an answer.",
+        threshold=f"KL to the reference above {limit_text} nats per answer (serious above {KL_SERIOUS:g})",
+        what=f"At the end of {STAGES[stage]} the KL to the reference is {number(kl)} nats per answer.",
         meaning="This far away a policy usually exploits its reward rather than improving.",
         action="Raise --kl-coefficient, or where --target-kl steers it lower --kl-horizon, so that it "
         "follows faster; lower --learning-rate; read the answers.",
@@ -54,7 +54,7 @@ def kl_coefficient_drifted(report: Mapping[str, Any], stage: str) -> ReportWarni
         value=ratio,
         threshold=f"more than {DRIFT:g} times as high or as low as at the beginning",
         what=f"In {STAGES[stage]} the KL coefficient went from {number(values[0])} to {number(last)}, to "
-        f"hold the KL at {number(target)} nats an answer.",
+        f"hold the KL at {number(target)} nats per answer.",
         meaning="The KL stays above its target: the reward pulls harder than the charge held back at first."
         if up
         else "The KL stays below its target, so that hardly anything is charged for it: the reward does not "
@@ -94,7 +94,7 @@ def kl_estimates_disagree(report: Mapping[str, Any], stage: str) -> ReportWarnin
         "tenth of the run or over all of it (serious where the one from the tokens drawn is more than "
         f"{NEGATIVE_ERRORS:g} below 0)",
         what=f"Where they differ most, the tokens drawn in {STAGES[stage]} say that the KL to the reference "
-        f"is {number(k1)} nats an answer, the whole vocabulary that it is {number(kl)}.",
+        f"is {number(k1)} nats per answer, the whole vocabulary that it is {number(kl)}.",
         meaning="Both measure one divergence on the same answers. Where more than chance is between them, "
         "answers are drawn from another distribution than the one that is trained, as at another temperature "
         "or from a part of the vocabulary; a KL below 0 usually comes before training that fails.",

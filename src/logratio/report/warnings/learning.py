@@ -150,6 +150,6 @@ def gradient_noisy(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
         "much signal as noise.",
         meaning=f"More than {percent(1 / (1 + SIGNAL_LOW), 0)} of a step's squared length is chance, which "
         "the optimiser's averages must take out again. That is slow rather than wrong.",
-        action="More answers an update (--batch-size, --num-samples): twice as many double the ratio. If the "
-        "reward rises all the same, nothing.",
+        action="More answers per update (--batch-size, --num-samples): twice as many double the ratio. "
+        "If the reward rises all the same, nothing.",
     )

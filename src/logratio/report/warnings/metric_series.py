@@ -44,7 +44,7 @@ def unit(report: Mapping[str, Any]) -> str:
 
 
 def a_unit(report: Mapping[str, Any]) -> str:
-    """The same with its article, as in nats a token."""
+    """The same with its article, as in nats per token."""
     return "an action" if is_control(report) else "a token"
 
 

@@ -99,7 +99,7 @@ def clip_fraction_high(report: Mapping[str, Any], stage: str) -> ReportWarning |
 
 
 def clip_never_active(report: Mapping[str, Any], stage: str) -> ReportWarning | None:
-    """The clip never did anything, though there were several steps an update."""
+    """The clip never did anything, though there were several steps per update."""
     clipped, steps = curve(report, stage, "clip_fraction"), curve(report, stage, "optimiser_steps")
     if len(clipped) < WARMED_UP or not setting(report, stage, "clip_range") or max(steps, default=0) <= 1:
         return None
@@ -231,8 +231,8 @@ def entropy_halved(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
         raised=last < ENTROPY_LEFT * first,
         value=last / first,
         threshold=f"entropy below {percent(ENTROPY_LEFT, 0)} of that at the beginning (serious below "
-        f"{ENTROPY_SERIOUS:g} nats a token)",
-        what=f"In {STAGES[stage]} the entropy went from {number(first)} to {number(last)} nats a token.",
+        f"{ENTROPY_SERIOUS:g} nats per token)",
+        what=f"In {STAGES[stage]} the entropy went from {number(first)} to {number(last)} nats per token.",
         meaning="The policy settles on few answers. What it does not try it cannot learn from.",
         action="Raise --kl-coefficient, give --entropy-coefficient 0.01, or stop earlier.",
     )

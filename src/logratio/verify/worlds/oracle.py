@@ -124,7 +124,7 @@ def expected(world: World, logits: Tensor, values: Columns) -> float:
 
 
 def sequence_kl(world: World, logits: Tensor, reference: Tensor) -> float:
-    """`KL[π, π_ref] = Σ_y π(y) (log π(y) − log π_ref(y))` in nats a sequence."""
+    """`KL[π, π_ref] = Σ_y π(y) (log π(y) − log π_ref(y))` in nats per sequence."""
     pairs = zip(sequence_probabilities(world, logits), sequence_probabilities(world, reference), strict=True)
     return _mean(
         math.fsum(p * (math.log(p) - math.log(q)) for p, q in zip(*columns, strict=True)) for columns in pairs
@@ -141,7 +141,7 @@ def half_squared_log_ratio(world: World, logits: Tensor, reference: Tensor) -> f
 
 
 def entropy(world: World, logits: Tensor) -> float:
-    """`−Σ_y π(y) log π(y)` in nats a sequence."""
+    """`−Σ_y π(y) log π(y)` in nats per sequence."""
     return _mean(
         -math.fsum(p * math.log(p) for p in column) for column in sequence_probabilities(world, logits)
     )
