@@ -172,7 +172,7 @@ def _distances(report: Mapping[str, Any], stage: str) -> list[Panel]:
         Panel(
             title="KL to the reference",
             metrics=(("reference_log_ratio", "by the tokens drawn", "c"), exact) if both else (exact,),
-            note="Nats an answer. Each one is paid for; reward that is not worth it is not kept."
+            note="Nats per answer. Each one is paid for; reward that is not worth it is not kept."
             + " The two differ by chance alone." * both,
             levels=(Level(value=target, label="wanted"),) if target else (),
         ),
@@ -226,7 +226,7 @@ def _answers() -> list[Panel]:
         Panel(
             title="Entropy",
             metrics=(("entropy", "entropy", "between"),),
-            note="Nats a token. Near 0 the policy says one thing only, and learns nothing new.",
+            note="Nats per token. Near 0 the policy says one thing only, and learns nothing new.",
         ),
         Panel(
             title="Repetition",

@@ -120,7 +120,7 @@ def _target(report: Mapping[str, Any], stage: str, metric: str) -> str:
     """What the run's own settings ask of a metric."""
     name = {"reference_kl": "target_kl", "update_kl": "target_update_kl"}.get(metric)
     target = setting(report, stage, name) if name else None
-    unit = f"nats {'an answer' if metric == 'reference_kl' else 'a token'}"
+    unit = f"nats {'per answer' if metric == 'reference_kl' else 'per token'}"
     if target:
         return f"{'near' if metric == 'reference_kl' else 'up to'} {number(target)} {unit}"
     return f"below {number(KL_WARNING)} {unit}" if metric == "reference_kl" else ""

@@ -44,8 +44,8 @@ def unit(report: Mapping[str, Any]) -> str:
 
 
 def a_unit(report: Mapping[str, Any]) -> str:
-    """The same with its article, as in nats per token."""
-    return "an action" if is_control(report) else "a token"
+    """What a quantity is of, as in nats per token."""
+    return "per action" if is_control(report) else "per token"
 
 
 def head_mean(values: Sequence[float]) -> float | None:
