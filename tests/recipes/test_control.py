@@ -326,3 +326,17 @@ def test_both_trainers_have_the_same_settings_for_small_networks(settings):
         settings.of(minibatches=0)
     with pytest.raises(BadConfig, match="learning_rate"):
         settings.of(learning_rate=0.0)
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "reinforce"])
+def test_a_run_is_repeated_by_the_settings_that_it_wrote(tmp_path, trainer):
+    """Presets, flags and all: the same policy to the last bit, also of one of several runs."""
+    out, again = tmp_path / "run", tmp_path / "again"
+    flags = [word for word in FEW if trainer == "ppo" or word not in ("--update-epochs", "2")]
+    assert control("--env", "CartPole-v1", "--out", out, "--seeds", 2, *flags, trainer=trainer) == 0
+    config = out / "seed-1" / "config.yaml"
+    assert control("--config", config, "--out", again, trainer=trainer) == 0
+    assert hash_file(again / "model" / "policy.safetensors") == hash_file(
+        out / "seed-1" / "model" / "policy.safetensors"
+    )
+    assert "seeds: 2" in (out / "config.yaml").read_text()

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import Any
 
+from logratio.config_file import write_settings
 from logratio.control.collector import ControlCollector
 from logratio.control.env.adapter import VectorEnvAdapter
 from logratio.control.env.make_env import make_environments
@@ -21,7 +22,7 @@ from logratio.recipes.control_seeds import describe_seeds, train_several
 from logratio.report.collect import read_object
 from logratio.report.page import PAGE, render
 from logratio.report.warnings.spaces import OF_THE_SPACES
-from logratio.run_directory import REPORT, RunDirectory, describe_machine, write_json
+from logratio.run_directory import CONFIG_FILE, REPORT, RunDirectory, describe_machine, write_json
 from logratio.training.config import PolicyGradientConfig
 from logratio.version import __version__
 
@@ -71,6 +72,7 @@ def train_once(
             # Weights that were trained in other units do not go on in these.
             description["identity"]["action_scaling"] = scaling.to_json()
         with RunDirectory.begin(flags.out, description, resume=flags.resume) as run:
+            write_settings(run.path / CONFIG_FILE, f"control {command}", flags)
             actor = ControlActor(new_policy(flags, environments, training))
             collector = ControlCollector(actor, environments, flags.collect, seed=flags.seed)
             summary = train(actor, collector, training, run)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from logratio.config_file import write_settings
 from logratio.control.env.action_scaling import ActionScaling
 from logratio.control.env.normalisation import ObservationNormaliser
 from logratio.control.evaluation import interquartile_interval, interquartile_mean
@@ -18,7 +19,7 @@ from logratio.progress import say
 from logratio.recipes.control_config import ControlSettings
 from logratio.report.collect import read_object
 from logratio.report.page import render
-from logratio.run_directory import REPORT, RunDirectory, write_json
+from logratio.run_directory import CONFIG_FILE, REPORT, RunDirectory, write_json
 from logratio.stats.bootstrap import RESAMPLES, resampled_means
 
 POINTS = 100
@@ -34,6 +35,7 @@ def train_several(
     """Train with one seed after the other; the report of them all grows with each that is done."""
     reports: dict[Path, dict[str, Any]] = {}
     with RunDirectory.begin(flags.out, description, resume=flags.resume) as run:
+        write_settings(run.path / CONFIG_FILE, description["command"], flags)
         for number, seed in enumerate(range(flags.seed, flags.seed + flags.seeds)):
             say(f"seed {seed}, run {number + 1} of {flags.seeds}")
             own = replace(flags, seed=seed, seeds=1, video=False, out=flags.out / f"seed-{seed}")

@@ -43,7 +43,7 @@ def unit(report: Mapping[str, Any]) -> str:
     return "action" if is_control(report) else "token"
 
 
-def a_unit(report: Mapping[str, Any]) -> str:
+def per_unit(report: Mapping[str, Any]) -> str:
     """What a quantity is of, as in nats per token."""
     return "per action" if is_control(report) else "per token"
 

@@ -24,7 +24,7 @@ from logratio.report.warnings.learning import (
     reward_constant,
     reward_fell,
 )
-from logratio.report.warnings.metric_series import STAGES, a_unit, setting, stretches, unit
+from logratio.report.warnings.metric_series import STAGES, per_unit, setting, stretches, unit
 from logratio.report.warnings.overoptimisation import reward_overoptimised
 from logratio.report.warnings.warning import MIN_TAIL, ReportWarning, curve, mean_at_end, mean_at_start
 
@@ -69,9 +69,9 @@ def update_kl_high(report: Mapping[str, Any], stage: str) -> ReportWarning | Non
         raised=update_kl > UPDATE_KL_FACTOR * target,
         value=update_kl,
         threshold=f"update KL above {UPDATE_KL_FACTOR:g} times its target ({number(target)} nats "
-        f"{a_unit(report)}) in a tenth of the run",
+        f"{per_unit(report)}) in a tenth of the run",
         what=f"In the worst tenth of {STAGES[stage]} an update moves the policy by {number(update_kl)} nats "
-        f"{a_unit(report)}; {number(target)} are wanted.",
+        f"{per_unit(report)}; {number(target)} are wanted.",
         meaning="What the advantages say holds near the policy that acted, and this one is no longer near."
         + cut_short,
         action="Lower --learning-rate or --update-epochs, or take larger batches.",
