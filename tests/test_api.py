@@ -234,6 +234,22 @@ def test_a_reward_model_is_a_reward(tmp_path, start):
     assert good > bad
 
 
+def test_an_evaluation_without_a_directory_writes_nothing(tmp_path, start, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = logratio.train_sft(start, ROWS, logratio.SFTConfig.of(**QUICK), out=tmp_path / "sft")
+    before = sorted(tmp_path.rglob("*"))
+    prompts = [f"tell {number}" for number in range(6)]
+    result = logratio.evaluate(run, reference=start, prompts=prompts, reward=vowels)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert result.main.win_rate.n == 6
+    out = tmp_path / "evaluation"
+    again = logratio.evaluate(run, reference=start, prompts=prompts, reward=vowels, out=out)
+    assert again.to_json() == result.to_json()
+    assert (out / "report.json").exists()
+    with pytest.raises(logratio.errors.SplitLeak):
+        logratio.evaluate(run, reference=start, prompts=[row["prompt"] for row in ROWS], reward=vowels)
+
+
 def test_the_readme_example_runs(tmp_path, start, monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     code = next(

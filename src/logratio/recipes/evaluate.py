@@ -52,7 +52,7 @@ def evaluate(
     reference: ModelName,
     prompts: Path | str | GivenRows | Sequence[Row],
     reward: RewardSpec,
-    out: Path | str,
+    out: Path | str | None = None,
     also: Mapping[str, ModelName] | None = None,
     options: EvaluationOptions | None = None,
     overwrite: bool = False,
@@ -69,7 +69,8 @@ def evaluate(
         prompts: a file, or rows as texts, `Prompt` or mappings with `prompt`. Those that the policy was
             trained on are refused.
         reward: the judge, as for `train_ppo`.
-        out: where report.json and samples.jsonl are written; `Run(out).report()` makes a page of them.
+        out: where report.json and samples.jsonl are written, if anywhere; `Run(out).report()` makes a page of
+            them.
         also: models between the two, by name.
         options: how many prompts, how answers are drawn, the seed.
         overwrite: replace a report that stands in `out`.
@@ -89,18 +90,22 @@ def evaluate(
     settings = EvaluateSettings(
         policy=as_policy(policy).name,
         reference=as_policy(reference).name,
-        prompts=Path(out) / TRAINING_DATA if isinstance(source, GivenRows) else source,
+        prompts=Path(out or "") / TRAINING_DATA if isinstance(source, GivenRows) else source,
         reward=str(reward) if isinstance(reward, str | Path) else judge.name,
-        out=Path(out),
+        out=Path(out or "runs/evaluation"),
         also=tuple(f"{name}={as_policy(model).name}" for name, model in (also or {}).items()),
         options=options,
         overwrite=overwrite,
     )
-    return run_evaluate(settings, judge, source)
+    return run_evaluate(settings, judge, source, write=out is not None)
 
 
 def run_evaluate(
-    settings: EvaluateSettings, judge: Reward | None = None, source: Path | GivenRows | None = None
+    settings: EvaluateSettings,
+    judge: Reward | None = None,
+    source: Path | GivenRows | None = None,
+    *,
+    write: bool = True,
 ) -> EvaluationResult:
     """What `logratio evaluate` does; judge and prompts are those of the settings unless they are given."""
     started = time.monotonic()
@@ -108,7 +113,8 @@ def run_evaluate(
     sources = model_sources(settings)
     judge = judge or as_reward(settings.reward, device=settings.options.device)
     prompts = settings.prompts if source is None else source
-    prepare_out(settings)
+    if write:
+        prepare_out(settings)
     read = read_answerable(settings, sources, judge, prompts)
     used = columns_of_judges([judge], read.columns)
     data = settle_rows(read, settings.options.rows, used=used, noted=settings.out / REPORT)
@@ -127,14 +133,14 @@ def run_evaluate(
         trained_on_judge=judge.name in record.rewards,
         warnings=judge_saw_prompts(judge.name, count_seen(settings.reward, chosen.rows), len(chosen.rows)),
     )
-    provenance = describe_run(settings, config, models, prompts) | {
-        "seconds": round(time.monotonic() - started, 1)
-    }
-    counts = (data if data["unusable"] or data["columns_not_used"] else {}) | chosen.counts
-    write_report(settings.out, evaluation, counts=counts, provenance=provenance)
-    if isinstance(prompts, GivenRows):
-        prompts.write(settings.out / TRAINING_DATA)
-    write_settings(settings.out / CONFIG_FILE, "evaluate", settings)
+    if write:
+        provenance = describe_run(settings, config, models, prompts)
+        provenance["seconds"] = round(time.monotonic() - started, 1)
+        counts = (data if data["unusable"] or data["columns_not_used"] else {}) | chosen.counts
+        write_report(settings.out, evaluation, counts=counts, provenance=provenance)
+        if isinstance(prompts, GivenRows):
+            prompts.write(settings.out / TRAINING_DATA)
+        write_settings(settings.out / CONFIG_FILE, "evaluate", settings)
     return evaluation
 
 

@@ -122,9 +122,10 @@ class OnPolicyJob(Generic[Config]):
             BadReward, BadConfig: as for `named_rewards`.
         """
         policy = Policy(settings.model, lora=settings.lora, compute=settings.compute)
+        device = settings.compute.device
         rewards = Rewards(
-            learned=named_rewards(settings.reward, flag="--reward"),
-            monitored=named_rewards(settings.options.monitor, flag="--monitor"),
+            learned=named_rewards(settings.reward, flag="--reward", device=device),
+            monitored=named_rewards(settings.options.monitor, flag="--monitor", device=device),
         )
         return cls(command, settings, training, policy, settings.prompts, rewards)
 
