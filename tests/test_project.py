@@ -262,6 +262,22 @@ def test_a_function_beyond_its_limits_would_be_found():
     assert limits_broken("def f(a, b, /, c, d, *e, g, h, i, **j):\n" + body) == ["f has 9 parameters"]
 
 
+def test_what_is_no_command_imports_none():
+    """The command line is flags: recipes, benchmarks and examples do without it."""
+    others = [*(PACKAGE / "recipes").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    others += (ROOT / "examples").glob("*.py")
+    assert len(others) > 40
+    importing = re.compile(r"^\s*(?:from|import) logratio\.cli\b", flags=re.MULTILINE)
+    assert [path for path in others if importing.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_a_command_is_short():
+    """What it does is in its recipe."""
+    commands = [*(PACKAGE / "cli" / "train").glob("*.py"), PACKAGE / "cli" / "evaluate.py"]
+    commands += [PACKAGE / "cli" / name for name in ("label.py", "sample.py", "quickstart.py")]
+    assert [path.name for path in commands if len(path.read_text().splitlines()) > 60] == []
+
+
 def test_the_rules_fit_their_page():
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 150
 
