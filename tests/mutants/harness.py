@@ -86,10 +86,11 @@ class Outcomes:
     broken: dict[str, str] = field(default_factory=dict)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """Leave out the other parameters of a check that has failed: one is enough to say that it notices."""
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip the other parameters of a check that has failed: one is enough to say that it notices."""
         name = item.nodeid.removeprefix("tests/")
-        return True if any(belonging(check, [name]) for check in self.noticed) else None
+        if any(belonging(check, [name]) for check in self.noticed):
+            pytest.skip("its check has noticed already")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Sort a test by how it ended; one that fails outside its own body is broken, not failed."""
