@@ -262,9 +262,9 @@ MUTANTS = (
     ),
     Mutant(
         name="another rank is resumed",
-        symbol="logratio.recipes.preference:begin_run",
-        old='        "identity": training.identity()\n        | settings.lora.identity()\n',
-        new='        "identity": training.identity()\n',
+        symbol="logratio.recipes.begin:begin_training",
+        old='"identity": training.identity() | lora |',
+        new='"identity": training.identity() |',
         checks=(f"{COMMANDS}::test_another_adapter_is_not_resumed",),
     ),
     Mutant(

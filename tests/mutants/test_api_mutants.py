@@ -60,9 +60,9 @@ MUTANTS = (
     ),
     Mutant(
         name="a run writes other settings than it was given",
-        symbol="logratio.recipes.preference:begin_run",
-        old='write_settings(run.path / CONFIG_FILE, f"train {job.command}", settings)',
-        new='write_settings(run.path / CONFIG_FILE, f"train {job.command}", type(settings)(data=settings.data, out=settings.out, model=settings.model))',  # noqa: E501
+        symbol="logratio.recipes.begin:begin_training",
+        old='write_settings(run.path / CONFIG_FILE, f"train {command}", settings)',
+        new='write_settings(run.path / CONFIG_FILE, f"train {command}", type(settings)(data=settings.data, out=settings.out, model=settings.model))',  # noqa: E501
         checks=(f"{API}::test_a_run_is_repeated_by_the_settings_that_it_wrote",),
     ),
     Mutant(

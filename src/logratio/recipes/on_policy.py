@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from logratio.config_file import write_settings
 from logratio.data.given_rows import GivenRows, Row, as_source, hash_source
 from logratio.data.jsonl import PromptRow, read_prompts
 from logratio.data.splits import split_by_prompt
 from logratio.errors import PolicyRunaway, TooFewLabels
 from logratio.legacy_names import INVARIANTS
 from logratio.recipes.actor import NO_CRITIC, SHARED, check_critic, open_actor
+from logratio.recipes.begin import begin_training
 from logratio.recipes.compute import ComputeConfig
 from logratio.recipes.dataset import PromptDataConfig
 from logratio.recipes.lora import LoRA
@@ -27,23 +27,20 @@ from logratio.recipes.prompts import answerable, columns_of_judges, limits_of_al
 from logratio.recipes.rewards import Rewards, RewardSpec, bytes_of_models, named_rewards, named_spec
 from logratio.recipes.rows import settle_rows
 from logratio.recipes.run import HELD_OUT, Run
-from logratio.recipes.run_identity import as_of_beginning, describe_beginning, settle_rewards
+from logratio.recipes.run_identity import as_of_beginning, settle_rewards
 from logratio.records import Sample
 from logratio.rollouts.collector import LanguageCollector
 from logratio.rollouts.collector_config import CollectorConfig, kl_horizon_of_run
 from logratio.rollouts.rewards import Reward
 from logratio.run_directory import (
-    CONFIG_FILE,
     TRAINING_DATA,
     RunDirectory,
-    describe_machine,
     write_json,
     write_json_lines,
 )
 from logratio.training.checkpointing import list_checkpoints
 from logratio.training.config import PolicyGradientConfig
 from logratio.training.export import save_trained
-from logratio.version import __version__
 
 if TYPE_CHECKING:
     from logratio.policies.actor_critic import LanguageActor
@@ -196,43 +193,31 @@ def read_rows(job: OnPolicyJob[Any]) -> Prompts:
 
 def begin_run(job: OnPolicyJob[Any]) -> RunDirectory:
     """Take the run directory before a model is loaded, and write down what repeats the run."""
-    settings, training, dataset = job.settings, job.training, job.settings.options.dataset
+    settings, dataset, rewards = job.settings, job.settings.options.dataset, job.rewards
     check_critic(settings.options.critic)
     collect = asdict(settings.collect)
-    named = [{"name": reward.name, "weight": reward.weight} for reward in job.rewards.learned]
-    config = {
-        "command": job.command,
-        "logratio": __version__,
-        "model": settings.model,
-        "reference": job.reference,
-        "prompts": str(settings.prompts),
-        "training_reward": ", ".join(reward.name for reward in job.rewards.learned),
-        "machine": describe_machine(),
-        **describe_beginning(device=settings.compute.device, threads=settings.compute.threads),
-        "settings": training.to_json()
-        | collect
-        | settings.lora.identity()
-        | {"precision": settings.compute.precision},
-        "identity": training.identity()
-        | collect
-        | settings.lora.identity()
-        | settings.compute.identity()
+    return begin_training(
+        settings,
+        job.training,
+        command=job.command,
+        source=job.prompts,
+        described={
+            "reference": job.reference,
+            "prompts": str(settings.prompts),
+            "training_reward": ", ".join(reward.name for reward in rewards.learned),
+        },
+        shown=collect,
+        identity=collect
         | dataset.prompt_format.identity()
         | {
-            "stage": job.command,
             "prompts_sha256": hash_source(job.prompts),
-            "rewards": named,
-            "monitor": [reward.name for reward in job.rewards.monitored],
+            "rewards": [{"name": reward.name, "weight": reward.weight} for reward in rewards.learned],
+            "monitor": [reward.name for reward in rewards.monitored],
             "critic": settings.options.critic,
             "held_out": dataset.held_out,
             "limit": dataset.limit,
         },
-    }
-    run = RunDirectory.begin(job.out, config, resume=settings.resume)
-    if isinstance(job.prompts, GivenRows):
-        job.prompts.write(run.path / TRAINING_DATA)
-    write_settings(run.path / CONFIG_FILE, f"train {job.command}", settings)
-    return run
+    )
 
 
 def prepare(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from logratio.config_file import write_settings
 from logratio.data.encoding import EncodedPair
 from logratio.data.given_rows import GivenRows, Row, as_source, hash_source
 from logratio.data.jsonl import read_judge
@@ -18,23 +17,20 @@ from logratio.data.splits import split_by_prompt
 from logratio.data.validation import CheckReport, check_comparisons, without_ties
 from logratio.errors import TooFewLabels
 from logratio.progress import say
+from logratio.recipes.begin import begin_training
 from logratio.recipes.compute import ComputeConfig
 from logratio.recipes.dataset import PreferenceDataConfig
 from logratio.recipes.lora import LoRA
 from logratio.recipes.policy import EMBEDDED, ModelName, Policy, as_policy
 from logratio.recipes.run import HELD_OUT
-from logratio.recipes.run_identity import describe_beginning
 from logratio.run_directory import (
-    CONFIG_FILE,
     TRAINING_DATA,
     RunDirectory,
-    describe_machine,
     write_json,
     write_json_lines,
 )
 from logratio.training.config import TrainingConfig
 from logratio.training.end_tokens import check_end_token_carries_loss
-from logratio.version import __version__
 
 if TYPE_CHECKING:
     from logratio.packed_rows import AnswerGroup
@@ -192,34 +188,22 @@ def drop_ties(report: CheckReport, data: Path | GivenRows, *, why: str) -> Check
 
 def begin_run(job: PreferenceJob[Any]) -> RunDirectory:
     """Take the run directory before the model is loaded, and write down what repeats the run."""
-    settings, dataset, training = job.settings, job.settings.dataset, job.training
-    config = {
-        "command": job.command,
-        "logratio": __version__,
-        "model": settings.model,
-        "data": str(settings.data),
-        "training_reward": read_judge(job.data),
-        "machine": describe_machine(),
-        **describe_beginning(device=settings.compute.device, threads=settings.compute.threads),
-        "settings": training.to_json() | settings.lora.identity() | {"precision": settings.compute.precision},
-        "identity": training.identity()
-        | settings.lora.identity()
-        | settings.compute.identity()
-        | dataset.prompt_format.identity()
+    settings, dataset = job.settings, job.settings.dataset
+    return begin_training(
+        settings,
+        job.training,
+        command=job.command,
+        source=job.data,
+        described={"data": str(settings.data), "training_reward": read_judge(job.data)},
+        identity=dataset.prompt_format.identity()
         | settings.own_identity()
         | {
-            "stage": job.command,
             "data_sha256": hash_source(job.data),
             "max_length": dataset.max_length,
             "held_out": dataset.held_out,
             "limit": dataset.limit,
         },
-    }
-    run = RunDirectory.begin(job.out, config, resume=settings.resume)
-    if isinstance(job.data, GivenRows):
-        job.data.write(run.path / TRAINING_DATA)
-    write_settings(run.path / CONFIG_FILE, f"train {job.command}", settings)
-    return run
+    )
 
 
 def split_pairs(job: PreferenceJob[Any], report: CheckReport, run: RunDirectory) -> list[EncodedPair]:
