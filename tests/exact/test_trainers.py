@@ -57,7 +57,7 @@ def test_every_row_passes(check):
 @pytest.mark.parametrize("trainer", trainers.CONFIGS)
 def test_a_run_comes_nearer_from_far(trainer):
     distances = trainers.train(trainer, seed=0).distances
-    assert len(distances) == trainers.CONFIGS[trainer].epochs
+    assert len(distances) == trainers.CONFIGS[trainer].loop.epochs
     assert distances[0] > 0.2
     assert distances[-1] < 0.05
 
