@@ -40,7 +40,7 @@ help:
 	@echo "make bench-growth what a step costs by vocabulary, prompt, answers and pairs"
 	@echo "make bench-startup  seconds before a command does what it was called for"
 	@echo "make bench-rounding  what rounding does to log-probabilities by length, beside the limits"
-	@echo "make bench-ablation  each optimisation off by itself: seconds and peak memory (half an hour)"
+	@echo "make bench-ablation  each optimisation off by itself: seconds and peak memory (a quarter of an hour)"
 	@echo "make bench-call-path  the files that one update of DPO and of PPO runs through"
 	@echo "make bench-dpo    DPO here and in TRL, with the losses of twenty updates side by side"
 	@echo "make bench-ppo    PPO here and in the last TRL that has it, on the same prompts"

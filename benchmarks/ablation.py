@@ -1,6 +1,6 @@
 """What each optimisation is worth: the same work with all of them and with one off, seconds and peak memory.
 
-An update of eight pairs with a model of the embedded model's shape; a checkpoint of its weights and moments;
+An update of four pairs with a model of the embedded model's shape; a checkpoint of its weights and moments;
 PPO on CartPole. Runs with and without take turns, each in a process of its own.
 """
 
@@ -36,7 +36,7 @@ HEAD = """
 ## What each optimisation is worth
 
 Written by `make bench-ablation`: medians of {repeats} runs each, with everything on and with one thing off,
-on {cores} cores. *Update*: forward, backward and AdamW over eight pairs (prompts of 77 tokens, answers of 46)
+on {cores} cores. *Update*: forward, backward and AdamW over four pairs (prompts of 77 tokens, answers of 46)
 with a model of the embedded model's shape in float32, from its second update on. *Checkpoint*: 1.6 GB.
 *CartPole*: 20,000 steps of PPO.
 

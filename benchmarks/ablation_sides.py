@@ -35,8 +35,8 @@ from logratio.training.config import TrainingConfig
 from logratio.training.optimizer import build_optimizer
 
 VOCABULARY = 49_152
-PROMPT, ANSWER, PAIRS = 77, 46, 8
-"""Tokens of a prompt and of an answer, and pairs of an update: about the means of HH-RLHF."""
+PROMPT, ANSWER, PAIRS, ROW_TOKENS = 77, 46, 4, 512
+"""Tokens of a prompt and of an answer, pairs of an update, tokens of a micro-batch, of which it has two."""
 
 
 def full_logits(
@@ -99,7 +99,7 @@ OFF: dict[str, Callable[[], Any]] = {
 
 
 def update(job: Job) -> dict[str, Any]:
-    """Median seconds of an update of eight pairs: forward, backward and AdamW."""
+    """Median seconds of an update of four pairs: forward, backward and AdamW."""
     off = job["off"]
     torch.manual_seed(0)
     if off != "malloc settings":
@@ -119,7 +119,7 @@ def update(job: Job) -> dict[str, Any]:
     with OFF[off](), nullcontext() if off == "in-place gradients" else policy.accumulate_in_place():
         for _ in range(job["updates"]):
             started = time.perf_counter()
-            for _, rows in policy.micro_batches(groups, max_tokens=1024):
+            for _, rows in policy.micro_batches(groups, max_tokens=ROW_TOKENS):
                 logprobs = policy.sequence_logprobs(rows)
                 signs = torch.ones_like(logprobs)
                 signs[1::2] = -1.0
